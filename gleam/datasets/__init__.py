@@ -1,0 +1,6 @@
+"""Raw formats, phantoms that write them, and prepared slices."""
+
+from gleam.datasets.load import brains, files_by_split, knees
+from gleam.datasets.slices import Slices
+
+__all__ = ["Slices", "brains", "files_by_split", "knees"]

@@ -1,0 +1,99 @@
+"""fastMRI's multicoil files (fastmri.med.nyu.edu): HDF5 with ``kspace`` (slice, coil, readout, phase encode)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gleam.datasets import headers
+from gleam.datasets.volume import Volume
+from gleam.fourier import fft2c, ifft2c
+
+EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
+FOLDER = Path("fastmri") / "multicoil_val"
+
+
+def read(path):
+    """Read one fastMRI multicoil file as a :class:`gleam.datasets.volume.Volume`.
+
+    The readout is oversampled twofold, so each coil image is cropped about its centre to the header's recon matrix: to
+    (min(recon x, rows), min(recon y, columns)); nothing is ever padded. A file without ``ismrmrd_header`` (own data)
+    keeps the size of its k-space; one without attributes has its stem as the subject.
+
+    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no multicoil k-space, NaN, undersampled, a
+    header that cannot be read), each naming the file.
+    """
+    path = Path(path)
+    with headers.opened(path, expected=EXPECTED) as file:
+        raw, header = _checked(file, path), _header(file, path)
+        shape = _cropped_shape(raw.shape[-2:], header)
+        kspace = np.empty((*raw.shape[:2], *shape), np.complex64)
+        for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
+            kspace[s] = _cropped(_finite(raw[s], path, s), shape)
+        return Volume(
+            kspace=kspace,
+            subject=_text(file.attrs.get("patient_id", path.stem)),
+            is_phantom=header is not None and header.is_phantom,
+            acquisition=_text(file.attrs.get("acquisition", "unknown")),
+            field_strength=header.field_strength if header else None,
+        )
+
+
+def find(data_dir, acquisition=None, field_strength=None):
+    """Sorted paths of the files in ``data_dir``/fastmri/multicoil_val, read without their k-space.
+
+    ``acquisition``: only those whose attribute says so, e.g. "AXT2"; ``field_strength``: only those whose header is
+    within 10 % of it, in tesla (2.8936 T counts as 3 T); None: all. Raises FileNotFoundError if there is no such
+    folder.
+    """
+    folder = Path(data_dir) / FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; expected fastMRI's multicoil_val in it")
+    return [path for path in sorted(folder.glob("*.h5")) if _fits(path, acquisition, field_strength)]
+
+
+def _fits(path, acquisition, field_strength):
+    with headers.opened(path, expected=EXPECTED) as file:
+        if acquisition is not None and _text(file.attrs.get("acquisition", "")) != acquisition:
+            return False
+        if field_strength is None:
+            return True
+        header = _header(file, path)
+        stated = header.field_strength if header else None
+        return stated is not None and abs(stated - field_strength) <= 0.1 * field_strength
+
+
+def _checked(file, path):
+    """The k-space data set, not yet read, once it is known to be one."""
+    if "kspace" not in file:
+        raise ValueError(f"{path}: holds no 'kspace' but {sorted(file)}; expected {EXPECTED}")
+    raw = file["kspace"]
+    if raw.ndim != 4 or raw.dtype.kind != "c" or 0 in raw.shape:
+        raise ValueError(f"{path}: 'kspace' is {raw.dtype} {raw.shape}; expected complex (slice, coil, y, x)")
+    if "mask" in file:
+        raise ValueError(f"{path}: is undersampled (holds a 'mask'); expected full k-space, as in multicoil_val")
+    return raw
+
+
+def _header(file, path):
+    return headers.parse(file["ismrmrd_header"][()], path) if "ismrmrd_header" in file else None
+
+
+def _cropped_shape(shape, header):
+    return tuple(min(recon, n) for recon, n in zip(header.recon, shape, strict=False)) if header else tuple(shape)
+
+
+def _cropped(kspace, shape):
+    if kspace.shape[-2:] == shape:
+        return kspace
+    y, x = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(kspace.shape[-2:], shape, strict=True))
+    return fft2c(ifft2c(kspace)[..., y, x])
+
+
+def _finite(kspace, path, s):
+    if not np.isfinite(kspace).all():
+        raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
+    return kspace
+
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,84 @@
+"""ISMRMRD headers, and raw HDF5 files opened with clear complaints."""
+
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+PHANTOM_VENDOR = "GLEAM phantom"
+PROTON_HZ_PER_TESLA = 42.577478518e6
+
+
+@dataclass(frozen=True)
+class Header:
+    """The part of an ISMRMRD header that reconstruction needs.
+
+    ``encoded``, ``recon``: matrix sizes (x, y, z), x the readout; ``centers``: the line at the centre of k-space for
+    encoding steps 1 and 2, None where unsaid; ``field_strength``: tesla or None.
+    """
+
+    encoded: tuple[int, int, int]
+    recon: tuple[int, int, int]
+    centers: tuple[int | None, int | None]
+    trajectory: str
+    protocol: str | None
+    field_strength: float | None
+    is_phantom: bool
+
+
+def parse(xml, path):
+    """Read the ISMRMRD header ``xml`` (bytes or str) of file ``path``. Raises ValueError if it is not one."""
+    from ismrmrd import xsd
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a value that does not parse is otherwise handed on as text
+            document = xsd.CreateFromDocument(xml)
+        encoding = document.encoding[0]
+        encoded, recon = (_sizes(space.matrixSize) for space in (encoding.encodedSpace, encoding.reconSpace))
+    except (ValueError, TypeError, AttributeError, IndexError, Warning) as error:
+        raise ValueError(f"{path}: the ISMRMRD header cannot be read ({error}); expected XML of ismrmrd.xsd") from None
+    system, measurement, limits = (
+        document.acquisitionSystemInformation, document.measurementInformation, encoding.encodingLimits,
+    )  # fmt: skip
+    steps = (limits.kspace_encoding_step_1, limits.kspace_encoding_step_2) if limits else (None, None)
+    return Header(
+        encoded=encoded,
+        recon=recon,
+        centers=tuple(step.center if step else None for step in steps),
+        trajectory=getattr(encoding.trajectory, "value", str(encoding.trajectory)),
+        protocol=(measurement.protocolName or None) if measurement else None,
+        field_strength=_field_strength(system, document.experimentalConditions),
+        is_phantom=bool(system) and system.systemVendor == PHANTOM_VENDOR,
+    )
+
+
+def _sizes(matrix):
+    return int(matrix.x), int(matrix.y), int(matrix.z)
+
+
+def _field_strength(system, conditions):
+    """Stated in tesla, else from the proton frequency; files that do not know write zero."""
+    if system and system.systemFieldStrength_T:
+        return float(system.systemFieldStrength_T)
+    frequency_hz = conditions.H1resonanceFrequency_Hz if conditions else 0
+    return round(frequency_hz / PROTON_HZ_PER_TESLA, 4) if frequency_hz and frequency_hz > 0 else None
+
+
+@contextmanager
+def opened(path, *, expected):
+    """Open the HDF5 file ``path`` for reading; ``expected`` names the format in complaints.
+
+    Raises FileNotFoundError if there is none, OSError if it is no HDF5, truncated or damaged (also while it is read).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, KeyError, RuntimeError) as error:  # h5py raises each of them for damaged files
+        what = "is not an HDF5 file" if not h5py.is_hdf5(path) else "is truncated or damaged"
+        raise OSError(f"{path}: {what}; expected {expected}, download or copy it again ({error})") from None

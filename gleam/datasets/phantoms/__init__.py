@@ -1,0 +1,9 @@
+"""Phantoms that write the real raw formats, so that every later step is the one that real data takes.
+
+``knee`` writes mridata.org's ISMRMRD files, ``brain`` fastMRI's multicoil files. Anatomy (``knee_anatomy``,
+``brain_anatomy``), acquisition (``acquire``) and file formats (``write``) know nothing of each other.
+"""
+
+from .generate import brain, knee
+
+__all__ = ["brain", "knee"]

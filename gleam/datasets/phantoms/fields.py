@@ -1,0 +1,93 @@
+"""Smooth random fields and soft-edged shapes: what the phantoms' anatomy is drawn with.
+
+Everything is a function of millimetres, not of pixels, so that the same subject can be rendered on any matrix. A shape is a
+signed distance (negative inside, in mm); :func:`cover` turns it into the fraction of a voxel that the shape fills.
+"""
+
+import numpy as np
+
+
+def spline_weights(positions, first, spacing, n_knots):
+    """Cubic B-spline weights (len(positions), n_knots) of knots at ``first + spacing * arange(n_knots)``."""
+    u = (np.asarray(positions, float) - first) / spacing
+    u = np.clip(u, 1, n_knots - 2 - 1e-6)
+    cell = np.floor(u).astype(int)
+    t = u - cell
+    weights = np.zeros((len(u), n_knots))
+    pieces = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    for offset, piece in zip((-1, 0, 1, 2), pieces, strict=True):
+        weights[np.arange(len(u)), cell + offset] = piece / 6
+    return weights.astype(np.float32)
+
+
+def interpolate(lattice, first, spacing, grid):
+    """Evaluate a cubic B-spline ``lattice`` (a, b, c) on the regular ``grid``, three 1D arrays of positions in mm."""
+    for axis, (start, step, positions) in enumerate(zip(first, spacing, grid, strict=True)):
+        weights = spline_weights(positions, start, step, lattice.shape[axis])
+        lattice = np.moveaxis(np.tensordot(weights, lattice, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(lattice)
+
+
+class Field:
+    """A smooth Gaussian random field of unit variance over a box centred at 0, drawn once, evaluated on any grid.
+
+    ``spacing``: knot distance in mm per axis (s, y, x); structures are about twice as large. ``half_width``: half the box in mm.
+    """
+
+    def __init__(self, rng, spacing, half_width=(85, 85, 85)):
+        self.spacing = np.broadcast_to(np.asarray(spacing, float), (3,))
+        n_knots = [2 * int(np.ceil(h / d)) + 5 for h, d in zip(half_width, self.spacing, strict=True)]
+        self.first = [-d * (n // 2) for d, n in zip(self.spacing, n_knots, strict=True)]
+        # A cubic B-spline keeps 0.479 of the variance of white knots per axis.
+        self.lattice = (rng.standard_normal(n_knots) / 0.479**1.5).astype(np.float32)
+
+    def __call__(self, grid):
+        return interpolate(self.lattice, self.first, self.spacing, grid)
+
+
+def sheets(values, grid, thickness, spread):
+    """Coverage (0..1) of thin curved sheets where a smooth field crosses zero; ``thickness`` in mm.
+
+    ``spread``: the voxel's width in mm; a sheet thinner than a voxel fills the fraction of it that it should.
+    """
+    gradient = np.gradient(values, grid[1], grid[2], axis=(1, 2))
+    distance = np.abs(values) / (np.hypot(*gradient) + 0.02)
+    width = np.maximum(thickness, spread)
+    return (thickness / width) * np.exp(-((distance / (0.6 * width)) ** 2))
+
+
+def cover(distance, width):
+    """Fraction of a voxel of ``width`` mm inside the shape, from its signed ``distance`` in mm."""
+    t = np.clip(0.5 - distance / (1.5 * width), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+def shell(distance, inner, outer, width):
+    """Coverage of the layer ``inner < distance < outer`` in mm; right on average for layers thinner than a voxel."""
+    return cover(distance - outer, width) - cover(distance - inner, width)
+
+
+def ellipse(u, v, a, b, angle=0.0):
+    """Approximate signed distance to an ellipse at 0 with half axes ``a`` along u and ``b`` along v, turned by ``angle``."""
+    if np.any(angle):
+        u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
+    return ellipsoid((u, a), (v, b))
+
+
+def ellipsoid(*coordinates_and_radii):
+    """Approximate signed distance to an ellipsoid at 0, from (coordinate, half axis) pairs."""
+    k0 = np.sqrt(sum((u / a) ** 2 for u, a in coordinates_and_radii)) + 1e-6
+    k1 = np.sqrt(sum((u / a**2) ** 2 for u, a in coordinates_and_radii)) + 1e-9
+    return k0 * (k0 - 1) / k1
+
+
+def merge(first, second, radius):
+    """Signed distance of the union of two shapes, its crease filled with a fillet of about ``radius`` mm."""
+    h = np.clip(0.5 + 0.5 * (second - first) / radius, 0, 1)
+    return second + (first - second) * h - radius * h * (1 - h)
+
+
+def paint(image, coverage, value):
+    """Blend ``value`` over ``image`` in place where ``coverage`` says so; returns ``image``."""
+    image += coverage * (value - image)
+    return image

@@ -1,0 +1,269 @@
+"""A proton-density knee, one per random generator, as a magnitude image on any grid of millimetres."""
+
+import numpy as np
+
+from . import knee_shapes as shapes
+from .fields import Field, cover, ellipse, merge, paint, sheets, shell
+
+INTENSITIES = {
+    "skin": 0.42, "fat": 0.95, "marrow": 0.80, "muscle": 0.34, "cartilage": 0.52, "fluid": 0.84, "fibrous": 0.09, "cortex": 0.05,
+    "meniscus": 0.13, "acl": 0.30, "nerve": 0.50, "artery": 0.08, "vein": 0.30, "hoffa": 0.86,
+}  # fmt: skip
+TEXTURES = {  # knot distance in mm (s, y, x)
+    "shift_y": (40, 38, 38), "shift_x": (40, 38, 38), "ripple_y": (22, 13, 13), "ripple_x": (22, 13, 13),
+    "septa": (12, 4.5, 4.5), "septa_wide": (18, 8, 8), "fat": (25, 16, 16), "fascicle": (20, 2.2, 2.2),
+    "bundle": (30, 5.5, 5.5), "muscle": (30, 16, 16), "trabecula": (4, 1.7, 1.7), "trabecula_wide": (6, 3.2, 3.2),
+    "marrow": (14, 11, 11), "vessel": (14, 10, 10), "edge": (14, 6, 6),
+}  # fmt: skip
+
+
+class Knee:
+    """One subject's knee. All its random numbers are drawn here, so that any grid shows the same anatomy."""
+
+    def __init__(self, rng):
+        self.fields = {name: Field(rng, spacing) for name, spacing in TEXTURES.items()}
+        self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
+        self.mirror = rng.choice([-1.0, 1.0])
+        self.size = rng.uniform(0.88, 1.04)
+        self.squeeze = rng.normal(1, 0.025)
+        self.turn = rng.normal(0, 0.10)
+        self.centre = rng.normal(0, 2.5, 3) * (2.0, 1.0, 1.0)
+        self.tilt = rng.normal(0, 0.05, 2)
+        self.fat_mm = rng.uniform(0.6, 1.9)
+        self.effusion_mm = rng.choice([rng.uniform(0.6, 1.6), rng.uniform(3, 6)], p=[0.7, 0.3])
+        self.patella = rng.normal(17, 3)
+        self.patella_shift = rng.normal(1, 1.5)
+        self.muscularity = rng.uniform(0.92, 1.12)
+        self.muscle_gap_mm = rng.uniform(0.5, 1.5)
+        self.fatty_muscle = rng.uniform(0.25, 0.9)
+        self.trabeculae = rng.uniform(0.05, 0.11)
+        self.muscles = {name: (*rng.normal(0, 1.2, 2), self.muscularity * rng.normal(1, 0.07), rng.normal(0, 0.1))
+                        for name in shapes.MUSCLES}  # fmt: skip
+        self.muscle_tint = rng.normal(1, 0.05, len(shapes.MUSCLES))
+        self.vessels = rng.normal(0, 1.5, (6, 2))
+        self.small_vessels = np.stack(
+            [rng.uniform(0, 2 * np.pi, 9), rng.uniform(2, 7, 9), rng.uniform(0.7, 1.6, 9)], -1
+        )
+        self.genicular = np.stack([rng.normal(0, 22, 14), rng.normal(8, 26, 14), rng.uniform(0.6, 1.2, 14)], -1)
+        self.lesions = self._draw_lesions(rng)
+
+    def _draw_lesions(self, rng):
+        """Some knees have a Baker's cyst, bone bruises or subchondral cysts: (s, y, x, radius, value, softness)."""
+        lesions = []
+        if rng.random() < 0.25:
+            lesions.append(
+                (rng.normal(8, 8), 43 + rng.normal(0, 2), -14 + rng.normal(0, 3), rng.uniform(4, 9), 0.85, 0.5)
+            )
+        for _ in range(rng.poisson(0.5)):
+            side = rng.choice([-22, 22])
+            lesions.append((rng.normal(14, 8), rng.normal(8, 9), side + rng.normal(0, 4), rng.uniform(4, 9), 0.45, 5.0))
+        for _ in range(rng.poisson(0.5)):
+            side = rng.choice([-22, 22])
+            lesions.append(
+                (
+                    rng.choice([5, -8]) + rng.normal(0, 2),
+                    rng.normal(4, 9),
+                    side + rng.normal(0, 5),
+                    rng.uniform(1.5, 3.5),
+                    0.8,
+                    0.5,
+                )
+            )
+        return lesions
+
+    def image(self, grid):
+        """Magnitude (s, y, x), float32, fat about 1, at ``grid``: three increasing arrays of mm (up the leg, back, right)."""
+        frame = self._frame(grid)
+        width = float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
+        parts = self._distances(frame, width)
+        image = self._soft_tissue(frame, parts, width)
+        self._joint(image, frame, parts, width)
+        self._bones(image, frame, parts, width)
+        self._cords(image, frame, parts, width)
+        return np.maximum(image, 0)
+
+    def _frame(self, grid):
+        """Fields on the grid, and the coordinates of the standard knee: mirrored, turned, scaled, bent."""
+        noise = {name: field(grid) for name, field in self.fields.items()}
+        s, y, x = (
+            np.asarray(g, np.float32).reshape(shape)
+            for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
+        )
+        y, x = y - self.centre[1], self.mirror * (x - self.centre[2])
+        y, x = np.cos(self.turn) * y + np.sin(self.turn) * x, np.cos(self.turn) * x - np.sin(self.turn) * y
+        y = y / (self.size * self.squeeze) + 1.9 * noise["shift_y"] + 0.45 * noise["ripple_y"]
+        x = x / (self.size / self.squeeze) + 1.9 * noise["shift_x"] + 0.45 * noise["ripple_x"]
+        along = (np.asarray(grid[0]) - self.centre[0]) / self.size
+        level = along[:, None, None] + self.tilt[0] * y + self.tilt[1] * x
+        return {"s": along, "level": level.astype(np.float32), "y": y, "x": x, "noise": noise, "grid": grid}
+
+    def _distances(self, frame, width):
+        s, level, y, x, noise = (frame[k] for k in ("s", "level", "y", "x", "noise"))
+        half_x, half_y, cy = shapes.profile(
+            s,
+            [
+                (75, 68, 68, 6),
+                (45, 62, 64, 4),
+                (15, 54.5, 59, 4),
+                (-10, 51.5, 56, 4),
+                (-35, 52, 55, 4),
+                (-65, 55, 56, 5),
+            ],
+        )
+        angle = np.arctan2(y - cy, x)
+        fat = 5.5 + 2.5 * np.sin(angle) - 2.2 * np.cos(angle) - 1.2 * np.cos(2 * angle) + 0.9 * noise["shift_x"]
+        edge = 0.35 * noise["edge"]
+        femur = shapes.femur_distance(s, level, y, x) + edge
+        tibia = np.maximum(shapes.tibia_distance(s, level, y, x) + edge, 2.5 - femur)
+        patella = shapes.patella_distance(level, y, x - self.patella_shift, self.patella) + edge
+        leg = merge(ellipse(x, y - cy, half_x, half_y) + 0.8 * noise["ripple_x"], patella - 4.0, 14)
+        fibula = shapes.fibula_distance(s, level, y, x) + edge
+        recess = cover(y + 6, 14) * cover(np.abs(level - 22) - 24, 14)
+        joint = np.maximum(merge(femur, patella, 14), np.maximum(level - 46, -3 - level))
+        joint = -merge(-joint, y + 40, 5)
+        return {"leg": leg, "fascia": leg + 1.8 + self.fat_mm * np.maximum(fat, 2.5), "femur": femur, "tibia": tibia,
+                "patella": patella, "fibula": fibula, "joint": joint, "fluid": 0.5 + self.effusion_mm * recess, "angle": angle,
+                "bone": np.minimum(np.minimum(femur, tibia), np.minimum(patella, fibula))}  # fmt: skip
+
+    def _soft_tissue(self, frame, parts, width):
+        value, noise, grid, leg, fascia = self.value, frame["noise"], frame["grid"], parts["leg"], parts["fascia"]
+        fat = value["fat"] * (1 + 0.035 * noise["fat"])
+        septa = 0.55 * sheets(noise["septa"], grid, 0.35, width) + 0.8 * sheets(noise["septa_wide"], grid, 0.5, width)
+        septa = septa * np.clip(0.55 + 0.8 * noise["bundle"], 0, 1)
+        fat = fat * (1 - 0.45 * np.minimum(septa, 1))
+        image = paint(np.zeros_like(leg), cover(leg, width), value["skin"])
+        paint(image, cover(leg + 1.8, width), fat)
+        paint(image, shell(fascia, -0.3, 0.3, width), value["fibrous"])
+        self._muscles(image, frame, parts, width)
+        return image
+
+    def _muscles(self, image, frame, parts, width):
+        value, noise, grid = self.value, frame["noise"], frame["grid"]
+        distance = shapes.muscle_distances(frame["s"], frame["y"], frame["x"], self.muscles)
+        order = np.sort(distance, axis=0)[:2]
+        gap = self.muscle_gap_mm * (1 + 0.4 * noise["fat"]) + 0.4
+        limit = np.maximum(parts["fascia"] + 1.1, 2.2 - np.minimum(parts["bone"], parts["joint"] - parts["fluid"]))
+        streaks = np.maximum(noise["bundle"] - 1.1, 0) * self.fatty_muscle
+        streaks = np.minimum(streaks + 0.8 * sheets(noise["bundle"], grid, 0.45, width) * self.fatty_muscle, 0.8)
+        flesh = value["muscle"] * (1 + 0.05 * noise["muscle"] + 0.09 * noise["fascicle"])
+        flesh = flesh + (0.75 * value["fat"] - flesh) * streaks
+        for own, tint, name in zip(distance, self.muscle_tint, shapes.MUSCLES, strict=True):
+            other = np.where(own <= order[0], order[1], order[0])
+            inside = np.maximum(np.maximum(own, (own - other) / 2 + gap / 2), limit)
+            paint(image, cover(inside, width), flesh * tint)
+            paint(image, 0.5 * shell(inside, -0.1, 0.4, width), value["fibrous"])
+            if name in ("gracilis", "semitendinosus", "semimembranosus", "biceps femoris"):
+                tendon = np.clip((18 - frame["s"]) / 16, 0, 1)[:, None, None]
+                paint(image, tendon * cover(np.maximum(own, limit), width), value["fibrous"])
+
+    def _joint(self, image, frame, parts, width):
+        """Capsule, fluid, Hoffa's fat pad, menisci, tendons in front, cruciate and collateral ligaments."""
+        value, level, y, x, s = self.value, frame["level"], frame["y"], frame["x"], frame["s"]
+        joint, fluid = np.maximum(parts["joint"], parts["fascia"] + 0.5), parts["fluid"]
+        paint(image, 0.8 * shell(joint, fluid, fluid + 0.7, width), value["fibrous"])
+        between = np.maximum(joint, 6 - parts["femur"] - 0.6 * np.maximum(parts["patella"], 0))
+        paint(image, cover(joint - fluid, width), value["fluid"])
+        paint(
+            image,
+            cover(between - fluid, width) * cover(-35 - y, 4),
+            value["hoffa"] * (1 + 0.05 * frame["noise"]["fat"]),
+        )
+        rim = shapes.plateau_distance(np.minimum(s, -3), y, x) - 1.5
+        plateau = np.maximum(rim, np.abs(level - 0.5) - 3.0)
+        paint(image, cover(plateau, width) * cover(9 - np.abs(x), 4), value["cartilage"])
+        paint(
+            image,
+            cover(np.maximum(plateau, -rim - 10 + 1.5 * np.abs(level - 0.5)), width) * cover(7 - np.abs(x), 3),
+            value["meniscus"],
+        )
+        fade = np.clip((s - 34) / 6, 0, 1), np.clip((4 - s) / 6, 0, 1) * np.clip((s + 48) / 6, 0, 1)
+        quadriceps = np.interp(s, [30, 75], [-48, -46]), 17, 3.6
+        patellar = np.interp(s, [-44, -30, 0], [-32, -39, -47]), 13, 2.6
+        for fading, (cy, a, b) in zip(fade, (quadriceps, patellar), strict=True):
+            band = ellipse(x - self.patella_shift, y - cy[:, None, None] - 0.006 * x**2, a, b)
+            band = np.maximum(band, parts["fascia"] - 1.5)
+            paint(
+                image,
+                fading[:, None, None] * cover(band, width),
+                value["fibrous"] * (1 + 1.5 * np.abs(frame["noise"]["fascicle"])),
+            )
+        notch = np.clip((s + 4) / 3, 0, 1) * np.clip((27 - s) / 4, 0, 1)
+        acl_x, pcl_x = np.interp(s, [0, 25], [-1, 7]), np.interp(s, [0, 25], [1, -7])
+        acl_y, pcl_y = np.interp(s, [0, 25], [2, 22]), np.interp(s, [0, 20], [27, 14])
+        for cx, cy, a, b, kind in ((acl_x, acl_y, 2.6, 6.5, "acl"), (pcl_x, pcl_y, 3.6, 5.5, "fibrous")):
+            cord = ellipse(x - cx[:, None, None], y - cy[:, None, None], a, b, 0.15)
+            paint(image, notch[:, None, None] * cover(np.maximum(cord, 0.5 - parts["femur"]), width), value[kind])
+        side = np.clip((30 - s) / 6, 0, 1) * np.clip((s + 36) / 6, 0, 1)
+        around = np.minimum(parts["femur"], parts["tibia"])
+        mcl = np.maximum(np.abs(around - 1.9) - np.clip(1.2 - ((y - 6) / 9) ** 2, -1, 1), x + 15)
+        lcl = ellipse(x - 43, y - np.interp(s, [-15, 20], [17, 6])[:, None, None], 1.6, 2.6)
+        paint(image, side[:, None, None] * np.maximum(cover(mcl, width), cover(lcl, width)), value["fibrous"])
+        front = np.maximum(np.maximum(parts["patella"] - 1.6, -parts["patella"]), y + 44)
+        paint(image, cover(front, width), value["fibrous"])
+        tract = np.abs(parts["fascia"] + 0.8) - np.clip(0.9 - ((y + 10) / 18) ** 2, 0, 1)
+        paint(image, 0.85 * cover(tract, width) * cover(20 - x, 8), value["fibrous"])
+
+    def _bones(self, image, frame, parts, width):
+        value, noise, level, y, x = self.value, frame["noise"], frame["level"], frame["y"], frame["x"]
+        front = cover(y + 9, 6) * cover(level - 36, 6) * cover(np.abs(x) - 30, 4)
+        back = cover(12 - y, 8) * cover(level - 28, 6) * cover(np.abs(np.abs(x) - 22) - 10, 5)
+        glide = np.maximum(np.maximum(front, back), cover(level - 4, 3)) * cover(-3 - level, 2)
+        thickness = 2.2 + 0.25 * noise["edge"]
+        paint(image, glide * cover(parts["femur"] - thickness, width), value["cartilage"])
+        paint(image, cover(-(y + 45), 3) * cover(parts["patella"] - 1.2 * thickness, width), value["cartilage"])
+        cap = np.clip(1 - parts["femur"] / 2.2, 0, 1) * glide
+        image *= 1 - 0.12 * cap
+        shaft = np.clip((level - 34) / 25, 0, 1) * 3.2 + np.clip((-26 - level) / 20, 0, 1) * 2.8
+        bone = parts["bone"]
+        paint(image, cover(bone, width), value["cortex"])
+        grain = 0.5 * noise["trabecula"] + 0.5 * np.abs(noise["trabecula_wide"]) - 0.4
+        red = np.clip(noise["marrow"] - 0.2, 0, 1.5) * np.clip((np.abs(level - 30) / 40) ** -1 - 0.6, 0, 1)
+        marrow = value["marrow"] * (1 + 0.04 * noise["marrow"] - 0.16 * red)
+        marrow = marrow * (1 - 2.2 * self.trabeculae * min(1.0, 0.9 / width) * np.clip(grain, -0.6, 1))
+        for s_0 in (27.0, -17.0):
+            scar = np.abs(level - s_0 - 2.0 * noise["shift_y"] - 0.004 * (x**2 + y**2)) - 0.5
+            marrow = marrow * (1 - 0.45 * cover(scar, 1.5))
+        inner = bone + 0.6 + shaft + 0.25 * np.maximum(noise["edge"], -1)
+        paint(image, cover(inner, width), marrow)
+        paint(image, 0.2 * shell(inner, -1.6, 0, width), value["cortex"])
+        for s_0, y_0, x_0, radius, brightness, soft in self.lesions:
+            ball = np.sqrt((level - s_0) ** 2 + (y - y_0) ** 2 + (x - x_0) ** 2) - radius * (1 + 0.15 * noise["edge"])
+            allowed = cover(bone + 1.5, width) if y_0 < 36 else cover(1.5 - bone, width)
+            paint(image, allowed * cover(ball, max(width, soft)), brightness)
+
+    def _cords(self, image, frame, parts, width):
+        """Vessels and nerves: the popliteal bundle, the peroneal nerve, superficial and genicular vessels."""
+        value, y, x, s = self.value, frame["y"], frame["x"], frame["s"]
+        bend = 1.5 * frame["noise"]["vessel"].mean((1, 2))
+        deep = np.interp(s, [-60, -20, 0, 20, 75], [26, 34, 34, 34, 20])
+        bundle = [
+            (-1, 0, 3.3, "artery", 1.0),
+            (2.5, 7.5, 4.2, "vein", 0.9),
+            (6, 13.5, 3.2, "nerve", 0.9),
+            (-4, 5, 1.5, "vein", 0.4),
+        ]
+        across = np.interp(s, [-60, 0, 40, 75], [2, 0, -3, -14]) + bend
+        free = np.maximum(1.5 - parts["bone"], parts["fascia"] + 1)
+        for (dx, dy, r, kind, wall), (jx, jy) in zip(bundle, self.vessels, strict=False):
+            cord = np.maximum(
+                ellipse(x - (across + dx + jx)[:, None, None], y - (deep + dy + 0.5 * jy)[:, None, None], r, 0.85 * r),
+                free,
+            )
+            paint(image, cover(cord - 1.2, width), value["fat"])
+            paint(image, wall * cover(cord - 0.5, width), 0.2 if kind != "nerve" else value["fibrous"])
+            speckle = 1 + (0.35 if kind == "nerve" else 0.05) * frame["noise"]["fascicle"]
+            paint(image, cover(cord + 0.3, width), value[kind] * speckle)
+        peroneal = ellipse(
+            x - np.interp(s, [-30, 0, 75], [45, 40, 14])[:, None, None],
+            y - np.interp(s, [-30, 0, 75], [10, 36, 33])[:, None, None],
+            2.6,
+            1.7,
+        )
+        paint(image, cover(np.maximum(peroneal, free), width), value["nerve"])
+        for angle, depth, r in self.small_vessels:
+            away = np.angle(np.exp(1j * (parts["angle"] - angle - 0.004 * s[:, None, None]))) * 50
+            dot = np.hypot(away, parts["leg"] + 1.8 + depth) - r
+            paint(image, cover(np.maximum(dot, np.maximum(-parts["fascia"], 2.5 - parts["patella"])), width), 0.12)
+        for x_0, y_0, r in self.genicular:
+            dot = np.hypot(x - x_0 - bend[:, None, None], y - y_0 + 2 * bend[:, None, None]) - r
+            paint(image, cover(np.maximum(dot, free + 1.5), width), 0.15)

@@ -1,0 +1,128 @@
+"""Writers of the two raw formats: ISMRMRD as on mridata.org, and fastMRI's multicoil HDF5.
+
+Both put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor, so that no phantom passes for a person.
+"""
+
+import h5py
+import numpy as np
+
+from ...files import written_whole
+
+VENDOR = "GLEAM phantom"
+GYROMAGNETIC_RATIO_HZ_PER_T = 42_577_478.0
+LINES_PER_BLOCK = 4096
+LAST_IN_MEASUREMENT = 1 << 24  # flag 25: the format counts from 1
+
+COUNTERS = [
+    (name, "<u2")
+    for name in (
+        "kspace_encode_step_1",
+        "kspace_encode_step_2",
+        "average",
+        "slice",
+        "contrast",
+        "phase",
+        "repetition",
+        "set",
+        "segment",
+    )
+] + [("user", "<u2", (8,))]
+HEAD = np.dtype([
+    ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"),
+    ("acquisition_time_stamp", "<u4"), ("physiology_time_stamp", "<u4", (3,)), ("number_of_samples", "<u2"),
+    ("available_channels", "<u2"), ("active_channels", "<u2"), ("channel_mask", "<u8", (16,)), ("discard_pre", "<u2"),
+    ("discard_post", "<u2"), ("center_sample", "<u2"), ("encoding_space_ref", "<u2"), ("trajectory_dimensions", "<u2"),
+    ("sample_time_us", "<f4"), ("position", "<f4", (3,)), ("read_dir", "<f4", (3,)), ("phase_dir", "<f4", (3,)),
+    ("slice_dir", "<f4", (3,)), ("patient_table_position", "<f4", (3,)), ("idx", COUNTERS), ("user_int", "<i4", (8,)),
+    ("user_float", "<f4", (8,))])  # fmt: skip
+FLOATS = h5py.vlen_dtype(np.dtype("<f4"))
+LINE = np.dtype([("head", HEAD), ("traj", FLOATS), ("data", FLOATS)])
+
+
+def _element(name, content):
+    if isinstance(content, dict):
+        content = "".join(_element(key, value) for key, value in content.items())
+    elif isinstance(content, (list, tuple)):
+        return "".join(_element(name, item) for item in content)
+    else:
+        content = str(content).replace("&", "&amp;").replace("<", "&lt;")
+    return f"<{name}>{content}</{name}>"
+
+
+def _space(matrix, fov_mm):
+    sides = "xyz"
+    return {"matrixSize": dict(zip(sides, matrix, strict=True)),
+            "fieldOfView_mm": {k: f"{v:.4f}" for k, v in zip(sides, fov_mm, strict=True)}}  # fmt: skip
+
+
+def header_xml(*, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coils, field_strength, protocol, settings):
+    """The ISMRMRD header of a Cartesian scan as a string; matrices are (x, y, z), x the readout.
+
+    ``settings``: a short string that says how the file was made, kept as the user parameter ``gleam_phantom``.
+    """
+
+    def limit(n):
+        return {"minimum": 0, "maximum": n - 1, "center": n // 2}
+
+    limits = {f"kspace_encoding_step_{axis}": limit(n) for axis, n in enumerate(encoded)}
+    document = {
+        "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
+        "acquisitionSystemInformation": {"systemVendor": VENDOR, "systemFieldStrength_T": field_strength,
+                                         "receiverChannels": n_coils},
+        "experimentalConditions": {"H1resonanceFrequency_Hz": round(GYROMAGNETIC_RATIO_HZ_PER_T * field_strength)},
+        "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
+                     "encodingLimits": {**limits, "slice": limit(n_slices)}, "trajectory": "cartesian"},
+        "userParameters": {"userParameterString": {"name": "gleam_phantom", "value": settings}},
+    }  # fmt: skip
+    body = "".join(_element(key, value) for key, value in document.items())
+    return f'<?xml version="1.0"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{body}</ismrmrdHeader>'
+
+
+def write_mridata(path, kspace, header):
+    """Write centred 3D ``kspace`` (coil, readout, step 1, step 2), complex64, as ISMRMRD HDF5, whole or not at all.
+
+    One acquisition per (step 1, step 2), step 1 the faster, each with all channels. The compound layout is that of the
+    ``ismrmrd`` package, written in blocks, since its own ``append_acquisition`` takes a millisecond per line.
+    """
+    n_coils, n_readout, n_1, n_2 = kspace.shape
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("dataset")
+        group.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        lines = group.create_dataset("data", (n_1 * n_2,), dtype=LINE, maxshape=(None,), chunks=(min(1024, n_1 * n_2),))
+        for start in range(0, n_1 * n_2, LINES_PER_BLOCK):
+            counter = np.arange(start, min(start + LINES_PER_BLOCK, n_1 * n_2))
+            step_1, step_2 = counter % n_1, counter // n_1
+            block = np.zeros(len(counter), LINE)
+            block["head"] = _heads(counter, step_1, step_2, n_1 * n_2, n_coils, n_readout)
+            samples = np.ascontiguousarray(np.moveaxis(kspace[:, :, step_1, step_2], -1, 0), np.complex64)
+            for row, line in zip(block, samples.reshape(len(counter), -1).view(np.float32), strict=True):
+                row["traj"], row["data"] = np.empty(0, np.float32), line
+            lines[start : start + len(counter)] = block
+
+
+def _heads(counter, step_1, step_2, n_lines, n_coils, n_readout):
+    heads = np.zeros(len(counter), HEAD)
+    heads["version"] = 1
+    heads["scan_counter"] = counter
+    heads["flags"][counter == n_lines - 1] |= LAST_IN_MEASUREMENT
+    heads["number_of_samples"], heads["center_sample"] = n_readout, n_readout // 2
+    heads["available_channels"] = heads["active_channels"] = n_coils
+    heads["sample_time_us"] = 10
+    heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = (0, 0, 1), (0, 1, 0), (1, 0, 0)
+    heads["idx"]["kspace_encode_step_1"], heads["idx"]["kspace_encode_step_2"] = step_1, step_2
+    return heads
+
+
+def write_fastmri(path, kspace, reconstruction_rss, header, *, acquisition, patient_id):
+    """Write centred ``kspace`` (slice, coil, readout, phase encode), complex64, in fastMRI's layout, whole or not at all.
+
+    ``reconstruction_rss`` (slice, y, x) float32 is the fully sampled root sum of squares, cropped to the recon matrix.
+    """
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))
+        file.create_dataset("reconstruction_rss", data=reconstruction_rss.astype(np.float32, copy=False))
+        file.create_dataset("ismrmrd_header", data=header.encode(), dtype=h5py.special_dtype(vlen=bytes))
+        file.attrs["acquisition"] = acquisition
+        file.attrs["max"] = float(reconstruction_rss.max())
+        file.attrs["norm"] = float(np.linalg.norm(reconstruction_rss))
+        file.attrs["patient_id"] = patient_id

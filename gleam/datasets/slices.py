@@ -1,0 +1,130 @@
+"""Prepared slices as mini-batches: masks drawn or fixed, undersampled and normalised."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from gleam.files import digest
+from gleam.fourier import ifftshift2
+from gleam.masks import bank
+from gleam.physics import Batch
+
+
+@dataclass(frozen=True)
+class Slices:
+    """The slices of one split (training, validation or test) of a data set.
+
+    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per subject; ``make_mask``: a mask generator that
+    takes ``shape`` and ``seed``, its other arguments bound by ``functools.partial``; ``n_masks``: size of the bank that
+    training draws from; ``seed``: of the masks; ``cache_dir``: where banks are kept.
+
+    ``slices[i]`` is one slice under its volume's fixed mask, as a batch of one. :meth:`training_batch` draws.
+    """
+
+    name: str
+    files: tuple
+    make_mask: object
+    n_masks: int = 128
+    seed: int = 0
+    cache_dir: Path | None = None
+
+    @cached_property
+    def index(self):
+        """One (file number, slice number) per slice."""
+        return [(f, s) for f, shape in enumerate(self.shapes) for s in range(shape[0])]
+
+    @cached_property
+    def shapes(self):
+        """(slice, coil, y, x) of each file."""
+        return [_opened(file)["kspace"].shape for file in self.files]
+
+    @property
+    def subjects(self):
+        """Subject of each file."""
+        return [str(_opened(file).attrs["subject"]) for file in self.files]
+
+    @property
+    def is_phantom(self):
+        """Whether any of the files holds a phantom rather than a measurement."""
+        return any(bool(_opened(file).attrs["is_phantom"]) for file in self.files)
+
+    @cached_property
+    def fingerprint(self):
+        """Identity of the data and masks: equal fingerprints give equal batches."""
+        mask = [self.make_mask.func.__name__, sorted(self.make_mask.keywords.items())]
+        return digest([[Path(f).name for f in self.files], mask, self.n_masks, self.seed])[:16]
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.batch([range(len(self))[i]])
+
+    def batch(self, indices):
+        """Slices ``indices``, of one shape, each under the fixed mask of its volume, as a :class:`gleam.physics.Batch`."""
+        return self._load(indices, [self._bank(self._size(i), len(self.files))[self.index[i][0]] for i in indices])
+
+    def batches(self, batch_size):
+        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes."""
+        for indices in self._grouped(range(len(self)), batch_size):
+            yield indices, self.batch(indices)
+
+    def training_batch(self, step, batch_size, seed):
+        """The mini-batch of training step ``step``: slices in random order, a mask for each drawn from the bank.
+
+        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch each
+        slice comes once; the last batch of a shape may be smaller.
+        """
+        epoch, position = divmod(step, self._n_batches(batch_size))
+        indices = self._epoch(epoch, batch_size, seed)[position]
+        numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
+        return self._load(
+            indices, [self._bank(self._size(i), self.n_masks)[n] for i, n in zip(indices, numbers, strict=True)]
+        )
+
+    def _size(self, i):
+        return self.shapes[self.index[i][0]][-2:]
+
+    def _bank(self, size, n_masks):
+        return _bank(self.make_mask, size, n_masks, self.seed, self.cache_dir)
+
+    def _grouped(self, order, batch_size):
+        groups = {}
+        for i in order:
+            groups.setdefault(self.shapes[self.index[i][0]][1:], []).append(i)
+        return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
+
+    def _n_batches(self, batch_size):
+        n_slices = {}
+        for shape in self.shapes:
+            n_slices[shape[1:]] = n_slices.get(shape[1:], 0) + shape[0]
+        return sum(math.ceil(n / batch_size) for n in n_slices.values())
+
+    @lru_cache(maxsize=4)  # noqa: B019  (a handful of small data sets live as long as the process)
+    def _epoch(self, epoch, batch_size, seed):
+        generator = np.random.default_rng([seed, 0, epoch])
+        batches = self._grouped(generator.permutation(len(self)).tolist(), batch_size)
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def _load(self, indices, masks):
+        kspace, sens_maps, target = (
+            torch.from_numpy(np.stack([_opened(self.files[f])[key][s] for f, s in (self.index[i] for i in indices)]))
+            for key in ("kspace", "sens_maps", "target")
+        )
+        mask = torch.from_numpy(np.stack([ifftshift2(m) for m in masks]))[:, None]
+        return Batch.undersample(kspace, mask, sens_maps, target)
+
+
+@lru_cache(maxsize=512)
+def _opened(file):
+    return h5py.File(file, "r")
+
+
+@lru_cache(maxsize=64)
+def _bank(make_mask, size, n_masks, seed, cache_dir):
+    return bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir)

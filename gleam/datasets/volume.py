@@ -1,0 +1,21 @@
+"""What every reader of raw data returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The fully sampled k-space of one scan, and what is known about it.
+
+    ``kspace``: (slice, coil, y, x) complex64, centred; ``subject``: the file's stem (mridata) or patient id (fastMRI);
+    ``is_phantom``: simulated by this project; ``acquisition``: e.g. "3D FSE" or "AXT2"; ``field_strength``: tesla, None
+    where the file does not say.
+    """
+
+    kspace: np.ndarray
+    subject: str
+    is_phantom: bool
+    acquisition: str
+    field_strength: float | None

@@ -1,0 +1,171 @@
+"""Undersampling masks: variable-density Poisson disc and random columns, and a bank of them on disk.
+
+A mask is a centred boolean array (y, x), True where k-space is measured. The acceleration R is the number of all
+positions over the number measured, and each generator meets it: within 5 % or with an error, never by chance. The same
+seed gives the same mask; global random state is not used.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from gleam.files import digest, written_whole
+
+VERSION = 1  # of the generators: raise it when the same seed comes to give another mask, and banks are made anew
+
+
+def achieved_acceleration(mask):
+    """Number of positions over number of measured ones, over the last two axes of ``mask``."""
+    mask = np.asarray(mask)
+    return mask.shape[-2] * mask.shape[-1] / mask.sum(axis=(-2, -1))
+
+
+def random_columns(shape, acceleration, *, center_fraction=0.04, seed):
+    """Random columns with a fully measured centre: 1D undersampling of 2D Cartesian imaging (Section V-A2).
+
+    Parameters: ``shape`` (n_y, n_x), columns along x; ``center_fraction`` of the columns is always measured.
+    Returns a boolean mask (n_y, n_x). Raises ValueError if the centre alone is more than R allows.
+    """
+    shape = _checked_shape(shape, acceleration)
+    n_columns = shape[1]
+    n_center, n_sampled = max(1, round(center_fraction * n_columns)), round(n_columns / acceleration)
+    if n_center > n_sampled:
+        raise ValueError(
+            f"acceleration={acceleration} leaves {n_sampled} of {n_columns} columns, "
+            f"fewer than the {n_center} of center_fraction={center_fraction}; lower one of them"
+        )
+    columns = np.zeros(n_columns, bool)
+    start = n_columns // 2 - n_center // 2
+    columns[start : start + n_center] = True
+    generator = np.random.default_rng(seed)
+    columns[generator.choice(np.flatnonzero(~columns), n_sampled - n_center, replace=False)] = True
+    return _checked(np.broadcast_to(columns, shape).copy(), acceleration)
+
+
+def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
+    """Variable-density Poisson disc with a full centre and cropped corners (Section V-A1).
+
+    Samples keep a distance that grows linearly with the distance from the centre of k-space. Points are chosen by random
+    priority, all at once: a point is taken when it outranks every open point within its disc, which then close; this is
+    a maximal disc sampling, found in a few vectorised rounds. A last random thinning meets R exactly.
+
+    Parameters: ``shape`` (n_y, n_x); ``n_calibration``: width of the fully measured square at the centre, in samples.
+    Returns a boolean mask (n_y, n_x). Raises ValueError if R cannot be met.
+    """
+    shape = _checked_shape(shape, acceleration)
+    n_sampled = round(shape[0] * shape[1] / acceleration)
+    if n_calibration**2 > n_sampled:
+        raise ValueError(
+            f"acceleration={acceleration} leaves {n_sampled} of {shape[0]} x {shape[1]} samples, fewer than "
+            f"n_calibration={n_calibration} squared; lower one of them"
+        )
+    generator = np.random.default_rng(seed)
+    center = _center(shape, n_calibration)
+    mask = center | _discs(shape, _slope(shape, acceleration, n_calibration), generator)
+    surplus = max(0, mask.sum() - n_sampled)
+    mask.flat[generator.choice(np.flatnonzero(mask & ~center), surplus, replace=False)] = False
+    return _checked(mask, acceleration)
+
+
+def bank(generate, n_masks, *, seed, cache_dir=None):
+    """Masks ``generate(seed=...)`` for ``n_masks`` seeds derived from ``seed``: boolean (n_masks, n_y, n_x).
+
+    ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir`` the
+    bank is made once and read from there ever after, so that training never waits for a mask.
+    """
+    settings = [generate.func.__name__, generate.args, sorted(generate.keywords.items()), n_masks, seed, VERSION]
+    path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"
+    if path and path.exists():
+        return np.load(path, allow_pickle=False)
+    seeds = np.random.SeedSequence(seed).spawn(n_masks)
+    masks = np.stack([generate(seed=s) for s in tqdm(seeds, desc="masks", unit="mask", leave=False)])
+    if path:
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, masks)
+    return masks
+
+
+def _checked_shape(shape, acceleration):
+    if len(shape) != 2 or min(shape) < 2:
+        raise ValueError(f"shape={shape!r} of a mask must be two sizes (n_y, n_x), each at least 2")
+    if not acceleration >= 1:
+        raise ValueError(f"acceleration={acceleration!r} must be a number of at least 1")
+    return tuple(int(n) for n in shape)
+
+
+def _checked(mask, acceleration):
+    achieved = achieved_acceleration(mask)
+    if abs(achieved / acceleration - 1) > 0.05:
+        raise ValueError(
+            f"acceleration={acceleration} cannot be met within 5 % on a {mask.shape[0]} x {mask.shape[1]} "
+            f"grid with these settings; the nearest mask has {achieved:.2f}"
+        )
+    return mask
+
+
+def _center(shape, width):
+    mask = np.zeros(shape, bool)
+    mask[tuple(slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)] = True
+    return mask
+
+
+def _distance_from_center(shape):
+    y, x = (2 * (np.arange(n) - n // 2) / n for n in shape)
+    return np.hypot(y[:, None], x[None, :])
+
+
+@lru_cache(maxsize=32)
+def _slope(shape, acceleration, n_calibration):
+    """Growth of the disc radius with distance that leaves slightly more samples than R asks for."""
+    wanted = 1.02 * shape[0] * shape[1] / acceleration
+    low, high = 0.0, 4 * np.sqrt(acceleration)
+    for _ in range(14):
+        middle = (low + high) / 2
+        n_sampled = (_center(shape, n_calibration) | _discs(shape, middle, np.random.default_rng(0))).sum()
+        low, high = (middle, high) if n_sampled > wanted else (low, middle)
+    return low
+
+
+def _discs(shape, slope, generator):
+    inside = _distance_from_center(shape) <= 1
+    first, second = _conflicts(shape, slope)
+    priority = generator.permutation(inside.size)
+    is_open, taken = inside.ravel().copy(), np.zeros(inside.size, bool)
+    while first.size:
+        best = np.full(inside.size, -1)
+        np.maximum.at(best, first, priority[second])
+        np.maximum.at(best, second, priority[first])
+        winner = is_open & (priority > best)
+        taken |= winner
+        is_open &= ~winner
+        is_open[second[winner[first]]] = False
+        is_open[first[winner[second]]] = False
+        still = is_open[first] & is_open[second]
+        first, second = first[still], second[still]
+    return (taken | is_open).reshape(shape)
+
+
+@lru_cache(maxsize=2)
+def _conflicts(shape, slope):
+    """Pairs of grid points, as two arrays of flat indices, closer than the mean of their two radii."""
+    distance = _distance_from_center(shape)
+    radius = np.where(distance <= 1, 1 + slope * distance, 0)
+    reach = int(np.ceil(radius.max()))
+    index = np.arange(distance.size).reshape(shape)
+    pairs = []
+    for dy in range(reach + 1):
+        for dx in range(-reach if dy else 1, reach + 1):
+            a, b = _overlap(shape, dy, dx)
+            close = (np.hypot(dy, dx) < (radius[a] + radius[b]) / 2) & (radius[a] > 0) & (radius[b] > 0)
+            pairs.append((index[a][close], index[b][close]))
+    return tuple(np.concatenate(side) for side in zip(*pairs, strict=True))
+
+
+def _overlap(shape, dy, dx):
+    """Slices of the grid and of the grid moved by (dy, dx) that lie on each other."""
+    n_y, n_x = shape
+    here = (slice(0, max(0, n_y - dy)), slice(max(0, -dx), max(0, n_x - max(dx, 0))))
+    there = (slice(min(dy, n_y), n_y), slice(max(0, dx), max(0, n_x + min(dx, 0))))
+    return here, there

@@ -1,0 +1,97 @@
+"""The measurement y = A x + noise with A = Omega F S (Eq. 1), for 2D images and 2D + time series, and mini-batches of it.
+
+Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space and mask (batch, coil or 1, [time,]
+y, x). Images and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call shifts.
+"""
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+
+from gleam.fourier import fft2, ifft2
+
+COIL = 1
+
+
+@dataclass(frozen=True)
+class Sense:
+    """The SENSE operator A = Omega F S of a mini-batch and its products; all are linear and differentiable.
+
+    With maps of sum_c |S_c|^2 <= 1 the norm of A is at most 1. Raises ValueError for shapes that do not fit.
+    """
+
+    sens_maps: torch.Tensor
+    mask: torch.Tensor
+
+    def __post_init__(self):
+        maps, mask = tuple(self.sens_maps.shape), tuple(self.mask.shape)
+        if len(maps) not in (4, 5) or len(maps) != len(mask) or mask[COIL] != 1:
+            raise ValueError(
+                f"sens_maps of shape {maps} and mask of shape {mask} do not fit; expected "
+                "(batch, coil, [1,] y, x) and (batch, 1, [time,] y, x)"
+            )
+        if maps[-2:] != mask[-2:] or maps[0] != mask[0]:
+            raise ValueError(f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x")
+
+    def forward(self, x):
+        """A x: image (batch, [time,] y, x) to undersampled k-space (batch, coil, [time,] y, x)."""
+        return self.mask * fft2(self.sens_maps * x.unsqueeze(COIL))
+
+    def adjoint(self, kspace):
+        """A^H y: k-space to the zero-filled, coil-combined image."""
+        return (self.sens_maps.conj() * ifft2(self.mask * kspace)).sum(COIL)
+
+    def normal(self, x):
+        """A^H A x."""
+        return (self.sens_maps.conj() * ifft2(self.forward(x))).sum(COIL)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch of accelerated acquisitions, in normalised units.
+
+    ``kspace`` (measured samples, zero elsewhere), ``mask`` and ``sens_maps`` as in :class:`Sense`; ``zero_filled``: the
+    image A^H y, where every network starts (the paper writes x(0) = y); ``target``: the fully sampled image (batch,
+    [time,] y, x); ``scale`` (batch,): multiply an image by it to return to the units of the file.
+    """
+
+    kspace: torch.Tensor
+    mask: torch.Tensor
+    sens_maps: torch.Tensor
+    zero_filled: torch.Tensor
+    target: torch.Tensor
+    scale: torch.Tensor
+
+    @classmethod
+    def undersample(cls, kspace, mask, sens_maps, target):
+        """Keep the samples in ``mask`` and divide by the 95th percentile of each zero-filled magnitude.
+
+        For a series the percentile is that of the temporal mean.
+        """
+        mask = mask.to(kspace.real.dtype)
+        kspace = kspace * mask
+        zero_filled = Sense(sens_maps, mask).adjoint(kspace)
+        magnitude = zero_filled.abs()
+        magnitude = magnitude.mean(1) if magnitude.ndim == 4 else magnitude
+        scale = torch.quantile(magnitude.flatten(1), 0.95, dim=1)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        kspace, zero_filled, target = (x / per_example(scale, x) for x in (kspace, zero_filled, target))
+        return cls(kspace, mask, sens_maps, zero_filled, target, scale)
+
+    @cached_property
+    def sense(self):
+        """The operator of this batch."""
+        return Sense(self.sens_maps, self.mask)
+
+    def to(self, device):
+        """The same batch on another device."""
+        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def __len__(self):
+        return len(self.target)
+
+
+def per_example(values, like):
+    """``values`` (batch,) with trailing axes added so that they broadcast over ``like`` (batch, ...)."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,194 @@
+"""Records of measured runs, as JSON, and tables made from them with the paper's numbers beside ours.
+
+One record is one method in one experiment, ``<folder>/<experiment>/<method>.json``. Everything a table, a figure or a
+sentence of the book says about a run comes from here.
+"""
+
+import json
+import platform
+import re
+import subprocess
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from gleam.files import write_json
+
+SCHEMA = 1
+METRICS = ("ssim", "nrmse", "psnr")
+MISSING = "–"
+
+
+@dataclass
+class Record:
+    """One measured run.
+
+    ``scores``: one dict per test slice (subject, slice, nrmse, psnr, ssim); ``data``: name, split sizes, whether it is a
+    phantom, mask; ``settings``: everything that was chosen; ``cost``: seconds per step, peak bytes and how they were
+    measured, or None for a method without training; ``n_parameters``: or None.
+    """
+
+    experiment: str
+    method: str
+    scores: list
+    data: dict
+    settings: dict = field(default_factory=dict)
+    cost: dict | None = None
+    n_parameters: int | None = None
+    history: list = field(default_factory=list)
+    profile: str = ""
+    environment: dict = field(default_factory=lambda: environment())
+    schema: int = SCHEMA
+
+    @property
+    def table(self):
+        """Scores as a table, one row per slice."""
+        return pd.DataFrame(self.scores)
+
+    @property
+    def is_phantom(self):
+        """Whether the test data were phantoms."""
+        return bool(self.data.get("is_phantom"))
+
+    def value(self, name):
+        """Mean over slices of a score (ssim, nrmse, psnr), a cost field, or n_parameters; None where there is none."""
+        if name in METRICS:
+            return float(self.table[name].mean())
+        return self.n_parameters if name == "n_parameters" else (self.cost or {}).get(name)
+
+    def spread(self, name, over="slices"):
+        """Standard deviation of a score over test slices or, as in the paper's code, over the means of the subjects."""
+        values = self.table[name] if over == "slices" else self.table.groupby("subject")[name].mean()
+        return float(np.std(values))
+
+
+def environment():
+    """Device, versions, commit and date of a run, for its record."""
+    import torch
+
+    names = ("gleam", "torch", "numpy", "h5py", "sigpy", "scikit-image", "pandas", "safetensors")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    return {
+        "device": device, "n_threads": torch.get_num_threads(), "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in names},
+    }  # fmt: skip
+
+
+def save(record, folder):
+    """Write ``record`` under ``folder`` and return its path."""
+    path = Path(folder) / record.experiment / f"{slug(record.method)}.json"
+    write_json(path, asdict(record))
+    return path
+
+
+def load(path):
+    """Read one record. Raises ValueError, naming the file, for anything that is not one."""
+    try:
+        content = json.loads(Path(path).read_text())
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"its schema is {content.get('schema')!r}, this program reads {SCHEMA}")
+        return Record(**content)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a record of a run: {error}") from error
+
+
+def load_experiment(folder, experiment):
+    """All records of an experiment, as a dict of method to :class:`Record`; empty if there is none."""
+    records = [load(path) for path in sorted((Path(folder) / experiment).glob("*.json"))]
+    return {record.method: record for record in records}
+
+
+def slug(text):
+    """A file name for a method: lower case, words joined by hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def published(path, **where):
+    """Rows of a CSV of the paper's numbers in which every column named in ``where`` has that value.
+
+    Columns: table, dataset, network, acceleration, method, and mean and sd of each score, memory_gb, seconds_per_step,
+    n_parameters. Raises ValueError if no row is left.
+    """
+    table = pd.read_csv(path)
+    for column, value in where.items():
+        table = table[table[column] == value]
+    if table.empty:
+        raise ValueError(f"{path} has no row with {where}")
+    return table
+
+
+def table(records, paper=None, over="slices"):
+    """The paper's table layout: for each method our row and, below it, the published one, as a pandas table of text.
+
+    ``records``: dict of method to :class:`Record`; ``paper``: rows of :func:`published`; ``over``: what the spread in
+    brackets is taken over, "slices" or "subjects".
+    """
+    rows = []
+    for method, record in records.items():
+        rows.append({"Method": method, "": "ours", **_our_row(record, over)})
+        if paper is not None and (paper["method"] == method).any():
+            rows.append({"Method": method, "": "paper", **_paper_row(paper[paper["method"] == method].iloc[0])})
+    return pd.DataFrame(rows).set_index(["Method", ""])
+
+
+def markdown_table(frame, caption, name):
+    """``frame`` as a numbered MyST table with a caption, for a cell whose ``mystnb.markdown_format`` is ``myst``."""
+    header = [*frame.index.names, *frame.columns]
+    lines = [header, ["---"] * len(header), *([*index, *row] for index, row in zip(frame.index, frame.values, strict=True))]
+    body = "\n".join("| " + " | ".join(str(cell) or " " for cell in line) + " |" for line in lines)
+    return f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::\n"
+
+
+def _our_row(record, over):
+    memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
+    return {
+        **{_LABEL[m]: _with_spread(m, record.value(m), record.spread(m, over)) for m in METRICS},
+        "Memory": MISSING if memory is None else f"{memory / 1e6:.1f} MB",
+        "Time per step": MISSING if seconds is None else f"{seconds:.3f} s",
+        "Parameters": _millions(record.n_parameters),
+    }
+
+
+def _paper_row(row):
+    return {
+        **{_LABEL[m]: _with_spread(m, row[m], row[f"{m}_sd"]) for m in METRICS},
+        "Memory": MISSING if pd.isna(row["memory_gb"]) else f"{row['memory_gb']:g} GB",
+        "Time per step": MISSING if pd.isna(row["seconds_per_step"]) else f"{row['seconds_per_step']:g} s",
+        "Parameters": _millions(row["n_parameters"]),
+    }
+
+
+_LABEL = {"ssim": "SSIM", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
+
+
+def _with_spread(metric, mean, spread):
+    if pd.isna(mean):
+        return MISSING
+    digits = 2 if metric == "psnr" else 3
+    return f"{mean:.{digits}f} ({spread:.{digits}f})"
+
+
+def _millions(n):
+    return MISSING if n is None or pd.isna(n) else f"{n / 1e6:.2f} M"
+
+
+def _version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit():
+    """Commit of the source tree, with a plus if it has changes; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        run = lambda *args: subprocess.run(["git", *args], cwd=here, capture_output=True, text=True, check=True)  # noqa: E731
+        return run("rev-parse", "--short", "HEAD").stdout.strip() + ("+" if run("status", "--porcelain").stdout else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

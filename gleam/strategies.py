@@ -1,0 +1,98 @@
+"""Training strategies: how one gradient step on one mini-batch is taken.
+
+A strategy has two methods. ``modules(network)`` cuts the network's iterations into the parts that are updated on their own;
+``step(network, batch, optimizers)``, with one optimizer per module, makes one update and returns the losses, one per
+module, detached. Any network that is a start plus a list of iterations will do (:mod:`gleam.unrolled`).
+
+How the activations inside a module are kept is a second, independent choice: a function ``propagate(iterations, x, batch)``.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from gleam.metrics import complex_l1
+from gleam.unrolled import split
+
+
+class _Undivided:
+    """The whole network as one module; subclasses say how its activations are kept."""
+
+    def modules(self, network):
+        """One list with all iterations."""
+        return split(network.iterations, 1)
+
+    def step(self, network, batch, optimizers):
+        """One update of the network from the loss of its last output."""
+        return _decoupled_step(self.modules(network), self.propagate, network, batch, optimizers)
+
+
+@dataclass(frozen=True)
+class EndToEnd(_Undivided):
+    """Backpropagation through the whole network, all activations kept (Eq. 9)."""
+
+    def propagate(self, iterations, x, batch):
+        """Run ``iterations`` on ``x`` and keep every activation."""
+        for iteration in iterations:
+            x = iteration(x, batch)
+        return x
+
+
+@dataclass(frozen=True)
+class Checkpointed(_Undivided):
+    """Backpropagation with a checkpoint per iteration: only x(i) is kept, the rest is computed again (Section V-B3)."""
+
+    def propagate(self, iterations, x, batch):
+        """Run ``iterations`` on ``x``; keep the input of each and compute its activations again on the way back."""
+        for iteration in iterations:
+            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=False)
+        return x
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """GLEAM (Algorithm 1, Eq. 10): ``n_modules`` modules, each with its own loss and update, no gradient between them.
+
+    ``within`` is the strategy inside a module; ``Greedy(3, within=Checkpointed())`` also checkpoints each iteration.
+    Modules differ by at most one iteration in length. ``Greedy(1)`` is end-to-end training.
+    """
+
+    n_modules: int
+    within: EndToEnd | Checkpointed = field(default_factory=EndToEnd)
+
+    def modules(self, network):
+        """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""
+        return split(network.iterations, self.n_modules)
+
+    def step(self, network, batch, optimizers):
+        """Forward, local loss, backward and update, module by module; the output passes on detached."""
+        return _decoupled_step(self.modules(network), self.within.propagate, network, batch, optimizers)
+
+
+def _decoupled_step(modules, propagate, network, batch, optimizers):
+    """Algorithm 1. What passes on is x(m) from before the update of module m, as in the paper."""
+    x, losses = network.start(batch), []
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        x = propagate(module, x, batch)
+        loss = complex_l1(x, batch.target)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)  # gradients of one module at a time are what memory has to hold
+        x, loss = x.detach(), loss.detach()
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+def parameters_by_module(strategy, network):
+    """The network's parameters as one list per module of ``strategy``; those outside all iterations join the first.
+
+    Raises ValueError if two modules share a parameter, since each module has an update of its own.
+    """
+    groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
+    owners = [{id(p) for p in group} for group in groups]
+    if sum(map(len, owners)) > len(set().union(*owners)):
+        raise ValueError(f"{strategy} cannot train modules that share weights; give each iteration its own")
+    known = set().union(*owners)
+    groups[0] += [p for p in network.parameters() if id(p) not in known]
+    return [list({id(p): p for p in group}.values()) for group in groups]

@@ -1,0 +1,211 @@
+"""Training with any strategy, resumable, and evaluation per slice."""
+
+import ast
+import inspect
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from gleam import denoisers, fourier, masks, metrics, physics, strategies, unrolled
+from gleam.datasets import slices
+from gleam.files import digest, written_whole
+from gleam.strategies import parameters_by_module
+
+BETAS = (0.9, 0.999)
+
+
+@dataclass
+class Fit:
+    """What a training run did. ``history`` has one row per validation: step, loss per module, nRMSE, seconds so far."""
+
+    settings: dict
+    history: list = field(default_factory=list)
+    n_steps_done: int = 0
+    best_step: int | None = None
+    best_nrmse: float = math.inf
+    seconds: float = 0.0
+
+
+def fit(
+    network,
+    train,
+    val,
+    strategy,
+    *,
+    n_steps,
+    batch_size,
+    run_dir,
+    learning_rate=1e-4,
+    final_learning_rate=None,
+    n_warmup_steps=0,
+    weight_decay=1e-4,
+    validate_every=None,
+    seed=0,
+    device="cpu",
+    name=None,
+):
+    """Train ``network`` with ``strategy`` and leave it with the weights of the lowest validation nRMSE (Section V-C4).
+
+    Adam with the paper's betas; one optimizer per module of the strategy. The step size is constant at
+    ``learning_rate`` or, if ``final_learning_rate`` is given, falls to it along a cosine after a linear warm-up.
+    Each validation (``validate_every`` steps, by default 10 in a run) also writes a checkpoint under ``run_dir``, in a
+    folder named after everything that decides the result. Called again with the same arguments, ``fit`` goes on from
+    there, or returns at once when the run is complete; on a CPU the weights are those of an uninterrupted run.
+
+    Returns a :class:`Fit`. Raises ValueError for settings that make no sense or if training diverges.
+    """
+    _check_settings(n_steps=n_steps, batch_size=batch_size, validate_every=validate_every, learning_rate=learning_rate)
+    settings = {
+        "strategy": repr(strategy), "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,
+        "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
+        "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
+    }  # fmt: skip
+    network.to(device)
+    run = _Run(network, train, val, strategy, settings, Path(run_dir), device)
+    run.resume()
+    with tqdm(total=n_steps, initial=run.fit.n_steps_done, desc=name or repr(strategy), unit="step") as bar:
+        while run.fit.n_steps_done < n_steps:
+            run.train_until_validation(bar)
+            run.validate()
+            run.save()
+            bar.set_postfix(loss=f"{run.fit.history[-1]['loss'][-1]:.4f}", val_nrmse=f"{run.fit.history[-1]['nrmse']:.4f}")
+    network.load_state_dict(run.best)
+    return run.fit
+
+
+class _Run:
+    """State of one training run and its checkpoint."""
+
+    def __init__(self, network, train, val, strategy, settings, run_dir, device):
+        self.network, self.train, self.val, self.strategy, self.device = network, train, val, strategy, device
+        groups = parameters_by_module(strategy, network)
+        self.optimizers = [
+            torch.optim.Adam(group, betas=BETAS, weight_decay=settings["weight_decay"], fused=True) for group in groups
+        ]
+        identity = [settings, repr(network), _weights_digest(network), train.fingerprint, val.fingerprint, code_digest()]
+        self.path = run_dir / digest(identity)[:12] / "checkpoint.safetensors"
+        self.fit = Fit(settings)
+        self.best = {}
+
+    def train_until_validation(self, bar):
+        settings, started, losses = self.fit.settings, time.perf_counter(), []
+        first = self.fit.n_steps_done
+        last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
+        self.network.train()
+        for step in range(first, last):
+            rate = learning_rate_at(step, settings)
+            for optimizer in self.optimizers:
+                optimizer.param_groups[0]["lr"] = rate
+            batch = self.train.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
+            losses.append(self.strategy.step(self.network, batch, self.optimizers))
+            bar.update()
+        self.losses = torch.stack(losses).mean(0).tolist()
+        if not all(map(math.isfinite, self.losses)):
+            raise ValueError(f"training diverged before step {last}: the loss is not finite; lower learning_rate={rate:g}")
+        self.fit.n_steps_done = last
+        self.fit.seconds += time.perf_counter() - started
+
+    def validate(self):
+        nrmse = float(evaluate(self.network, self.val, device=self.device, scores=("nrmse",))["nrmse"].mean())
+        fit = self.fit
+        fit.history.append({"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds})
+        if nrmse < fit.best_nrmse:
+            fit.best_nrmse, fit.best_step = nrmse, fit.n_steps_done
+            self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+
+    def save(self):
+        tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in self.best.items()}
+        for m, optimizer in enumerate(self.optimizers):
+            for i, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{m}.{i}.{key}": value for key, value in state.items()}
+        with written_whole(self.path) as temporary:
+            save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
+
+    def resume(self):
+        if not self.path.exists():
+            return
+        try:
+            tensors = load_file(self.path, device=self.device)
+            with safe_open(self.path, "pt") as file:
+                self.fit = Fit(**json.loads(file.metadata()["fit"]))
+        except Exception as error:
+            raise ValueError(f"{self.path} is not a checkpoint of this program ({error}); delete it to train anew") from error
+        self.network.load_state_dict(_under("network.", tensors))
+        self.best = _under("best.", tensors)
+        for m, optimizer in enumerate(self.optimizers):
+            state = {}
+            for key, value in _under(f"optimizer.{m}.", tensors).items():
+                i, name = key.split(".", 1)
+                state.setdefault(int(i), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def learning_rate_at(step, settings):
+    """Step size of Adam at ``step``: linear warm-up, then a cosine from the first to the final rate (constant if equal)."""
+    first, final, n_warmup = (settings[k] for k in ("learning_rate", "final_learning_rate", "n_warmup_steps"))
+    if step < n_warmup:
+        return first * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
+    return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
+
+
+def evaluate(reconstruct, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
+    """Score ``reconstruct(batch) -> image`` on every slice of ``data``, on magnitudes in the units of the file.
+
+    ``reconstruct`` is a network or one of :mod:`gleam.baselines`. Returns a table with one row per slice: subject,
+    slice, and the ``scores`` (nrmse, psnr in dB, ssim).
+    """
+    if isinstance(reconstruct, torch.nn.Module):
+        reconstruct.eval()
+    tables = []
+    for indices, batch in data.batches(batch_size):
+        batch = batch.to(device)
+        with torch.no_grad():
+            scale = physics.per_example(batch.scale, batch.target)
+            images = reconstruct(batch) * scale, batch.target * scale
+        table = {name: SCORES[name](*images).tolist() for name in scores}
+        files, numbers = zip(*(data.index[i] for i in indices), strict=True)
+        tables.append(pd.DataFrame({"subject": [data.subjects[f] for f in files], "slice": numbers, **table}, index=indices))
+    return pd.concat(tables).sort_index()
+
+
+def code_digest():
+    """Digest of the code that decides a training run's result, blind to comments and docstrings."""
+    modules = [denoisers, fourier, masks, metrics, physics, slices, strategies, unrolled, inspect.getmodule(code_digest)]
+    return digest([_without_docstrings(inspect.getsource(module)) for module in modules])
+
+
+def _without_docstrings(source):
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            node.body = body[1:]
+    return ast.dump(tree)
+
+
+def _weights_digest(network):
+    return digest([[key, value.cpu().numpy().tobytes().hex()] for key, value in network.state_dict().items()])
+
+
+def _under(prefix, tensors):
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _check_settings(**settings):
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}={value!r} must be greater than 0")

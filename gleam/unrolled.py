@@ -1,0 +1,98 @@
+"""Unrolled networks: a start and a list of iterations, each of them data consistency and a CNN.
+
+Anything with an attribute ``iterations`` (an ``nn.ModuleList`` of modules called as ``iteration(x, batch)``) and a method
+``start(batch)`` is such a network, and every strategy in :mod:`gleam.strategies` trains it.
+"""
+
+import torch
+from torch import nn
+
+from gleam.denoisers import ResidualCNN
+
+
+class PGDIteration(nn.Module):
+    """One iteration of proximal gradient descent: gradient step on the data term, then the CNN (Eqs. 3 and 5).
+
+    ``step_size`` is the 2t of Eq. 3, fixed at 2 as in the authors' code: the limit of stability for a norm of A of 1.
+    """
+
+    def __init__(self, denoiser, *, step_size=2.0):
+        super().__init__()
+        self.denoiser = denoiser
+        self.step_size = step_size
+
+    def forward(self, x, batch):
+        # A^H(A x - y) = A^H A x - A^H y, and A^H y is the zero-filled image that the batch holds already
+        return self.denoiser(x - self.step_size * (batch.sense.normal(x) - batch.zero_filled))
+
+
+class Unrolled(nn.Module):
+    """Iterations applied one after the other to the zero-filled image of a :class:`gleam.physics.Batch`."""
+
+    def __init__(self, iterations):
+        super().__init__()
+        self.iterations = nn.ModuleList(iterations)
+
+    def start(self, batch):
+        """x(0) = A^H y."""
+        return batch.zero_filled
+
+    def forward(self, batch, *, n_iterations=None):
+        """Reconstruction (batch, [time,] y, x) after ``n_iterations`` (default: all; 0 gives x(0)).
+
+        Raises ValueError if the network does not have that many iterations.
+        """
+        if n_iterations is not None and not 0 <= n_iterations <= len(self.iterations):
+            raise ValueError(f"n_iterations={n_iterations} must be between 0 and {len(self.iterations)}")
+        x = self.start(batch)
+        for iteration in self.iterations[:n_iterations]:
+            x = iteration(x, batch)
+        return x
+
+    def iterates(self, batch):
+        """All of x(0), x(1), ..., x(N), as a list."""
+        images = [self.start(batch)]
+        for iteration in self.iterations:
+            images.append(iteration(images[-1], batch))
+        return images
+
+
+def pgd(n_iterations=8, n_features=100, *, n_dims=2, step_size=2.0, seed=0):
+    """Unrolled proximal gradient descent (Section V-C1): N iterations with a residual CNN each, weights not shared.
+
+    ``n_dims=3`` takes series of images. ``seed`` decides the initial weights; iteration i starts from the same weights
+    whatever ``n_iterations``. The paper: 8 iterations of 100 features in 2D, 4 iterations of 50 in 3D.
+    """
+    return Unrolled(
+        PGDIteration(_seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims), step_size=step_size)
+        for i in range(_positive(n_iterations, "n_iterations"))
+    )
+
+
+def split(iterations, n_modules):
+    """Cut a list of iterations into ``n_modules`` contiguous modules, as even as can be, the longer ones first.
+
+    Raises ValueError unless 1 <= n_modules <= N.
+    """
+    n_iterations = len(iterations)
+    if not isinstance(n_modules, int) or not 1 <= n_modules <= n_iterations:
+        raise ValueError(
+            f"n_modules={n_modules!r} cannot cut a network of {n_iterations} iterations; "
+            f"choose a whole number from 1 to {n_iterations}"
+        )
+    base, extra = divmod(n_iterations, n_modules)
+    ends = [base * (m + 1) + min(m + 1, extra) for m in range(n_modules)]
+    return [list(iterations[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+
+def _positive(value, name):
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    return value
+
+
+def _seeded(seed, index, make, *args, **keywords):
+    """Build a module from its own seed and leave the global random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed * 1000 + index)
+        return make(*args, **keywords)

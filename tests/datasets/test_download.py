@@ -1,0 +1,131 @@
+import csv
+import functools
+import http.server
+import threading
+
+import h5py
+import pytest
+
+from gleam.datasets import download
+
+UUIDS = ["1b197efe-9865-43be-ac24-f237c380513e", "226e710b-725b-4bec-840e-bf47be2b8a44"]
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves tmp_path/server on the loopback; .paths are the requests it got."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    for i, uuid in enumerate(UUIDS):
+        with h5py.File(folder / uuid, "w") as file:
+            file["number"] = i
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            self.server.paths.append(self.path)
+            super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
+        httpd.paths, httpd.folder = [], folder
+        httpd.url = f"http://127.0.0.1:{httpd.server_port}"
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield httpd
+        httpd.shutdown()
+        thread.join()
+
+
+def get(server, data_dir, files=UUIDS, **more):
+    return download.mridata(data_dir, files, base_url=server.url, progress=False, **more)
+
+
+def checksums(data_dir):
+    with open(data_dir / "mridata" / "checksums.csv", newline="") as file:
+        return {row["file"]: row["sha256"] for row in csv.DictReader(file)}
+
+
+def test_files_are_fetched_once_and_their_hashes_recorded(server, tmp_path):
+    paths = get(server, tmp_path)
+    assert [path.read_bytes() for path in paths] == [(server.folder / uuid).read_bytes() for uuid in UUIDS]
+    assert sorted(checksums(tmp_path)) == [f"{uuid}.h5" for uuid in UUIDS]
+    assert get(server, tmp_path) == paths
+    assert server.paths == [f"/{uuid}" for uuid in UUIDS]
+
+
+def test_goes_on_where_it_stopped(server, tmp_path):
+    with pytest.raises(OSError, match=r"ffffffff.* could not be downloaded to .*; run again"):
+        get(server, tmp_path, [UUIDS[0], "ffffffff-ffff-ffff-ffff-ffffffffffff"])
+    assert sorted(checksums(tmp_path)) == [f"{UUIDS[0]}.h5"]
+    get(server, tmp_path)
+    assert server.paths.count(f"/{UUIDS[0]}") == 1
+
+
+def test_files_of_the_split_list_are_the_default(server, tmp_path):
+    (tmp_path / "splits").mkdir()
+    (tmp_path / download.MRIDATA_SPLITS).write_text(f"file,split\n{UUIDS[1]}.h5,train\n")
+    assert [path.stem for path in get(server, tmp_path, None)] == UUIDS[1:]
+
+
+def test_a_file_that_changed_is_named(server, tmp_path):
+    path = get(server, tmp_path)[0]
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(ValueError, match=r"13e\.h5: its SHA-256 is .* is on record; delete it and run again"):
+        get(server, tmp_path)
+    path.unlink()
+    get(server, tmp_path)
+
+
+def test_a_given_list_of_hashes_goes_first(server, tmp_path):
+    listed = tmp_path / "hashes.csv"
+    listed.write_text(f"file,sha256\n{UUIDS[0]}.h5,{'0' * 64}\n")
+    with pytest.raises(ValueError, match="000000000000... is on record"):
+        get(server, tmp_path, checksums=listed)
+    assert not (tmp_path / "mridata" / "checksums.csv").exists()
+
+
+def test_a_page_instead_of_data_is_not_kept(server, tmp_path):
+    (server.folder / UUIDS[0]).write_text("<html>please log in</html>")
+    with pytest.raises(OSError, match="did not give an HDF5 file"):
+        get(server, tmp_path)
+    assert not list((tmp_path / "mridata").glob("*.h5"))
+
+
+def test_no_uuid_is_named(server, tmp_path):
+    with pytest.raises(ValueError, match="'../x' is no file of mridata.org"):
+        get(server, tmp_path, ["../x"])
+    assert server.paths == []
+
+
+def test_missing_fastmri_files_are_named(tmp_path):
+    (tmp_path / "splits").mkdir()
+    names = [f"file_brain_AXT2_{i}.h5" for i in range(5)]
+    (tmp_path / download.FASTMRI_SPLITS).write_text("\n".join(["file,split", *(f"{name},val" for name in names)]))
+    folder = tmp_path / download.FASTMRI_FOLDER
+    folder.mkdir(parents=True)
+    (folder / names[0]).touch()
+    assert download.fastmri_missing(tmp_path) == names[1:]
+    with pytest.raises(FileNotFoundError, match=r"4 files are missing .*_1\.h5.* and 1 more.*fastmri\.med\.nyu\.edu"):
+        download.check_fastmri(tmp_path)
+    for name in names:
+        (folder / name).touch()
+    download.check_fastmri(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "name,split\na,b\n"])
+def test_missing_or_wrong_split_list_is_named(tmp_path, text):
+    path = tmp_path / "list.csv"
+    if text:
+        path.write_text(text)
+    with pytest.raises((FileNotFoundError, ValueError), match=r"list\.csv: (no such list|has no column file)"):
+        download.split_files(path)
+
+
+def test_command_line(server, tmp_path, capsys):
+    download.main(["mridata", str(tmp_path), UUIDS[0], "--base-url", server.url])
+    assert (tmp_path / "mridata" / f"{UUIDS[0]}.h5").is_file()
+    with pytest.raises(SystemExit) as stopped:
+        download.main(["fastmri", str(tmp_path)])
+    assert "fastmri_brain.csv: no such list" in stopped.value.code

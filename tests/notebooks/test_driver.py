@@ -1,0 +1,276 @@
+"""The driver on tiny chapters: what is run, what is kept, and what is said."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import run
+from driver import chapters, data, execute
+
+REAL = Path(__file__).resolve().parents[2] / "notebooks"
+
+
+def write_chapter(root, name, *sources, parameters="n_steps = 1"):
+    """A clean chapter with a parameters cell and some code cells."""
+    cells = [nbformat.v4.new_markdown_cell(f"# {name}"), nbformat.v4.new_code_cell(parameters)]
+    cells[1].metadata["tags"] = ["parameters"]
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, root / "notebooks" / f"{name}.ipynb")
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A project with an empty library and one short chapter, on a machine without a GPU."""
+    for folder in ("notebooks", "gleam", "data", "book"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "notebooks" / "driver").symlink_to(REAL / "driver")
+    (tmp_path / "gleam" / "training.py").write_text("lr = 1\n")
+    (tmp_path / "notebooks" / "quick.yaml").write_text("01_one: {n_steps: 3}\n")
+    (tmp_path / "notebooks" / "paper.yaml").write_text("")
+    write_chapter(tmp_path, "01_one", "print('steps', n_steps)")
+    monkeypatch.setattr(data, "has_gpu", lambda: False)
+    return tmp_path
+
+
+def published(root, name):
+    return nbformat.read(root / "book" / "chapters" / f"{name}.ipynb", as_version=4)
+
+
+def text_of(notebook):
+    return "".join(o.text for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "stream")
+
+
+def test_a_run_publishes_a_clean_page_and_the_next_run_finds_it_up_to_date(root, capfd):
+    bar = "import sys\nsys.stderr.write('\\r 50%|##   | 1/2 [00:00<00:01]\\r100%|#####| 2/2 [00:01<00:00]\\n')"
+    write_chapter(root, "01_one", bar, f"print('steps', n_steps, {str(root)!r} + '/data')")
+    assert run.main(["notebooks", "--jobs", "1"], root) == 0
+    assert "01_one: never run, running" in capfd.readouterr().out
+    notebook = published(root, "01_one")
+    assert text_of(notebook) == "steps 3 data\n"
+    injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert [("hide-cell" in cell.metadata.tags) for cell in injected] == [True]
+    assert "papermill" not in notebook.metadata
+    assert all({"papermill", "execution"}.isdisjoint(cell.metadata) for cell in notebook.cells)
+    before = (root / "book" / "chapters" / "01_one.ipynb").stat().st_mtime_ns
+    assert run.main(["notebooks"], root) == 0
+    assert "01_one: up to date" in capfd.readouterr().out
+    assert (root / "book" / "chapters" / "01_one.ipynb").stat().st_mtime_ns == before
+    assert list((root / "_work").glob("run-*")) == []
+
+
+def test_a_failing_chapter_keeps_its_earlier_page_and_does_not_stop_the_others(root, capfd):
+    write_chapter(root, "02_bad", "x = 1", "assert x == 2, 'x is 1'")
+    earlier = root / "book" / "chapters" / "02_bad.ipynb"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
+    assert run.main([], root) == 1
+    out = capfd.readouterr().out
+    assert "02_bad: FAILED: AssertionError: x is 1 [in the cell line: assert x == 2, 'x is 1']" in out
+    assert "book:" not in out
+    assert earlier.read_text() == "earlier"
+    assert text_of(published(root, "01_one")) == "steps 3\n"
+    assert (root / "_work" / "quick" / "failed" / "02_bad.ipynb").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--profile", "fast"], "Unknown profile 'fast': PROFILE is quick or paper."),
+        (["--chapters", "01 7"], "Unknown chapter '7': the chapters are 01_one."),
+        (["--jobs", "0"], "JOBS must be a positive whole number, not '0'."),
+        (["--data", "no/such/place"], "The data folder 'no/such/place' does not exist (DATA=dir, see data/README.md)."),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_one_sentence_and_exit_code_2(root, capsys, arguments, sentence):
+    assert run.main(["notebooks", *arguments], root) == 2
+    assert capsys.readouterr().err == f"{sentence}\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [("01_one: {n_stepz: 3}", "01_one is given the parameter 'n_stepz'"), ("09_nine: {a: 1}", "a section '09_nine'")],
+)
+def test_a_parameter_or_section_that_nobody_reads_is_an_error(root, capsys, settings, part):
+    (root / "notebooks" / "quick.yaml").write_text(settings)
+    assert run.main(["notebooks"], root) == 2
+    assert part in capsys.readouterr().err
+    assert not (root / "book" / "chapters").exists()
+
+
+def test_common_parameters_reach_only_the_chapters_that_declare_them(root):
+    write_chapter(root, "02_two", parameters="seed, (n_steps, other) = 1, (2, 3)")
+    one, two = chapters.discover(root)
+    settings = {"common": {"seed": 5, "n_steps": 6}, "phantoms": {}, "02_two": {"n_steps": 7}}
+    assert chapters.check_parameters(one, settings) == {"n_steps": 6}
+    assert chapters.check_parameters(two, settings) == {"seed": 5, "n_steps": 7}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names"),
+    [
+        ("", ["01_one", "04_mridata"]),
+        ("4", ["04_mridata"]),
+        ("01,04_mri", ["01_one", "04_mridata"]),
+        ("01_one.ipynb", ["01_one"]),
+    ],
+)
+def test_chapters_are_chosen_by_number_or_beginning(root, wanted, names):
+    write_chapter(root, "04_mridata")
+    assert [chapter.name for chapter in chapters.select(chapters.discover(root), wanted)] == names
+
+
+def test_staleness_names_what_changed(root):
+    def key(parameters, profile="quick"):
+        chapter = chapters.discover(root)[0]
+        return chapter, chapters.current_key(chapter, parameters, profile, {}, root)
+
+    chapter, first = key({"n_steps": 3})
+    executed = root / "executed.ipynb"
+    executed.write_bytes(chapter.source.read_bytes())
+    chapters.publish(executed, chapter, first, root)
+    assert chapters.why_stale(*key({"n_steps": 3})) == ""
+    assert chapters.why_stale(*key({"n_steps": 4})) == "stale (parameter n_steps changed)"
+    assert chapters.why_stale(*key({"n_steps": 3}, "paper")) == "stale (made with the profile quick)"
+    (root / "gleam" / "training.py").write_text("lr = 2\n")
+    assert chapters.why_stale(*key({"n_steps": 3})) == "stale (gleam/training.py changed)"
+    write_chapter(root, "01_one", "print('other')")
+    assert chapters.why_stale(*key({"n_steps": 3})) == "stale (the notebook changed, gleam/training.py changed)"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (
+            "\rtrain:  40%|####      | 4/10 [00:01<00:02,  3.1it/s, loss=0.1]\rtrain: 100%|#| 10/10 [00:03<00:00]\n",
+            None,
+        ),
+        ("0it [00:00, ?it/s]\r12it [00:01, 9.3it/s]\x1b[A\n", None),
+        ("\n", None),
+        ("UserWarning: 40% of the mask is empty\n", "UserWarning: 40% of the mask is empty\n"),
+        ("  0%|    | 0/2 [00:00<?, ?it/s]\nUserWarning: look\n100%|####| 2/2 [00:00<00:00]\n", "UserWarning: look\n"),
+    ],
+)
+def test_progress_bars_leave_the_page_and_warnings_stay(text, left):
+    output = chapters.without_progress(nbformat.v4.new_output("stream", name="stderr", text=text))
+    assert (output and output.text) == left
+    stdout = nbformat.v4.new_output("stream", name="stdout", text=text)
+    assert chapters.without_progress(stdout).text == text
+
+
+def write_split(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "mridata_knee.csv").open("w", newline="") as lines:
+        csv.writer(lines).writerows([["file", "split"], *([name, "train"] for name in names)])
+
+
+@pytest.mark.parametrize(("gpu", "files", "profile"), [(True, 2, "paper"), (True, 1, "quick"), (False, 2, "quick")])
+def test_paper_is_chosen_only_with_a_gpu_and_all_the_data(root, monkeypatch, gpu, files, profile):
+    write_chapter(root, "04_knee", parameters="knee_dir = '../data'")
+    write_split(root / "data" / "splits", ["a.h5", "b.h5"])
+    (root / "data" / "mridata").mkdir()
+    for name in ["a.h5", "b.h5"][:files]:
+        (root / "data" / "mridata" / name).touch()
+    monkeypatch.setattr(data, "has_gpu", lambda: gpu)
+    needed = data.needed_by(chapters.discover(root))
+    assert [dataset.name for dataset in needed] == ["knee"]
+    chosen, why = data.choose_profile("", needed, root / "data", root)
+    assert chosen == profile
+    assert ("GPU" in why and "no GPU" not in why) == (gpu and files == 2)
+    assert ("not complete" in why) == (files == 1)
+
+
+def test_phantoms_are_written_once_and_again_when_their_settings_change(root, monkeypatch):
+    from gleam.datasets import phantoms
+
+    calls = []
+
+    def knee(out_dir, **settings):
+        calls.append(settings)
+        (Path(out_dir) / "mridata").mkdir(parents=True, exist_ok=True)
+        (Path(out_dir) / "mridata" / "p.h5").touch()
+        write_split(Path(out_dir) / "splits", ["p.h5"])
+
+    monkeypatch.setattr(phantoms, "knee", knee)
+    provide = lambda n: data.provide(data.SETS[:1], root / "data", "quick", {"knee": {"n_train": n}}, root, 2)  # noqa: E731
+    folders = provide(1)
+    first = data.identity("knee_dir", folders["knee_dir"], root)
+    assert provide(1) == folders == {"knee_dir": root / "data" / "phantoms" / "quick"}
+    assert calls == [{"n_jobs": 2, "n_train": 1}]
+    provide(4)
+    assert len(calls) == 2
+    assert data.identity("knee_dir", folders["knee_dir"], root) != first
+
+
+def test_a_data_folder_elsewhere_is_reached_through_a_link(root, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("scans")
+    (elsewhere / "mridata").mkdir()
+    (elsewhere / "mridata" / "a.h5").write_text("raw")
+    path = data.relative(elsewhere, "quick", root)
+    assert path == data.relative(elsewhere, "quick", root) == "../_work/quick/real_data"
+    assert (root / "notebooks" / path / "mridata" / "a.h5").read_text() == "raw"
+    assert data.relative(root / "data", "quick", root) == "../data"
+
+
+def test_a_chapter_without_results_gets_a_page_that_says_so_and_keeps_its_labels(root):
+    notebook = nbformat.read(root / "notebooks" / "01_one.ipynb", as_version=4)
+    notebook.cells[2].metadata["mystnb"] = {"figure": {"name": "fig-a", "caption": "A."}}
+    nbformat.write(notebook, root / "notebooks" / "01_one.ipynb")
+    found = chapters.discover(root)
+    chapters.fill_in_missing(found)
+    page = found[0].published.read_text()
+    assert "has not been run in this build" in page
+    assert ":name: fig-a" in page
+    chapters.fill_in_missing(found)
+    assert found[0].published.read_text() == page
+    assert chapters.why_stale(found[0], {}) == "never run"
+
+
+def test_a_killed_run_leaves_nothing_half_done(root):
+    write_chapter(root, "01_one", "import time\nprint('asleep', flush=True)\ntime.sleep(60)")
+    (root / "notebooks" / "run.py").write_text((REAL / "run.py").read_text())
+    (root / "notebooks" / "quick.yaml").write_text("")
+    command = [sys.executable, "notebooks/run.py", "notebooks", "--profile", "quick"]
+    child = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not list((root / "_work").glob("run-*/01_one.ipynb")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        child.send_signal(signal.SIGTERM)
+        output, _ = child.communicate(timeout=30)
+    finally:
+        child.kill()
+    assert child.returncode == 130, output
+    assert "Interrupted" in output
+    assert not (root / "book" / "chapters").exists()
+    assert list((root / "_work").glob("run-*")) == []
+
+
+def test_threads_are_shared_out_between_chapters(root, monkeypatch):
+    monkeypatch.setattr(execute, "n_cores", lambda: 8)
+    seen = {}
+
+    def note(task, profile, root, scratch, n_threads, children, progress):
+        seen[task] = execute._environment(root, n_threads)["OMP_NUM_THREADS"]
+        return True
+
+    monkeypatch.setattr(execute, "_run", note)
+    assert execute.run_all(["a", "b"], "quick", root, jobs=16)
+    assert seen == {"a": "4", "b": "4"}
+    assert os.environ.get("JUPYTER_PREFER_ENV_PATH") is None
+
+
+def test_a_page_from_another_program_counts_as_never_run(root):
+    chapter = chapters.discover(root)[0]
+    chapter.published.parent.mkdir(parents=True)
+    for text in ("", "{", "[]", json.dumps({"metadata": {}})):
+        chapter.published.write_text(text)
+        assert chapters.why_stale(chapter, {}) == "never run"

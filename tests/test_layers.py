@@ -1,0 +1,50 @@
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "gleam"
+LAYERS = [
+    "files", "fourier", "masks", "metrics", "denoisers", "calibration", "physics", "datasets", "baselines", "unrolled",
+    "strategies", "training", "cost", "records", "figures", "widgets",
+]  # fmt: skip
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path):
+    """Modules of gleam that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield from ([f"gleam.{a.name}" for a in node.names] if node.module == "gleam" else [node.module])
+
+
+def layer(name):
+    return LAYERS.index(name.split(".")[1])
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_run_downward_only(path):
+    name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+    if name == "gleam.__init__":
+        return
+    for imported in (i for i in imports(path) if i.startswith("gleam.")):
+        same_package = name.split(".")[1] == imported.split(".")[1]
+        assert same_package or layer(imported) < layer(name), f"{name} imports {imported}"
+
+
+def test_every_module_has_a_layer():
+    assert {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in MODULES} - {"__init__"} <= set(LAYERS)
+
+
+@pytest.mark.parametrize("optional", ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "matplotlib", "IPython", "skimage"])
+def test_core_imports_without_optional_packages(optional):
+    """Optional packages are imported where they are used, not with the core (figures need matplotlib, and are not core)."""
+    for path in MODULES:
+        if path.name in ("figures.py",):
+            continue
+        top_level = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+        names = {n.module or "" if isinstance(n, ast.ImportFrom) else n.names[0].name for n in top_level}
+        assert not any(name.split(".")[0] == optional for name in names), f"{path.name} imports {optional}"

@@ -1,0 +1,71 @@
+import pytest
+import torch
+from problems import complex_normal, random_batch, unit_maps
+
+from gleam.physics import Batch, Sense
+
+# every linear operator of the project: (operator, shape of its input, shape of its output)
+SHAPE = (12, 9)
+
+
+def sense(n_frames=None, dtype=torch.complex128):
+    time = [] if n_frames is None else [n_frames]
+    maps = unit_maps(2, 4, *[1] * len(time), *SHAPE, dtype=dtype)
+    mask = (torch.rand(2, 1, *time, *SHAPE, generator=torch.Generator().manual_seed(0)) < 0.3).to(maps.real.dtype)
+    return Sense(maps, mask), (2, *time, *SHAPE), (2, 4, *time, *SHAPE)
+
+
+OPERATORS = {"2D": sense(), "2D + time": sense(n_frames=5)}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_adjointness_by_the_dot_product(name):
+    operator, image_shape, kspace_shape = OPERATORS[name]
+    x, y = (complex_normal(*shape, seed=s, dtype=torch.complex128) for s, shape in enumerate((image_shape, kspace_shape)))
+    assert operator.forward(x).shape == kspace_shape and operator.adjoint(y).shape == image_shape
+    left, right = torch.vdot(y.ravel(), operator.forward(x).ravel()), torch.vdot(operator.adjoint(y).ravel(), x.ravel())
+    torch.testing.assert_close(left, right)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_normal_is_adjoint_of_forward_and_does_not_expand(name):
+    operator, image_shape, _ = OPERATORS[name]
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    torch.testing.assert_close(operator.normal(x), operator.adjoint(operator.forward(x)))
+    assert operator.normal(x).norm() <= x.norm()
+
+
+def test_full_sampling_inverts():
+    operator, image_shape, _ = OPERATORS["2D"]
+    full = Sense(operator.sens_maps, torch.ones_like(operator.mask))
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    torch.testing.assert_close(full.normal(x), x)
+
+
+def test_a_series_is_its_frames():
+    operator, image_shape, _ = OPERATORS["2D + time"]
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    for t in range(image_shape[1]):
+        frame = Sense(operator.sens_maps[:, :, 0], operator.mask[:, :, t])
+        torch.testing.assert_close(operator.normal(x)[:, t], frame.normal(x[:, t]))
+
+
+@pytest.mark.parametrize(("maps", "mask"), [((2, 4, 8, 8), (2, 4, 8, 8)), ((2, 4, 8, 8), (2, 1, 8, 6)), ((4, 8, 8), (1, 8, 8)), ((1, 4, 8, 8), (2, 1, 8, 8))])
+def test_shapes_that_do_not_fit_are_named(maps, mask):
+    with pytest.raises(ValueError, match="sens_maps of shape.*mask of shape"):
+        Sense(torch.ones(maps, dtype=torch.complex64), torch.ones(mask))
+
+
+@pytest.mark.parametrize("n_frames", [None, 4])
+def test_batch_is_normalised_by_the_zero_filled_image(n_frames):
+    batch = random_batch(n_frames=n_frames)
+    magnitude = batch.zero_filled.abs() if n_frames is None else batch.zero_filled.abs().mean(1)
+    torch.testing.assert_close(torch.quantile(magnitude.flatten(1), 0.95, dim=1), torch.ones(2))
+    torch.testing.assert_close(batch.sense.adjoint(batch.kspace), batch.zero_filled)
+    torch.testing.assert_close(batch.kspace, batch.sense.forward(batch.target))
+
+
+def test_an_empty_slice_stays_finite():
+    zero = torch.zeros(1, 2, 8, 8, dtype=torch.complex64)
+    batch = Batch.undersample(zero, torch.ones(1, 1, 8, 8), zero, zero[:, 0])
+    assert batch.zero_filled.isfinite().all() and (batch.scale == 1).all()

@@ -1,0 +1,233 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from problems import random_batch, write_prepared
+
+import gleam
+from gleam import metrics, training
+from gleam.strategies import Checkpointed, EndToEnd, Greedy
+
+SETTINGS = {"n_steps": 12, "batch_size": 2, "validate_every": 4, "learning_rate": 3e-3, "n_warmup_steps": 2, "final_learning_rate": 0}
+
+
+def network(seed=0):
+    return gleam.unrolled.pgd(n_iterations=3, n_features=4, seed=seed)
+
+
+def weights(net):
+    return torch.cat([p.detach().ravel() for p in net.parameters()])
+
+
+class Killed(Exception):
+    pass
+
+
+class KilledAt:
+    """A strategy that behaves like another one until it is killed."""
+
+    def __init__(self, strategy, n_steps):
+        self.strategy, self.left = strategy, n_steps
+
+    def __getattr__(self, name):
+        return getattr(self.strategy, name)
+
+    def __repr__(self):
+        return repr(self.strategy)
+
+    def step(self, *args):
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        return self.strategy.step(*args)
+
+
+@pytest.mark.parametrize("strategy", [EndToEnd(), Checkpointed(), Greedy(3), Greedy(2, within=Checkpointed())], ids=str)
+def test_killed_and_resumed_equals_uninterrupted(strategy, splits, tmp_path):
+    train, val, _ = splits
+    whole = network()
+    expected = gleam.fit(whole, train, val, strategy, run_dir=tmp_path / "whole", **SETTINGS)
+    resumed = network()
+    with pytest.raises(Killed):
+        gleam.fit(resumed, train, val, KilledAt(strategy, 7), run_dir=tmp_path / "killed", **SETTINGS)
+    resumed = network()
+    fit = gleam.fit(resumed, train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert [row["loss"] for row in fit.history] == [row["loss"] for row in expected.history]
+    assert fit.n_steps_done == 12 and (fit.best_step, fit.best_nrmse) == (expected.best_step, expected.best_nrmse)
+
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = sys.argv[2:]
+from problems import *
+from test_training import *
+from functools import partial
+import torch
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+train, val = (gleam.datasets.Slices(n, (folder / f"{n}0.h5",), partial(small_disc, acceleration=3), 4, i) for i, n in enumerate(("train", "val")))
+fit = gleam.fit(network(), train, val, Greedy(3), run_dir=folder / "run", **{**SETTINGS, "n_steps": 400, "validate_every": 40})
+print(fit.n_steps_done)
+"""
+
+
+def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(here), str(here.parent)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/*/checkpoint.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (checkpoint,) = tmp_path.glob("run/*/checkpoint.safetensors")
+    with training.safe_open(checkpoint, "pt") as file:
+        done = json.loads(file.metadata()["fit"])["n_steps_done"]
+    assert 0 < done < 400
+    again = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+    assert again.stdout.strip() == "400", again.stderr
+    assert f"{done}/400" in again.stderr, "the bar starts where the run was"
+
+
+def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path):
+    train, val, _ = splits
+    first = network()
+    done = gleam.fit(first, train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
+    second = network()
+    again = gleam.fit(second, train, val, KilledAt(Greedy(3), 0), run_dir=tmp_path, **SETTINGS)
+    assert again == done and torch.equal(weights(first), weights(second))
+
+
+def test_the_kept_weights_are_those_of_the_lowest_validation_nrmse(splits, tmp_path):
+    train, val, _ = splits
+    net = network()
+    fit = gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path, **SETTINGS)
+    values = [row["nrmse"] for row in fit.history]
+    assert fit.best_nrmse == min(values) and fit.best_step == 4 * (1 + values.index(min(values)))
+    assert gleam.evaluate(net, val)["nrmse"].mean() == pytest.approx(fit.best_nrmse, rel=1e-6)
+    assert fit.best_nrmse < gleam.evaluate(gleam.baselines.zero_filled, val)["nrmse"].mean()
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"learning_rate": 1e-3}, {"n_steps": 8}, {"batch_size": 1}])
+def test_other_settings_are_another_run(change, splits, tmp_path):
+    train, val, _ = splits
+    settings = {**SETTINGS, "n_steps": 4}
+    gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **settings)
+    gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **{**settings, **change})
+    assert len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 2
+
+
+def test_each_module_has_its_own_loss_in_the_history(splits, tmp_path):
+    train, val, _ = splits
+    fit = gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
+    assert [len(row["loss"]) for row in fit.history] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("change", "words"), [({"n_steps": 0}, "n_steps=0"), ({"batch_size": -1}, "batch_size=-1"), ({"learning_rate": 0}, "learning_rate=0")])
+def test_settings_that_make_no_sense(change, words, splits, tmp_path):
+    train, val, _ = splits
+    with pytest.raises(ValueError, match=words):
+        gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **{**SETTINGS, **change})
+
+
+def test_divergence_is_said_and_nothing_finished_is_lost(splits, tmp_path):
+    train, val, _ = splits
+    settings = {**SETTINGS, "n_warmup_steps": 0}
+    with pytest.raises(ValueError, match="diverged before step 4"):
+        gleam.fit(network(), train, val, EndToEnd(), run_dir=tmp_path, **{**settings, "learning_rate": 1e30})
+
+
+def test_a_broken_checkpoint_is_named(splits, tmp_path):
+    train, val, _ = splits
+    gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
+    (path,) = tmp_path.glob("*/checkpoint.safetensors")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is not a checkpoint"):
+        gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
+
+
+def test_an_unwritable_folder_is_named(splits, tmp_path):
+    train, val, _ = splits
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write .*file/"):
+        gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path / "file", **SETTINGS)
+
+
+def test_learning_rate_warms_up_and_falls():
+    settings = {"learning_rate": 1.0, "final_learning_rate": 0.1, "n_warmup_steps": 4, "n_steps": 20}
+    rates = [training.learning_rate_at(step, settings) for step in range(20)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
+    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False)) and rates[-1] < 0.12
+    constant = {**settings, "final_learning_rate": 1.0, "n_warmup_steps": 0}
+    assert {training.learning_rate_at(step, constant) for step in range(20)} == {1.0}
+
+
+def test_code_digest_is_blind_to_comments_and_docstrings():
+    bare = training._without_docstrings("def f():\n    return 1\n")
+    assert training._without_docstrings('def f():\n    """What it does."""\n    return 1  # why\n') == bare
+    assert training._without_docstrings("def f():\n    return 2\n") != bare
+
+
+def test_evaluation_is_per_slice_in_file_order_and_matches_the_metrics(splits):
+    *_, test = splits
+    table = gleam.evaluate(gleam.baselines.zero_filled, test, batch_size=4)
+    assert list(table.index) == list(range(6)) and list(table["slice"]) == [0, 1, 2] * 2
+    assert list(table["subject"]) == ["test0"] * 3 + ["test1"] * 3
+    for i in range(6):
+        one = test[i]
+        assert table["psnr"][i] == pytest.approx(metrics.psnr(one.zero_filled, one.target).item(), rel=1e-5)
+        assert table["nrmse"][i] == pytest.approx(metrics.nrmse(one.zero_filled, one.target).item(), rel=1e-5)
+        assert table["ssim"][i] == pytest.approx(metrics.ssim(one.zero_filled, one.target).item(), rel=1e-4)
+
+
+def test_training_batches_are_a_function_of_their_step(splits):
+    train, *_ = splits
+    a, b = (train.training_batch(5, 2, seed=0) for _ in range(2))
+    assert torch.equal(a.kspace, b.kspace) and torch.equal(a.mask, b.mask)
+    assert not torch.equal(a.kspace, train.training_batch(5, 2, seed=1).kspace)
+
+
+def test_an_epoch_sees_every_slice_once_under_changing_masks(splits):
+    train, *_ = splits
+    n_batches = train._n_batches(2)
+    epochs = [[i for step in range(e * n_batches, (e + 1) * n_batches) for i in train._epoch(e, 2, 0)[step % n_batches]] for e in (0, 1)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(9)) and epochs[0] != epochs[1]
+    masks = {train.training_batch(step, 1, seed=0).mask.numpy().tobytes() for step in range(30)}
+    assert len(masks) == 4  # the whole bank
+
+
+def test_a_volume_keeps_one_mask_at_test_and_splits_share_none(splits):
+    train, val, test = splits
+    volume = [test[i].mask for i in range(6)]
+    assert all(torch.equal(volume[0], m) for m in volume[:3]) and not torch.equal(volume[0], volume[3])
+    assert not torch.equal(val[0].mask, test[0].mask)
+
+
+def test_batches_never_mix_shapes(tmp_path, splits):
+    files = [write_prepared(tmp_path / "a.h5"), write_prepared(tmp_path / "b.h5", n_coils=5), write_prepared(tmp_path / "c.h5", n_slices=2)]
+    mixed = gleam.datasets.Slices("train", tuple(files), splits[0].make_mask, 4, 0)
+    seen = [i for step in range(mixed._n_batches(4)) for i in mixed._epoch(0, 4, 0)[step]]
+    assert sorted(seen) == list(range(8))
+    for step in range(mixed._n_batches(4)):
+        mixed.training_batch(step, 4, 0)
+    assert sorted(i for indices, _ in mixed.batches(4) for i in indices) == list(range(8))
+
+
+def test_data_and_masks_decide_the_fingerprint(splits):
+    train, val, _ = splits
+    assert train.fingerprint == gleam.datasets.Slices("other", train.files, train.make_mask, 4, 0).fingerprint
+    others = [gleam.datasets.Slices("x", train.files, train.make_mask, 4, 1), gleam.datasets.Slices("x", train.files[:2], train.make_mask, 4, 0), val]
+    assert len({train.fingerprint, *(o.fingerprint for o in others)}) == 4
+
+
+def test_weights_are_moved_with_the_batch():
+    batch = random_batch()
+    assert np.isfinite(network()(batch.to("cpu")).detach().numpy()).all()

@@ -1,0 +1,98 @@
+import pytest
+import torch
+from problems import random_batch
+
+from gleam import unrolled
+from gleam.denoisers import ResidualCNN
+
+
+def n_parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("keywords", "count"),
+    [
+        ({"n_iterations": 1, "n_features": 100}, 273_902),
+        ({"n_iterations": 8, "n_features": 100}, 2_191_216),  # 2.19 M in Table III
+        ({"n_iterations": 24, "n_features": 100}, 24 * 273_902),  # 6.57 M in Table III
+        ({"n_iterations": 4, "n_features": 50, "n_dims": 3}, 832_208),  # 0.83 M in Table IV
+        ({"n_iterations": 12, "n_features": 50, "n_dims": 3}, 2_496_624),  # 2.50 M in Table IV
+    ],
+)
+def test_parameter_counts_of_the_paper(keywords, count):
+    assert n_parameters(unrolled.pgd(**keywords)) == count
+
+
+@pytest.mark.parametrize(("n_dims", "n_frames"), [(2, None), (3, 4)])
+def test_reconstruction_has_the_shape_of_the_target(n_dims, n_frames):
+    batch = random_batch(n_frames=n_frames)
+    network = unrolled.pgd(n_iterations=3, n_features=5, n_dims=n_dims)
+    image = network(batch)
+    assert image.shape == batch.target.shape and image.is_complex()
+    iterates = network.iterates(batch)
+    assert len(iterates) == 4
+    for n, iterate in enumerate(iterates):
+        torch.testing.assert_close(network(batch, n_iterations=n), iterate)
+    torch.testing.assert_close(iterates[0], batch.zero_filled)
+    with pytest.raises(ValueError, match="between 0 and 3"):
+        network(batch, n_iterations=4)
+
+
+def test_without_its_cnn_an_iteration_is_a_gradient_step(batch):
+    iteration = unrolled.PGDIteration(torch.nn.Identity(), step_size=0.7)
+    x = batch.target.roll(1, dims=-1)
+    residual = batch.sense.forward(x) - batch.kspace
+    torch.testing.assert_close(iteration(x, batch), x - 0.7 * batch.sense.adjoint(residual))
+
+
+@pytest.mark.parametrize("n_dims", [2, 3])
+def test_cnn_gradients_equal_those_of_plain_layers(n_dims):
+    """The block's in-place ReLU against the same layers written with torch's own functions."""
+    cnn = ResidualCNN(6, n_dims=n_dims).double()
+    shape = (2, 3, 7, 6)[-n_dims:]
+    x = torch.randn(2, *shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def plain(x):
+        h = torch.view_as_real(x).movedim(-1, 1)
+        for block in list(cnn.body)[:2]:
+            h = block.skip(h) + block.second(torch.relu(block.first(torch.relu(h))))
+        return x + torch.view_as_complex(cnn.body[2](h).movedim(1, -1).contiguous())
+
+    results = []
+    for function in (cnn, plain):
+        y = function(x)
+        gradients = torch.autograd.grad(y.abs().square().sum(), [x, *cnn.parameters()])
+        results.append([y, *gradients])
+    torch.testing.assert_close(*results)
+
+
+def test_seed_decides_the_weights_and_nothing_else():
+    before = torch.random.get_rng_state()
+    a, b, c = (unrolled.pgd(n_iterations=n, n_features=4, seed=s) for n, s in ((2, 5), (3, 5), (2, 6)))
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = [torch.cat([p.ravel() for p in net.iterations[1].parameters()]) for net in (a, b, c)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    first = torch.cat([p.ravel() for p in a.iterations[0].parameters()])
+    assert not torch.equal(first, weights[0])
+
+
+def test_split_is_contiguous_even_and_complete():
+    for n in range(1, 10):
+        for m in range(1, n + 1):
+            modules = unrolled.split(list(range(n)), m)
+            assert [i for module in modules for i in module] == list(range(n))
+            lengths = [len(module) for module in modules]
+            assert len(lengths) == m and max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("n_modules", [0, 9, 2.0, -1])
+def test_impossible_cuts_say_what_is_allowed(n_modules):
+    with pytest.raises(ValueError, match="whole number from 1 to 8"):
+        unrolled.split(list(range(8)), n_modules)
+
+
+@pytest.mark.parametrize("keywords", [{"n_iterations": 0}, {"n_features": 4, "n_dims": 4}])
+def test_networks_that_cannot_be(keywords):
+    with pytest.raises(ValueError, match="must be"):
+        unrolled.pgd(**keywords)
