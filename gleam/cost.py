@@ -52,6 +52,11 @@ def measure(methods, batch, *, n_rounds=7, n_warmup=2, device="cpu"):
     }
 
 
+def paired_ratio(cost, other):
+    """Median over rounds of the time of ``cost`` over that of ``other``, both from one call of :func:`measure`."""
+    return statistics.median(a / b for a, b in zip(cost.step_seconds, other.step_seconds, strict=True))
+
+
 def _stepper(network, strategy, batch, device):
     network = copy.deepcopy(network).to(device).train()
     groups = parameters_by_module(strategy, network)

@@ -66,6 +66,23 @@ class Record:
         return float(np.std(values))
 
 
+def record(experiment, method, table, data, *, profile="", network=None, fit=None, cost=None, settings=None):
+    """A :class:`Record` of one method in one experiment.
+
+    ``table``: what :func:`gleam.evaluate` returned; ``data``: (train, val, test), each :class:`gleam.datasets.Slices`;
+    ``network``, ``fit``, ``cost``: of a trained method; ``settings``: what else was chosen.
+    """
+    test = data[-1]
+    return Record(
+        experiment, method, table.to_dict("records"), profile=profile,
+        data={"is_phantom": test.is_phantom} | {slices.name: slices.describe() for slices in data},
+        settings={**(fit.settings if fit else {}), **(settings or {})},
+        cost=asdict(cost) if cost else None,
+        n_parameters=sum(p.numel() for p in network.parameters()) if network else None,
+        history=fit.history if fit else [],
+    )  # fmt: skip
+
+
 def environment():
     """Device, versions, commit and date of a run, for its record."""
     import torch
@@ -97,10 +114,17 @@ def load(path):
         raise ValueError(f"{path} is not a record of a run: {error}") from error
 
 
-def load_experiment(folder, experiment):
-    """All records of an experiment, as a dict of method to :class:`Record`; empty if there is none."""
+def load_experiment(folder, experiment, methods=None):
+    """Records of an experiment, as a dict of method to :class:`Record`; empty if there is none.
+
+    ``methods`` picks some and orders them; ValueError if one of them has no record.
+    """
     records = [load(path) for path in sorted((Path(folder) / experiment).glob("*.json"))]
-    return {record.method: record for record in records}
+    found = {record.method: record for record in records}
+    missing = [method for method in methods or () if method not in found]
+    if missing:
+        raise ValueError(f"{Path(folder) / experiment} holds no record of {missing[0]}, only of {sorted(found)}")
+    return {method: found[method] for method in methods} if methods is not None else found
 
 
 def slug(text):
@@ -136,6 +160,45 @@ def table(records, paper=None, over="slices"):
     return pd.DataFrame(rows).set_index(["Method", ""])
 
 
+def scores_table(rows, index):
+    """Scores as a table of text: ``rows`` is a dict of row key to scores, ``index`` names the parts of the key."""
+    lines = [
+        dict(zip(index, key, strict=True)) | {_LABEL[m]: f"{scores[m]:.{_DIGITS[m]}f}" for m in METRICS if m in scores}
+        for key, scores in rows.items()
+    ]
+    return pd.DataFrame(lines).set_index(list(index))
+
+
+def compare(ours, theirs, level=0.05):
+    """One sentence on how the first record's scores differ from the second's, slice by slice.
+
+    Wilcoxon signed-rank test of the paired differences; a difference whose p exceeds ``level`` is called equal. Slices of
+    one subject are not independent, so the number of subjects stands beside that of the slices. Raises ValueError if the
+    two records are not of the same slices.
+    """
+    from scipy.stats import wilcoxon
+
+    a, b = (record.table.set_index(["subject", "slice"]) for record in (ours, theirs))
+    if not a.index.equals(b.index):
+        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
+    words = []
+    for metric in METRICS:
+        difference = a[metric] - b[metric]
+        differs = difference.any() and wilcoxon(difference).pvalue < level
+        verdict = "equal" if not differs else "better" if (difference.mean() > 0) == (metric != "nrmse") else "worse"
+        words.append(f"{verdict} in {_LABEL[metric].split()[0]} ({_signed(difference.mean(), metric)})")
+    n_subjects = a.index.get_level_values("subject").nunique()
+    return (
+        f"{ours.method} against {theirs.method}: {words[0]}, {words[1]} and {words[2]} "
+        f"({len(a)} slices of {n_subjects} subjects, p < {level:g} unless equal)."
+    )
+
+
+def _signed(value, metric):
+    text = f"{value:+.{_DIGITS[metric]}f}".replace("-", "−")
+    return f"{text} dB" if metric == "psnr" else text
+
+
 def markdown_table(frame, caption, name):
     """``frame`` as a numbered MyST table with a caption, for a cell whose ``mystnb.markdown_format`` is ``myst``."""
     header = [*frame.index.names, *frame.columns]
@@ -164,13 +227,11 @@ def _paper_row(row):
 
 
 _LABEL = {"ssim": "SSIM", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
+_DIGITS = {"ssim": 3, "nrmse": 3, "psnr": 2}
 
 
 def _with_spread(metric, mean, spread):
-    if pd.isna(mean):
-        return MISSING
-    digits = 2 if metric == "psnr" else 3
-    return f"{mean:.{digits}f} ({spread:.{digits}f})"
+    return MISSING if pd.isna(mean) else f"{mean:.{_DIGITS[metric]}f} ({spread:.{_DIGITS[metric]}f})"
 
 
 def _millions(n):

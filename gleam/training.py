@@ -162,20 +162,25 @@ def learning_rate_at(step, settings):
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
 
 
-def evaluate(reconstruct, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
-    """Score ``reconstruct(batch) -> image`` on every slice of ``data``, on magnitudes in the units of the file.
+def reconstruct(method, batch):
+    """The image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no gradients."""
+    if isinstance(method, torch.nn.Module):
+        method.eval()
+    with torch.no_grad():
+        return method(batch)
 
-    ``reconstruct`` is a network or one of :mod:`gleam.baselines`. Returns a table with one row per slice: subject,
+
+def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
+    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``, on magnitudes in the units of the file.
+
+    Returns a table with one row per slice: subject,
     slice, and the ``scores`` (nrmse, psnr in dB, ssim).
     """
-    if isinstance(reconstruct, torch.nn.Module):
-        reconstruct.eval()
     tables = []
     for indices, batch in data.batches(batch_size):
         batch = batch.to(device)
-        with torch.no_grad():
-            scale = physics.per_example(batch.scale, batch.target)
-            images = reconstruct(batch) * scale, batch.target * scale
+        scale = physics.per_example(batch.scale, batch.target)
+        images = reconstruct(method, batch) * scale, batch.target * scale
         table = {name: SCORES[name](*images).tolist() for name in scores}
         files, numbers = zip(*(data.index[i] for i in indices), strict=True)
         tables.append(pd.DataFrame({"subject": [data.subjects[f] for f in files], "slice": numbers, **table}, index=indices))

@@ -38,7 +38,7 @@ def write_prepared(path, n_slices=3, n_coils=3, shape=(24, 20), seed=0):
     with h5py.File(path, "w") as file:
         file["kspace"] = fft2(maps * target[:, None])
         file["sens_maps"], file["target"] = maps, target
-        file.attrs.update(subject=path.stem, is_phantom=True)
+        file.attrs.update(subject=path.stem, is_phantom=True, acquisition="3D FSE")
     return path
 
 

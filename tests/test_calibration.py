@@ -1,14 +1,9 @@
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from raw_files import coil_images, noise
 
 from gleam.calibration import espirit, jsense
 from gleam.fourier import fft2c, ifft2c
-
-sys.path.insert(0, str(Path(__file__).parent / "datasets"))
-from raw_files import coil_images, noise
 
 METHODS = [jsense, espirit]
 

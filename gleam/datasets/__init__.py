@@ -1,6 +1,7 @@
 """Raw formats, phantoms that write them, and prepared slices."""
 
+from gleam.datasets import fastmri, mridata
 from gleam.datasets.load import brains, files_by_split, knees
 from gleam.datasets.slices import Slices
 
-__all__ = ["Slices", "brains", "files_by_split", "knees"]
+__all__ = ["Slices", "brains", "fastmri", "files_by_split", "knees", "mridata"]

@@ -88,17 +88,13 @@ def _fetch(url, path, progress):
             known_hash=None,
             fname=path.name,
             path=path.parent,
-            downloader=pooch.HTTPDownloader(progressbar=_bar(path.name) if progress else False, timeout=60),
+            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
         )
     except OSError as error:  # requests' own errors are OSErrors too
         raise OSError(f"{url} could not be downloaded to {path}: {error}; run again to go on from this file") from None
     if not h5py.is_hdf5(path):
         path.unlink()
         raise OSError(f"{url} did not give an HDF5 file; is it the address of a data set on mridata.org?")
-
-
-def _bar(name):
-    return tqdm(desc=name[:13], unit="B", unit_scale=True, leave=False)
 
 
 def _verified(path, expected):

@@ -35,6 +35,7 @@ def read(path):
             is_phantom=header is not None and header.is_phantom,
             acquisition=_text(file.attrs.get("acquisition", "unknown")),
             field_strength=header.field_strength if header else None,
+            aspect=header.spacing[0] / header.spacing[1] if header else 1.0,
         )
 
 

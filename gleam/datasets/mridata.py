@@ -40,7 +40,7 @@ def read(path):
         header = headers.parse(group["xml"][0], path)
         if header.trajectory != "cartesian":
             raise ValueError(f"{path}: the trajectory is {header.trajectory!r}; expected 'cartesian'")
-        heads = group["data"].fields("head")[:]
+        heads = _heads(group["data"])
         kept = _kept(heads, path)
         line, shape, by_slice = _line_numbers(heads[kept], header, path)
         kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
@@ -52,6 +52,7 @@ def read(path):
         is_phantom=header.is_phantom,
         acquisition=header.protocol or ("2D" if shape[1] == 1 else "3D FSE"),
         field_strength=header.field_strength,
+        aspect=header.spacing[1] / header.spacing[0 if shape[1] == 1 and not by_slice else 2],
     )
 
 
@@ -62,6 +63,12 @@ def _group(file, path):
     if "head" not in (file["dataset/data"].dtype.names or ()) or not len(file["dataset/data"]):
         raise ValueError(f"{path}: 'dataset/data' holds no acquisitions; expected {EXPECTED}")
     return file["dataset"]
+
+
+def _heads(data):
+    """All acquisition headers. Read with their samples, block by block: HDF5 leaks the samples of rows read without."""
+    starts = range(0, len(data), LINES_PER_BLOCK)
+    return np.concatenate([data[start : start + LINES_PER_BLOCK]["head"].copy() for start in starts])
 
 
 def _flagged(heads, flags):

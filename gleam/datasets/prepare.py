@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from gleam.files import digest, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
-PREPARATION_VERSION = 1  # part of every key: raise it when what is computed changes
+PREPARATION_VERSION = 2  # part of every key: raise it when what is computed changes
 DATASETS = ("kspace", "sens_maps", "target")
 HASHES = "hashes.json"
 
@@ -87,7 +87,7 @@ def _results(job, paths, n_jobs):
                 yield future.result()
         except BrokenProcessPool:
             raise OSError(
-                f"a process preparing one of {len(paths)} files, the first of them {paths[0]}, was killed, probably for "
+                f"a process preparing one of {len(paths)} files, the first {paths[0]}, was killed, probably for "
                 f"memory; give n_jobs less than {n_jobs} and run again, finished files are kept"
             ) from None
         finally:
@@ -119,6 +119,7 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
                 subject=volume.subject,
                 is_phantom=volume.is_phantom,
                 acquisition=volume.acquisition,
+                aspect=volume.aspect,
                 field_strength=np.nan if volume.field_strength is None else volume.field_strength,
                 settings=json.dumps(recipe, sort_keys=True),
                 source_file=path.name,

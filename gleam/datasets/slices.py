@@ -53,6 +53,20 @@ class Slices:
         """Whether any of the files holds a phantom rather than a measurement."""
         return any(bool(_opened(file).attrs["is_phantom"]) for file in self.files)
 
+    @property
+    def aspect(self):
+        """Height over width of a pixel, for figures."""
+        return float(_opened(self.files[0]).attrs.get("aspect", 1.0))
+
+    def describe(self):
+        """What a record has to say about this split."""
+        return {
+            "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
+            "acquisition": str(_opened(self.files[0]).attrs["acquisition"]),
+            "coil_y_x": sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes}),
+            "mask": {"kind": self.make_mask.func.__name__, **self.make_mask.keywords}, "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
     @cached_property
     def fingerprint(self):
         """Identity of the data and masks: equal fingerprints give equal batches."""

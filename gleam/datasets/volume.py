@@ -11,7 +11,7 @@ class Volume:
 
     ``kspace``: (slice, coil, y, x) complex64, centred; ``subject``: the file's stem (mridata) or patient id (fastMRI);
     ``is_phantom``: simulated by this project; ``acquisition``: e.g. "3D FSE" or "AXT2"; ``field_strength``: tesla, None
-    where the file does not say.
+    where the file does not say; ``aspect``: height over width of a pixel, from the header's field of view.
     """
 
     kspace: np.ndarray
@@ -19,3 +19,4 @@ class Volume:
     is_phantom: bool
     acquisition: str
     field_strength: float | None
+    aspect: float = 1.0

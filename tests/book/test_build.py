@@ -32,7 +32,8 @@ def project(tmp_path):
 def add_executed(project, metadata, output):
     """Put an executed chapter into the book."""
     cell = nbformat.v4.new_code_cell("show()", metadata=metadata, outputs=[output])
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Run"), cell])
+    cells = [nbformat.v4.new_markdown_cell("# Run"), cell]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}})
     (project / "book" / "chapters").mkdir(exist_ok=True)
     nbformat.write(notebook, project / "book" / "chapters" / "01_run.ipynb")
 

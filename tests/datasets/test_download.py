@@ -31,7 +31,7 @@ def server(tmp_path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
         httpd.paths, httpd.folder = [], folder
         httpd.url = f"http://127.0.0.1:{httpd.server_port}"
-        thread = threading.Thread(target=httpd.serve_forever)
+        thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
         thread.start()
         yield httpd
         httpd.shutdown()
@@ -81,7 +81,7 @@ def test_a_file_that_changed_is_named(server, tmp_path):
 def test_a_given_list_of_hashes_goes_first(server, tmp_path):
     listed = tmp_path / "hashes.csv"
     listed.write_text(f"file,sha256\n{UUIDS[0]}.h5,{'0' * 64}\n")
-    with pytest.raises(ValueError, match="000000000000... is on record"):
+    with pytest.raises(ValueError, match=r"000000000000\.\.\. is on record"):
         get(server, tmp_path, checksums=listed)
     assert not (tmp_path / "mridata" / "checksums.csv").exists()
 
@@ -94,7 +94,7 @@ def test_a_page_instead_of_data_is_not_kept(server, tmp_path):
 
 
 def test_no_uuid_is_named(server, tmp_path):
-    with pytest.raises(ValueError, match="'../x' is no file of mridata.org"):
+    with pytest.raises(ValueError, match=r"'\.\./x' is no file of mridata.org"):
         get(server, tmp_path, ["../x"])
     assert server.paths == []
 

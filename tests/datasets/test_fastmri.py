@@ -40,9 +40,10 @@ def test_phantom_is_told_by_its_vendor(tmp_path):
 
 def test_find_filters_by_acquisition_and_nominal_field(tmp_path):
     folder = tmp_path / fastmri.FOLDER
-    for name, acquisition, tesla in (("c", "AXT2", 2.8936), ("a", "AXT2", 3.0), ("b", "AXT2", 1.494), ("d", "AXT1", 3.0)):
-        write_fastmri(folder / f"{name}.h5", noise((1, 1, 2, 2)), header((2, 2, 1), tesla=tesla), acquisition=acquisition)
-    write_fastmri(folder / "e.h5", noise((1, 1, 2, 2)))
+    kspace = noise((1, 1, 2, 2))
+    for name, kind, tesla in (("c", "AXT2", 2.8936), ("a", "AXT2", 3.0), ("b", "AXT2", 1.494), ("d", "AXT1", 3.0)):
+        write_fastmri(folder / f"{name}.h5", kspace, header((2, 2, 1), tesla=tesla), acquisition=kind)
+    write_fastmri(folder / "e.h5", kspace)
 
     def found(**filters):
         return "".join(path.stem for path in fastmri.find(tmp_path, **filters))
@@ -55,9 +56,15 @@ def test_find_filters_by_acquisition_and_nominal_field(tmp_path):
 
 
 def test_find_does_not_read_kspace(tmp_path, monkeypatch):
-    write_fastmri(tmp_path / fastmri.FOLDER / "a.h5", noise((1, 1, 2, 2)), header((2, 2, 1), tesla=3), acquisition="AXT2")
+    xml = header((2, 2, 1), tesla=3)
+    write_fastmri(tmp_path / fastmri.FOLDER / "a.h5", noise((1, 1, 2, 2)), xml, acquisition="AXT2")
     get = h5py.Group.__getitem__
-    monkeypatch.setattr(h5py.Group, "__getitem__", lambda group, name: get(group, {"kspace": "forbidden"}.get(name, name)))
+
+    def without_kspace(group, name):
+        assert name != "kspace"
+        return get(group, name)
+
+    monkeypatch.setattr(h5py.Group, "__getitem__", without_kspace)
     assert len(fastmri.find(tmp_path, acquisition="AXT2", field_strength=3.0)) == 1
 
 

@@ -50,12 +50,14 @@ def text_of(notebook):
 
 
 def test_a_run_publishes_a_clean_page_and_the_next_run_finds_it_up_to_date(root, capfd):
-    bar = "import sys\nsys.stderr.write('\\r 50%|##   | 1/2 [00:00<00:01]\\r100%|#####| 2/2 [00:01<00:00]\\n')"
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='train'):\n    pass"
     write_chapter(root, "01_one", bar, f"print('steps', n_steps, {str(root)!r} + '/data')")
     assert run.main(["notebooks", "--jobs", "1"], root) == 0
     assert "01_one: never run, running" in capfd.readouterr().out
     notebook = published(root, "01_one")
     assert text_of(notebook) == "steps 3 data\n"
+    assert "widgets" not in notebook.metadata
+    assert [output.output_type for cell in notebook.cells for output in cell.get("outputs", [])] == ["stream"]
     injected = [c for c in notebook.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert [("hide-cell" in cell.metadata.tags) for cell in injected] == [True]
     assert "papermill" not in notebook.metadata
@@ -175,7 +177,7 @@ def write_split(folder, names):
 @pytest.mark.parametrize(("gpu", "files", "profile"), [(True, 2, "paper"), (True, 1, "quick"), (False, 2, "quick")])
 def test_paper_is_chosen_only_with_a_gpu_and_all_the_data(root, monkeypatch, gpu, files, profile):
     write_chapter(root, "04_knee", parameters="knee_dir = '../data'")
-    write_split(root / "data" / "splits", ["a.h5", "b.h5"])
+    write_split(root / "gleam" / "datasets" / "splits", ["a.h5", "b.h5"])
     (root / "data" / "mridata").mkdir()
     for name in ["a.h5", "b.h5"][:files]:
         (root / "data" / "mridata" / name).touch()

@@ -4,6 +4,6 @@
 ``brain_anatomy``), acquisition (``acquire``) and file formats (``write``) know nothing of each other.
 """
 
-from .generate import brain, knee
+from gleam.datasets.phantoms.generate import brain, knee
 
 __all__ = ["brain", "knee"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .fields import Field, interpolate
+from gleam.datasets.phantoms.fields import Field, interpolate
 
 N_LOOP_SEGMENTS = 20
 SOFTENING_MM = 12.0  # the conductors' thickness: keeps the field finite next to a loop
@@ -37,8 +37,8 @@ def biot_savart_maps(rng, n_coils, grid, radii, half_length):
 
     ``grid``: three arrays of positions in mm. ``radii``: half axes in mm (y, x) of the tube that carries the loops;
     ``half_length``: its half length. The field is summed on a coarse grid and interpolated, as it is smooth. The root
-    sum of squares is 1 in the middle; nearer to the loops it is higher, half as much (in dB) as the bare coils', as after
-    a scanner's prescan normalisation.
+    sum of squares is 1 in the middle; nearer to the loops it is higher, but half as much (in dB) as that of the bare
+    coils, as after a scanner's prescan normalisation.
     """
     first = [g[0] - 24.0 for g in grid]
     n_knots = [int(np.ceil((g[-1] - g[0]) / 12.0)) + 5 for g in grid]
@@ -59,7 +59,7 @@ def biot_savart_maps(rng, n_coils, grid, radii, half_length):
 
 def rss(coil_images):
     """Root sum of squares over axis 0 (coil)."""
-    return np.sqrt(np.sum(np.abs(coil_images) ** 2, axis=0))
+    return np.sqrt(sum(image.real**2 + image.imag**2 for image in coil_images))  # one coil at a time spares memory
 
 
 def fft_centred(images, axes):

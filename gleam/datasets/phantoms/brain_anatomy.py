@@ -1,24 +1,28 @@
 """A T2-weighted head, one per random generator, made from the ICBM152 2009 tissue maps that nilearn ships.
 
-The maps are an average over 152 people (V. Fonov et al., NeuroImage 54, 2011); each phantom bends them, redraws the folds
-where grey matter, white matter and fluid compete, and adds skull, scalp, vessels, iron and lesions. No person's scan is in it.
+The maps are an average over 152 people (V. Fonov et al., NeuroImage 54, 2011); each phantom bends them, redraws the
+folds where grey matter, white matter and fluid compete, and adds skull, scalp, vessels, iron and lesions. No single
+person's scan is in it.
 """
 
 from functools import lru_cache
 
 import numpy as np
 
-from .fields import Field, cover, ellipsoid, paint, shell
+from gleam.datasets.phantoms.fields import Field, cover, ellipsoid, paint, shell
 
 INTENSITIES = {
     "csf": 1.0, "grey": 0.52, "white": 0.36, "bone": 0.05, "diploe": 0.30, "fat": 0.62, "skin": 0.40, "muscle": 0.20,
     "lesion": 0.80, "vessel": 0.06,
 }  # fmt: skip
 TEXTURES = {  # knot distance in mm (z, y, x)
-    "shift_z": (50, 50, 50), "shift_y": (50, 50, 50), "shift_x": (50, 50, 50), "bend_y": (18, 15, 15), "bend_x": (18, 15, 15),
+    "shift_z": (50, 50, 50), "shift_y": (50, 50, 50), "shift_x": (50, 50, 50),
+    "bend_y": (18, 15, 15), "bend_x": (18, 15, 15),
     "fold_grey": (6, 4.5, 4.5), "fold_white": (7, 5, 5), "fold_csf": (8, 6, 6), "tissue": (25, 22, 22),
     "bone": (20, 16, 16), "scalp": (25, 22, 22), "strand": (5, 2.2, 2.2),
 }  # fmt: skip
+# Pallidum, red nucleus, putamen: (z, y, distance from the midline, half axes, brightness that the iron leaves).
+IRON = [(-1, -5, 19, (6, 8, 4.5), 0.74), (-8, -20, 5, (4, 3.5, 3), 0.8), (3, 8, 26, (9, 11, 4), 0.92)]
 BOX = (120, 125, 115)
 N_SUBSLICES, SLICE_MM = 3, 4.0
 
@@ -54,7 +58,7 @@ class Brain:
     def __init__(self, rng):
         self.fields = {name: Field(rng, spacing, BOX) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
-        self.size = rng.uniform(0.92, 1.03) * rng.normal(1, 0.015, 3)
+        self.size = rng.uniform(0.89, 0.97) * rng.normal(1, 0.015, 3)
         self.turn = rng.normal(0, 0.06)
         self.tilt = rng.normal(0, 0.06, 2)
         self.centre = rng.normal(0, 2.0, 3)
@@ -83,9 +87,9 @@ class Brain:
         return lesions
 
     def image(self, grid):
-        """Magnitude (slice, y, x), float32, fluid about 1, at ``grid``: mm upwards (slices), back to front reversed, right.
+        """Magnitude (slice, y, x), float32, fluid about 1, at ``grid``: three arrays of mm (upwards, backwards, right).
 
-        Slices are ``SLICE_MM`` thick: each is the mean over ``N_SUBSLICES`` thin ones. Rows run from the front to the back.
+        Slices are ``SLICE_MM`` thick: each is the mean over ``N_SUBSLICES`` thin ones.
         """
         offsets = SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
         return np.mean([self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets], axis=0, dtype=np.float32)
@@ -117,8 +121,11 @@ class Brain:
     def _tissue(self, grey, white, z, y, x, noise, outside):
         """Mix of grey, white and fluid; the power sharpens the average's blur, the noise moves the folds."""
         fluid = np.clip(1 - grey - white, 0, 1)
-        odds = [(grey + 0.01) ** 2.2 * np.exp(0.5 * noise["fold_grey"]), (white + 0.005) ** 2.2 * np.exp(0.5 * noise["fold_white"]),
-                (fluid + 0.01) ** 2.2 * np.exp(0.7 * noise["fold_csf"] + self.atrophy)]  # fmt: skip
+        odds = [
+            (grey + 0.01) ** 2.2 * np.exp(0.5 * noise["fold_grey"]),
+            (white + 0.005) ** 2.2 * np.exp(0.5 * noise["fold_white"]),
+            (fluid + 0.01) ** 2.2 * np.exp(0.7 * noise["fold_csf"] + self.atrophy),
+        ]
         total = sum(odds)
         value = self.value
         image = (odds[0] * value["grey"] + odds[1] * value["white"] + odds[2] * value["csf"]) / total

@@ -1,37 +1,36 @@
 """Smooth random fields and soft-edged shapes: what the phantoms' anatomy is drawn with.
 
-Everything is a function of millimetres, not of pixels, so that the same subject can be rendered on any matrix. A shape is a
-signed distance (negative inside, in mm); :func:`cover` turns it into the fraction of a voxel that the shape fills.
+Everything is a function of millimetres, not of pixels, so that the same subject can be rendered on any matrix. A shape
+is a signed distance (negative inside, in mm); :func:`cover` turns it into the fraction of a voxel that the shape fills.
 """
 
 import numpy as np
 
 
-def spline_weights(positions, first, spacing, n_knots):
-    """Cubic B-spline weights (len(positions), n_knots) of knots at ``first + spacing * arange(n_knots)``."""
-    u = (np.asarray(positions, float) - first) / spacing
-    u = np.clip(u, 1, n_knots - 2 - 1e-6)
+def spline_taps(positions, first, spacing, n_knots):
+    """Cubic B-spline interpolation from knots at ``first + spacing * arange(n_knots)``: four (index, weight) pairs."""
+    u = np.clip((np.asarray(positions, float) - first) / spacing, 1, n_knots - 2 - 1e-6)
     cell = np.floor(u).astype(int)
     t = u - cell
-    weights = np.zeros((len(u), n_knots))
     pieces = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
-    for offset, piece in zip((-1, 0, 1, 2), pieces, strict=True):
-        weights[np.arange(len(u)), cell + offset] = piece / 6
-    return weights.astype(np.float32)
+    return [(cell + offset, (piece / 6).astype(np.float32)) for offset, piece in zip(range(-1, 3), pieces, strict=True)]
 
 
 def interpolate(lattice, first, spacing, grid):
     """Evaluate a cubic B-spline ``lattice`` (a, b, c) on the regular ``grid``, three 1D arrays of positions in mm."""
     for axis, (start, step, positions) in enumerate(zip(first, spacing, grid, strict=True)):
-        weights = spline_weights(positions, start, step, lattice.shape[axis])
-        lattice = np.moveaxis(np.tensordot(weights, lattice, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(lattice)
+        taps = spline_taps(positions, start, step, lattice.shape[axis])
+        shape = [-1 if axis == k else 1 for k in range(3)]
+        # Four taps, not a matrix product: nothing here for BLAS threads to fight over.
+        lattice = sum(np.take(lattice, index, axis) * weight.reshape(shape) for index, weight in taps)
+    return lattice
 
 
 class Field:
     """A smooth Gaussian random field of unit variance over a box centred at 0, drawn once, evaluated on any grid.
 
-    ``spacing``: knot distance in mm per axis (s, y, x); structures are about twice as large. ``half_width``: half the box in mm.
+    ``spacing``: knot distance in mm per axis (s, y, x); structures are about twice as large.
+    ``half_width``: half the box in mm.
     """
 
     def __init__(self, rng, spacing, half_width=(85, 85, 85)):
@@ -68,7 +67,7 @@ def shell(distance, inner, outer, width):
 
 
 def ellipse(u, v, a, b, angle=0.0):
-    """Approximate signed distance to an ellipse at 0 with half axes ``a`` along u and ``b`` along v, turned by ``angle``."""
+    """Approximate signed distance to an ellipse at 0 with half axes ``a`` (u) and ``b`` (v), turned by ``angle``."""
     if np.any(angle):
         u, v = np.cos(angle) * u + np.sin(angle) * v, np.cos(angle) * v - np.sin(angle) * u
     return ellipsoid((u, a), (v, b))

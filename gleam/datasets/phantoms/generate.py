@@ -1,6 +1,5 @@
 """Phantom data sets: many subjects in parallel, split by subject, written once and reused."""
 
-import json
 import math
 import multiprocessing
 import os
@@ -13,19 +12,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ...files import write_json, written_whole
-from . import acquire, write
-from .brain_anatomy import Brain
-from .knee_anatomy import Knee
+from gleam.files import write_json, written_whole
+from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
-KNEE_FOV_MM = (120.0, 160.0, 153.6)
-KNEE_CENTRE_MM = 5.0
-BRAIN_FOV_MM = (224.0, 224.0)
-BRAIN_LEVELS_MM = (-14.0, 62.0)
-BRAIN_SPACING_MM = 5.5
-BRAIN_RSS_SCALE = 4e-4  # raw fastMRI files have images of this order
-SLAB = 16  # slices drawn at once: bounds the memory of a full-size volume
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
 MANIFEST = "phantoms.json"
 SPLITS = ("train", "val", "test")
@@ -36,10 +26,10 @@ def knee(
 ):
     """Write axial proton-density knees as ISMRMRD files and their split list; returns the split list's path.
 
-    ``n_train``, ``n_val``, ``n_test``: subjects, one file each. ``n_slices``: positions along the readout. ``matrix``: (y, z).
-    ``noise``: standard deviation per real channel of one coil over the 95th percentile of the combined image, a number or
-    (low, high) drawn per subject. ``n_jobs``: processes at most, default one per core. A file that exists with the same settings is
-    kept. Raises ValueError, with a sentence, on a bad argument.
+    ``n_train``, ``n_val``, ``n_test``: subjects, one file each. ``n_slices``: positions along the readout. ``matrix``:
+    (y, z). ``noise``: standard deviation per real channel of one coil over the 95th percentile of the combined image, a
+    number or (low, high) drawn per subject. ``n_jobs``: processes at most, default one per core. A file that exists
+    with the same settings is kept. Raises ValueError, with a sentence, on a bad argument.
     """
     plan = {"kind": "knee", "n_slices": _count("n_slices", n_slices, 4), "matrix": _matrix(matrix, 32)}
     plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
@@ -63,8 +53,8 @@ def brain(
 ):
     """Write axial T2-weighted heads as fastMRI multicoil files and their split list; returns the split list's path.
 
-    ``matrix``: the reconstructed (y, x); k-space has twice as many rows (readout oversampling). ``n_coils``: a number or
-    (fewest, most) drawn per subject. The other arguments and errors are those of :func:`knee`.
+    ``matrix``: the reconstructed (y, x); k-space has twice as many rows (readout oversampling).
+    ``n_coils``: a number or (fewest, most) drawn per subject. The other arguments and errors are those of :func:`knee`.
     """
     plan = {"kind": "brain", "n_slices": _count("n_slices", n_slices, 1), "matrix": _matrix(matrix, 32)}
     plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
@@ -106,7 +96,7 @@ def _interval(name, value, least, whole=False):
 
 
 def _jobs(plan, counts, folder, seed):
-    """One dictionary per subject; a subject's anatomy depends on (seed, split, number) only, so growing a split keeps files."""
+    """One dictionary per subject; its anatomy depends on (seed, split, number) only, so growing a split keeps files."""
     plan = {"version": VERSION, **plan, "seed": _count("seed", seed, 0)}
     jobs = []
     for code, split in enumerate(SPLITS):
@@ -144,7 +134,7 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
         for _ in _run(missing, n_jobs):
             bar.update()
     rows = [
-        {"file": Path(job["path"]).name, "split": job["split"], **dict(zip(columns, _sizes(job), strict=True))}
+        {"file": Path(job["path"]).name, "split": job["split"], **dict(zip(columns, sizes(job), strict=True))}
         for job in jobs
     ]
     with written_whole(split_list) as temporary:
@@ -168,10 +158,6 @@ def _run(jobs, n_jobs):
             raise
 
 
-def _settings_text(job):
-    return json.dumps(job["settings"], sort_keys=True)
-
-
 def _is_current(job):
     """Whether the job's file is there and says that it was made with these very settings."""
     try:
@@ -179,77 +165,4 @@ def _is_current(job):
             header = file["dataset/xml"][0] if "dataset" in file else file["ismrmrd_header"][()]
     except (OSError, KeyError):
         return False
-    return f"<value>{_settings_text(job)}</value>" in header.decode()
-
-
-def _streams(job):
-    """Independent generators for anatomy, acquisition and noise, and the number of coils and noise level drawn."""
-    anatomy, acquisition, noise = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(job["settings"]["subject"]).spawn(3)
-    )
-    low, high = job["settings"]["n_coils"]
-    n_coils = int(acquisition.integers(low, high + 1))
-    return anatomy, acquisition, noise, n_coils, float(acquisition.uniform(*job["settings"]["noise"]))
-
-
-def _sizes(job):
-    n_coils, (n_y, n_x), n_slices = _streams(job)[3], job["settings"]["matrix"], job["settings"]["n_slices"]
-    if job["settings"]["kind"] == "knee":
-        return n_slices, n_y, n_x, n_coils
-    return n_slices, n_coils, 2 * n_y, n_x, n_y, n_x
-
-
-def _axis(n, fov_mm, centre=0.0):
-    return centre + (np.arange(n) - n // 2) * (fov_mm / n)
-
-
-def _coil_images(anatomy, rng, grid, n_coils, radii, half_length):
-    """Noise-free coil images (coil, slice, y, x), and their combined 95th percentile, to which the noise is held."""
-    n_slices = len(grid[0])
-    starts = range(0, n_slices, SLAB)
-    magnitude = np.concatenate([anatomy.image((grid[0][i : i + SLAB], *grid[1:])) for i in starts])
-    image = magnitude * np.exp(1j * acquire.smooth_phase(rng, grid)).astype(np.complex64)
-    coils = acquire.biot_savart_maps(rng, n_coils, grid, radii, half_length)
-    coils *= image
-    return coils, float(np.percentile(acquire.rss(coils), 95))
-
-
-def write_subject(job):
-    """Draw, measure and write one subject; ``job`` as made by :func:`_jobs`. Returns the file's path."""
-    anatomy, acquisition, noise, n_coils, level = _streams(job)
-    make = _write_knee if job["settings"]["kind"] == "knee" else _write_brain
-    make(job, anatomy, acquisition, noise, n_coils, level)
-    return job["path"]
-
-
-def _write_knee(job, anatomy, acquisition, noise, n_coils, level):
-    shape = (job["settings"]["n_slices"], *job["settings"]["matrix"])
-    grid = [_axis(n, fov, c) for n, fov, c in zip(shape, KNEE_FOV_MM, (KNEE_CENTRE_MM, 0, 0), strict=True)]
-    kspace, scale = _coil_images(Knee(anatomy), acquisition, grid, n_coils, (94, 90), 60)
-    for coil in range(n_coils):
-        kspace[coil] = acquire.fft_centred(kspace[coil], (0, 1, 2))
-    acquire.add_noise(noise, kspace, level * scale)
-    header = write.header_xml(encoded=shape, encoded_fov_mm=KNEE_FOV_MM, recon=shape, recon_fov_mm=KNEE_FOV_MM, n_slices=1,
-                              n_coils=n_coils, field_strength=2.8936, protocol="3D FSE", settings=_settings_text(job))  # fmt: skip
-    write.write_mridata(job["path"], kspace, header)
-
-
-def _write_brain(job, anatomy, acquisition, noise, n_coils, level):
-    n_slices, (n_y, n_x) = job["settings"]["n_slices"], job["settings"]["matrix"]
-    low, high = BRAIN_LEVELS_MM
-    spacing = min(BRAIN_SPACING_MM, (high - low) / n_slices) * acquisition.uniform(0.92, 1.0)
-    levels = acquisition.uniform(low, high - spacing * (n_slices - 1)) + spacing * np.arange(n_slices)
-    grid = [levels, *(_axis(n, fov) for n, fov in zip((n_y, n_x), BRAIN_FOV_MM, strict=True))]
-    coils, scale = _coil_images(Brain(anatomy), acquisition, grid, n_coils, (128, 118), 60)
-    coils *= BRAIN_RSS_SCALE / scale
-    n_pad = n_y // 2
-    padded = np.pad(coils.swapaxes(0, 1), ((0, 0), (0, 0), (n_pad, n_y - n_pad), (0, 0)))
-    kspace = acquire.add_noise(noise, acquire.fft_centred(padded, (2, 3)), level * BRAIN_RSS_SCALE)
-    rss = acquire.rss(np.moveaxis(acquire.ifft_centred(kspace, (2, 3)), 1, 0))[:, n_pad : n_pad + n_y]
-    fov = (*BRAIN_FOV_MM, spacing)
-    header = write.header_xml(encoded=(2 * n_y, n_x, 1), encoded_fov_mm=(2 * fov[0], *fov[1:]), recon=(n_y, n_x, 1), recon_fov_mm=fov,
-                              n_slices=n_slices, n_coils=n_coils, field_strength=2.8936, protocol="AXT2",
-                              settings=_settings_text(job))  # fmt: skip
-    write.write_fastmri(
-        job["path"], kspace, rss, header, acquisition="AXT2", patient_id=f"phantom-{Path(job['path']).stem}"
-    )
+    return f"<value>{settings_text(job)}</value>" in header.decode()

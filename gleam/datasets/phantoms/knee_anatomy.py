@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from . import knee_shapes as shapes
-from .fields import Field, cover, ellipse, merge, paint, sheets, shell
+from gleam.datasets.phantoms import knee_shapes as shapes
+from gleam.datasets.phantoms.fields import Field, cover, ellipse, paint, sheets, shell
 
 INTENSITIES = {
-    "skin": 0.42, "fat": 0.95, "marrow": 0.80, "muscle": 0.34, "cartilage": 0.52, "fluid": 0.84, "fibrous": 0.09, "cortex": 0.05,
+    "skin": 0.42, "fat": 0.95, "marrow": 0.80, "muscle": 0.34, "cartilage": 0.52, "fluid": 0.84,
+    "fibrous": 0.09, "cortex": 0.05,
     "meniscus": 0.13, "acl": 0.30, "nerve": 0.50, "artery": 0.08, "vein": 0.30, "hoffa": 0.86,
 }  # fmt: skip
 TEXTURES = {  # knot distance in mm (s, y, x)
@@ -24,10 +25,10 @@ class Knee:
         self.fields = {name: Field(rng, spacing) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
         self.mirror = rng.choice([-1.0, 1.0])
-        self.size = rng.uniform(0.88, 1.04)
+        self.size = rng.uniform(0.85, 0.97)
         self.squeeze = rng.normal(1, 0.025)
         self.turn = rng.normal(0, 0.10)
-        self.centre = rng.normal(0, 2.5, 3) * (2.0, 1.0, 1.0)
+        self.centre = rng.normal(0, 2.5, 3) * (2.0, 0.8, 0.6)
         self.tilt = rng.normal(0, 0.05, 2)
         self.fat_mm = rng.uniform(0.6, 1.9)
         self.effusion_mm = rng.choice([rng.uniform(0.6, 1.6), rng.uniform(3, 6)], p=[0.7, 0.3])
@@ -72,10 +73,10 @@ class Knee:
         return lesions
 
     def image(self, grid):
-        """Magnitude (s, y, x), float32, fat about 1, at ``grid``: three increasing arrays of mm (up the leg, back, right)."""
+        """Magnitude (s, y, x), float32, fat about 1, at ``grid``: three arrays of mm (up the leg, backwards, right)."""
         frame = self._frame(grid)
         width = float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
-        parts = self._distances(frame, width)
+        parts = shapes.distances(frame, self)
         image = self._soft_tissue(frame, parts, width)
         self._joint(image, frame, parts, width)
         self._bones(image, frame, parts, width)
@@ -85,7 +86,7 @@ class Knee:
     def _frame(self, grid):
         """Fields on the grid, and the coordinates of the standard knee: mirrored, turned, scaled, bent."""
         noise = {name: field(grid) for name, field in self.fields.items()}
-        s, y, x = (
+        _, y, x = (
             np.asarray(g, np.float32).reshape(shape)
             for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
         )
@@ -96,34 +97,6 @@ class Knee:
         along = (np.asarray(grid[0]) - self.centre[0]) / self.size
         level = along[:, None, None] + self.tilt[0] * y + self.tilt[1] * x
         return {"s": along, "level": level.astype(np.float32), "y": y, "x": x, "noise": noise, "grid": grid}
-
-    def _distances(self, frame, width):
-        s, level, y, x, noise = (frame[k] for k in ("s", "level", "y", "x", "noise"))
-        half_x, half_y, cy = shapes.profile(
-            s,
-            [
-                (75, 68, 68, 6),
-                (45, 62, 64, 4),
-                (15, 54.5, 59, 4),
-                (-10, 51.5, 56, 4),
-                (-35, 52, 55, 4),
-                (-65, 55, 56, 5),
-            ],
-        )
-        angle = np.arctan2(y - cy, x)
-        fat = 5.5 + 2.5 * np.sin(angle) - 2.2 * np.cos(angle) - 1.2 * np.cos(2 * angle) + 0.9 * noise["shift_x"]
-        edge = 0.35 * noise["edge"]
-        femur = shapes.femur_distance(s, level, y, x) + edge
-        tibia = np.maximum(shapes.tibia_distance(s, level, y, x) + edge, 2.5 - femur)
-        patella = shapes.patella_distance(level, y, x - self.patella_shift, self.patella) + edge
-        leg = merge(ellipse(x, y - cy, half_x, half_y) + 0.8 * noise["ripple_x"], patella - 4.0, 14)
-        fibula = shapes.fibula_distance(s, level, y, x) + edge
-        recess = cover(y + 6, 14) * cover(np.abs(level - 22) - 24, 14)
-        joint = np.maximum(merge(femur, patella, 14), np.maximum(level - 46, -3 - level))
-        joint = -merge(-joint, y + 40, 5)
-        return {"leg": leg, "fascia": leg + 1.8 + self.fat_mm * np.maximum(fat, 2.5), "femur": femur, "tibia": tibia,
-                "patella": patella, "fibula": fibula, "joint": joint, "fluid": 0.5 + self.effusion_mm * recess, "angle": angle,
-                "bone": np.minimum(np.minimum(femur, tibia), np.minimum(patella, fibula))}  # fmt: skip
 
     def _soft_tissue(self, frame, parts, width):
         value, noise, grid, leg, fascia = self.value, frame["noise"], frame["grid"], parts["leg"], parts["fascia"]
@@ -217,7 +190,7 @@ class Knee:
         bone = parts["bone"]
         paint(image, cover(bone, width), value["cortex"])
         grain = 0.5 * noise["trabecula"] + 0.5 * np.abs(noise["trabecula_wide"]) - 0.4
-        red = np.clip(noise["marrow"] - 0.2, 0, 1.5) * np.clip((np.abs(level - 30) / 40) ** -1 - 0.6, 0, 1)
+        red = np.clip(noise["marrow"] - 0.2, 0, 1.5) * np.clip(40 / (np.abs(level - 30) + 1) - 0.6, 0, 1)
         marrow = value["marrow"] * (1 + 0.04 * noise["marrow"] - 0.16 * red)
         marrow = marrow * (1 - 2.2 * self.trabeculae * min(1.0, 0.9 / width) * np.clip(grain, -0.6, 1))
         for s_0 in (27.0, -17.0):

@@ -1,12 +1,12 @@
 """Where things are in a right knee: bones and muscles as signed distances in mm.
 
-Coordinates: ``s`` upwards along the leg (0 is the joint line), ``y`` towards the back, ``x`` towards the outside (lateral).
+Coordinates: ``s`` upwards along the leg (0 is the joint line), ``y`` towards the back, ``x`` towards the outside.
 Outlines were laid out by hand after textbook cross-sections of an adult knee; every number is then varied per subject.
 """
 
 import numpy as np
 
-from .fields import ellipse, ellipsoid, merge
+from gleam.datasets.phantoms.fields import cover, ellipse, ellipsoid, merge
 
 # Muscles and their tendons: rows of (s, x, y, half width, half depth, angle in radians).
 MUSCLES = {
@@ -78,7 +78,7 @@ def femur_distance(s, level, y, x):
 
 
 def plateau_distance(s, y, x):
-    """Signed distance, across the leg only, to the tibia's outline: plateau with its posterior notch, three-sided shaft."""
+    """Signed distance, across the leg only, to the tibia: plateau with its posterior notch, three-sided shaft."""
     a, b, cy = profile(
         s,
         [
@@ -113,3 +113,30 @@ def patella_distance(level, y, x, level_0):
     """Signed distance to the patella: wide, flat in front, a ridge behind that fits the trochlear groove."""
     behind = np.sqrt(x**2 + 9)
     return ellipsoid((level - level_0, 22), (y + 43 + 0.27 * (behind - 8), 9.6), (x - 1, 22.5))
+
+
+LEG = [(75, 65, 66, 5), (45, 61, 63, 4), (15, 54.5, 59, 4), (-10, 51.5, 56, 4), (-35, 52, 55, 4), (-65, 55, 56, 5)]
+
+
+def distances(frame, knee):
+    """Signed distances to the skin, fascia, bones and joint capsule of one ``knee``, by name.
+
+    Besides them ``angle``, around the leg, and ``fluid``, the thickness in mm of the fluid inside the capsule, which
+    gathers in the recesses in front.
+    """
+    s, level, y, x, noise = (frame[k] for k in ("s", "level", "y", "x", "noise"))
+    half_x, half_y, cy = profile(s, LEG)
+    angle = np.arctan2(y - cy, x)
+    fat = 5.5 + 2.5 * np.sin(angle) - 2.2 * np.cos(angle) - 1.2 * np.cos(2 * angle) + 0.9 * noise["shift_x"]
+    edge = 0.35 * noise["edge"]
+    out = {"angle": angle, "femur": femur_distance(s, level, y, x) + edge}
+    out["tibia"] = np.maximum(tibia_distance(s, level, y, x) + edge, 2.5 - out["femur"])
+    out["patella"] = patella_distance(level, y, x - knee.patella_shift, knee.patella) + edge
+    out["fibula"] = fibula_distance(s, level, y, x) + edge
+    out["bone"] = np.minimum.reduce([out[name] for name in ("femur", "tibia", "patella", "fibula")])
+    out["leg"] = merge(ellipse(x, y - cy, half_x, half_y) + 0.8 * noise["ripple_x"], out["patella"] - 4.0, 14)
+    out["fascia"] = out["leg"] + 1.8 + knee.fat_mm * np.maximum(fat, 2.5)
+    joint = np.maximum(merge(out["femur"], out["patella"], 14), np.maximum(level - 46, -3 - level))
+    out["joint"] = -merge(-joint, y + 40, 5)
+    out["fluid"] = 0.5 + knee.effusion_mm * cover(y + 6, 14) * cover(np.abs(level - 22) - 24, 14)
+    return out

@@ -6,7 +6,7 @@ Both put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor,
 import h5py
 import numpy as np
 
-from ...files import written_whole
+from gleam.files import written_whole
 
 VENDOR = "GLEAM phantom"
 GYROMAGNETIC_RATIO_HZ_PER_T = 42_577_478.0
@@ -114,7 +114,7 @@ def _heads(counter, step_1, step_2, n_lines, n_coils, n_readout):
 
 
 def write_fastmri(path, kspace, reconstruction_rss, header, *, acquisition, patient_id):
-    """Write centred ``kspace`` (slice, coil, readout, phase encode), complex64, in fastMRI's layout, whole or not at all.
+    """Write centred ``kspace`` (slice, coil, readout, phase encode) in fastMRI's layout, whole or not at all.
 
     ``reconstruction_rss`` (slice, y, x) float32 is the fully sampled root sum of squares, cropped to the recon matrix.
     """

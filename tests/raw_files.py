@@ -4,20 +4,27 @@ import h5py
 import ismrmrd
 import numpy as np
 
-SPACE = "<matrixSize><x>{}</x><y>{}</y><z>{}</z></matrixSize><fieldOfView_mm><x>200</x><y>200</y><z>200</z></fieldOfView_mm>"
+from gleam.fourier import ifft2c
+
+SPACE = (
+    "<matrixSize><x>{}</x><y>{}</y><z>{}</z></matrixSize>"
+    "<fieldOfView_mm><x>200</x><y>200</y><z>200</z></fieldOfView_mm>"
+)
 
 
 def header(encoded, recon=None, *, centers=(None, None), vendor="", tesla="", trajectory="cartesian", protocol=""):
     """An ISMRMRD header; parts left empty are absent."""
     steps = "".join(
-        f"<kspace_encoding_step_{i}><minimum>0</minimum><maximum>999</maximum><center>{c}</center></kspace_encoding_step_{i}>"
-        for i, c in enumerate(centers, 1)
-        if c is not None
+        f"<{step}><minimum>0</minimum><maximum>999</maximum><center>{center}</center></{step}>"
+        for step, center in zip(("kspace_encoding_step_1", "kspace_encoding_step_2"), centers, strict=True)
+        if center is not None
     )
     system = (f"<systemVendor>{vendor}</systemVendor>" if vendor else "") + (
         f"<systemFieldStrength_T>{tesla}</systemFieldStrength_T>" if tesla else ""
     )
-    measurement = f"<measurementInformation><patientPosition>HFS</patientPosition><protocolName>{protocol}</protocolName>"
+    measurement = (
+        f"<measurementInformation><patientPosition>HFS</patientPosition><protocolName>{protocol}</protocolName>"
+    )
     return (
         '<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
         f"{measurement + '</measurementInformation>' if protocol else ''}"
@@ -43,9 +50,8 @@ def line(samples, *, step_1=0, step_2=0, flags=(), center_sample=None, **counter
 
 def raster(kspace, **more):
     """The acquisitions of ``kspace`` (coil, readout, step 1, step 2)."""
-    return [
-        line(kspace[:, :, i, j], step_1=i, step_2=j, **more) for j in range(kspace.shape[3]) for i in range(kspace.shape[2])
-    ]
+    steps = [(i, j) for j in range(kspace.shape[3]) for i in range(kspace.shape[2])]
+    return [line(kspace[:, :, i, j], step_1=i, step_2=j, **more) for i, j in steps]
 
 
 def write_ismrmrd(path, xml, lines):
@@ -82,3 +88,9 @@ def coil_images(shape, n_coils=4, sigma=0.02, seed=0):
     distance = (x - 1.2 * np.cos(angles)) ** 2 + (y - 1.2 * np.sin(angles)) ** 2
     maps = np.exp(-distance / 2) * np.exp(1j * (angles + x * np.cos(angles)))
     return (image * maps + sigma * noise((n_coils, *shape), seed)).astype(np.complex64)
+
+
+def relative_maps(kspace):
+    """A calibration that needs no package: coil images over their root sum of squares."""
+    images = ifft2c(kspace)
+    return images / np.linalg.norm(images, axis=0)

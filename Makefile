@@ -1,0 +1,50 @@
+# The GLEAM Book: `make reproduce` and `make test` both work as the first command in a fresh clone.
+PYTHON ?= python3
+JOBS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+RUN    := $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(JOBS)"
+STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: reproduce test book notebooks data lock lint clean help
+
+reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
+	@$(RUN) all
+
+test: $(STAMP)  ## The fast tests
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+book: $(STAMP)  ## Only the book, from the chapters that have been run
+	@$(RUN) book
+
+notebooks: $(STAMP)  ## Only the chapters
+	@$(RUN) notebooks
+
+data: $(STAMP)  ## Only the phantoms, where real data are not given
+	@$(RUN) data
+
+lint: $(STAMP)  ## Style, and notebooks without outputs
+	@$(BIN)/ruff check .
+	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/[0-9][0-9]_*.ipynb)
+
+lock: $(STAMP)  ## Write requirements.lock from what .venv holds
+	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock && touch $(STAMP)
+
+clean:  ## Remove everything that was made, but not data/
+	rm -rf $(VENV) _build _work book/chapters *.egg-info
+
+help:  ## This list
+	@echo "make TARGET [PROFILE=quick|paper] [DATA=dir] [CHAPTERS=\"01 04\"] [JOBS=n] [PYTHON=python3]"
+	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d: name a newer one with PYTHON=/path/to/python3." % sys.version_info[:2])'
+	@echo "Installing into $(VENV) (about 2 GB; once, and again when the pinned versions change)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test]"
+	@touch $@

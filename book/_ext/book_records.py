@@ -1,0 +1,176 @@
+"""Numbers in prose, and tables, that come from the records of runs; where there is none, the page says so.
+
+A chapter writes its records with ``gleam.records.save`` to _work/<profile>/records/<experiment>/<method>.json.
+"""
+
+import os
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from gleam import records
+
+LOGGER = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[2]
+MISSING = "not run in this build"
+SCALED = {"peak_mb": ("peak_bytes", 1e6), "peak_gb": ("peak_bytes", 1e9)}
+
+
+def records_dir():
+    """Folder of the records that this build shows; the driver names the profile in GLEAM_PROFILE."""
+    return ROOT / "_work" / os.environ.get("GLEAM_PROFILE", "quick") / "records"
+
+
+def look_up(reference):
+    """Value of ``experiment/method:name``; None if there is no such record, ValueError if it has no such value.
+
+    Names are those of ``Record.value``; a score with ``_sd`` or ``_sd_subjects`` appended is its spread; ``peak_mb``
+    and ``peak_gb`` are scaled; a dotted path such as ``settings.n_steps`` goes into the record.
+    """
+    where, _, name = reference.strip().partition(":")
+    experiment, _, method = where.partition("/")
+    if not (experiment and method and name):
+        raise ValueError(f"'{reference}' is not of the form experiment/method:name")
+    path = records_dir() / experiment / f"{records.slug(method)}.json"
+    if not path.is_file():
+        return None
+    value = _value(records.load(path), name)
+    if value is None:
+        raise ValueError(f"the record {experiment}/{method} has no value '{name}'")
+    return value
+
+
+def _value(record, name):
+    for ending, over in (("_sd_subjects", "subjects"), ("_sd", "slices")):
+        if name.endswith(ending):
+            return record.spread(name.removesuffix(ending), over)
+    if name in SCALED:
+        base, scale = SCALED[name]
+        return None if record.value(base) is None else record.value(base) / scale
+    if "." in name:
+        part, *rest = name.split(".")
+        value = getattr(record, part, None)
+        for part in rest:
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+    return record.value(name)
+
+
+def evaluate(text):
+    """Text for ``A:format``, ``A / B:format`` or ``A - B:format``, where A and B are references; None if not run.
+
+    The format, after the last colon, is one of Python's format language.
+    """
+    expression, _, form = text.rpartition(":")
+    for sign, combine in ((" / ", lambda a, b: a / b), (" - ", lambda a, b: a - b)):
+        if sign in expression:
+            terms = [look_up(part) for part in expression.split(sign)]
+            return None if None in terms else format(combine(*terms), form)
+    value = look_up(expression)
+    return None if value is None else format(value, form)
+
+
+class RecordRole(SphinxRole):
+    """``{record}`mridata_pgd_R12/gleam:psnr:.1f```, or a ratio or difference of two such values."""
+
+    def run(self):
+        """Return the value as text; what cannot be understood is a warning, which fails the build."""
+        try:
+            text = evaluate(self.text)
+        except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+            LOGGER.warning("record role '%s': %s", self.text, error, location=self.get_location())
+            return [], []
+        if text is None:
+            return [nodes.inline("", MISSING, classes=["records-missing"])], []
+        return [nodes.inline("", text, classes=["record"])], []
+
+
+class RecordTable(SphinxDirective):
+    """``{record-table} experiment``: its methods as gleam.records.table lays them out.
+
+    Options: ``caption`` and ``name`` as for a figure; ``methods`` and ``columns`` choose and order, by commas;
+    ``over`` is slices or subjects; ``paper`` (``table=I, acceleration=12``) puts the paper's rows below ours.
+    A sentence on the test data, phantoms or scans, is added to the caption.
+    """
+
+    required_arguments = 1
+    option_spec = {  # noqa: RUF012 - docutils wants it like this
+        "caption": directives.unchanged_required,
+        "name": directives.unchanged_required,
+        "methods": directives.unchanged_required,
+        "columns": directives.unchanged_required,
+        "over": lambda value: directives.choice(value, ("slices", "subjects")),
+        "paper": directives.unchanged_required,
+    }
+
+    def run(self):
+        """Return a table, of one cell that says so where nothing was run."""
+        try:
+            found = self._found()
+            header, rows = self._content(found) if found else (["Method"], [[MISSING]])
+        except (ValueError, KeyError) as error:
+            LOGGER.warning("record-table %s: %s", self.arguments[0], error, location=self.get_location())
+            return []
+        table = _table(header, rows)
+        caption = " ".join([self.options.get("caption", ""), _data_sentence(found)]).strip()
+        if caption:
+            inline, messages = self.parse_inline(caption)
+            table.insert(0, nodes.title("", "", *inline, *messages))
+        self.set_source_info(table)
+        self.add_name(table)
+        return [table]
+
+    def _found(self):
+        found = records.load_experiment(records_dir(), self.arguments[0])
+        if not found or "methods" not in self.options:
+            return found
+        wanted = [name.strip() for name in self.options["methods"].split(",")]
+        return {name: found[name] for name in wanted if name in found}
+
+    def _content(self, found):
+        paper = None
+        if "paper" in self.options:
+            where = dict(part.strip().split("=") for part in self.options["paper"].split(","))
+            where = {key: int(value) if value.isdigit() else value for key, value in where.items()}
+            paper = records.published(ROOT / "data" / "published" / "tables.csv", **where)
+        frame = records.table(found, paper, over=self.options.get("over", "slices"))
+        if "columns" in self.options:
+            frame = frame[[name.strip() for name in self.options["columns"].split(",")]]
+        header = [*frame.index.names, *frame.columns]
+        rows = [[*index, *values] for index, values in zip(frame.index, frame.to_numpy(), strict=True)]
+        for above, row in zip(list(rows), rows[1:], strict=False):
+            if row[0] == above[0]:
+                row[0] = ""
+        return header, rows
+
+
+def _data_sentence(found):
+    kinds = {record.is_phantom for record in found.values()}
+    return {frozenset({True}): "Test data: phantoms.", frozenset({False}): "Test data: scans."}.get(
+        frozenset(kinds), ""
+    )
+
+
+def _table(header, rows):
+    group = nodes.tgroup(cols=len(header))
+    group.extend(nodes.colspec(colwidth=1) for _ in header)
+    head, body = nodes.thead(), nodes.tbody()
+    head.append(_row(header))
+    body.extend(_row(row) for row in rows)
+    group.extend([head, body])
+    return nodes.table("", group, classes=["records"])
+
+
+def _row(texts):
+    row = nodes.row()
+    row.extend(nodes.entry("", nodes.paragraph(text=str(text))) for text in texts)
+    return row
+
+
+def setup(app):
+    """Register the role and the directive."""
+    app.add_role("record", RecordRole())
+    app.add_directive("record-table", RecordTable)

@@ -1,0 +1,191 @@
+"""Chapters: which there are, what parameters they take, whether they are stale, and what of them is published."""
+
+import ast
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from driver import data
+from driver.files import digest, write_text
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A clean notebook, and where its executed copy goes."""
+
+    name: str
+    source: Path
+    published: Path
+    declared: tuple  # names assigned in its cell tagged `parameters`
+
+
+def discover(root):
+    """All chapters, notebooks/[0-9][0-9]_*.ipynb, in order."""
+    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    return [Chapter(p.stem, p, root / "book" / "chapters" / p.name, _declared(p)) for p in found]
+
+
+def _declared(path):
+    names = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            for node in ast.walk(ast.parse(cell.source)):
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                    names.append(node.id)
+    return tuple(names)
+
+
+def select(chapters, wanted):
+    """Chapters named by text such as "01 04_mridata": numbers or beginnings of names, or all if the text is empty."""
+    words = re.split(r"[\s,]+", wanted.strip()) if wanted.strip() else []
+    names = set()
+    for word in words:
+        prefix = word.removesuffix(".ipynb")
+        prefix = f"{int(prefix):02d}_" if prefix.isdigit() else prefix
+        matches = [chapter.name for chapter in chapters if chapter.name.startswith(prefix)]
+        if not matches:
+            known = ", ".join(chapter.name for chapter in chapters) or "none yet"
+            raise ValueError(f"Unknown chapter '{word}': the chapters are {known}.")
+        names.update(matches)
+    return [chapter for chapter in chapters if not words or chapter.name in names]
+
+
+def read_settings(root, profile):
+    """The profile's YAML with its sections `common`, `phantoms` and one per chapter; unknown sections are errors."""
+    path = root / "notebooks" / f"{profile}.yaml"
+    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    known = {"common", "phantoms"} | {chapter.name for chapter in discover(root)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ValueError(f"notebooks/{profile}.yaml has a section '{unknown[0]}' that is no chapter.")
+    return {"common": {}, "phantoms": {}} | {name: section or {} for name, section in settings.items()}
+
+
+def check_parameters(chapter, settings):
+    """The parameters a chapter gets: its own section over those of `common` that it declares."""
+    own = settings.get(chapter.name, {})
+    for name in own:
+        if name not in chapter.declared:
+            raise ValueError(
+                f"{chapter.name} is given the parameter '{name}' in the YAML file, but its parameters cell declares "
+                f"{', '.join(chapter.declared) or 'nothing'}."
+            )
+    return {name: value for name, value in (settings["common"] | own).items() if name in chapter.declared}
+
+
+def current_key(chapter, parameters, profile, folders, root):
+    """Everything a chapter's results depend on, item by item, so that a difference can be named."""
+    cells = [(c.cell_type, c.source, c.metadata) for c in nbformat.read(chapter.source, as_version=4).cells]
+    return {
+        "profile": profile,
+        "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
+        "parameters": parameters,
+        "files": {p.relative_to(root).as_posix(): digest(p) for p in sorted((root / "gleam").rglob("*.py"))},
+        "data": {n: data.identity(n, folder, root) for n, folder in folders.items() if n in chapter.declared},
+    }
+
+
+def why_stale(chapter, key):
+    """What differs from the key that the published chapter was made from, in words; an empty text if nothing does."""
+    old = _published_key(chapter)
+    if old is None:
+        return "never run"
+    if old == json.loads(json.dumps(key)):
+        return ""
+    if old["profile"] != key["profile"]:
+        return f"stale (made with the profile {old['profile']})"
+    changes = ["the notebook changed"] if old["notebook"] != key["notebook"] else []
+    changes += [f"parameter {name} changed" for name in _differing(old["parameters"], key["parameters"])]
+    changes += [f"{name} changed" for name in _differing(old["files"], key["files"])]
+    changes += [f"{name.removesuffix('_dir')} data changed" for name in _differing(old["data"], key["data"])]
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return f"stale ({', '.join(changes[:3])}{more})"
+
+
+def _differing(old, new):
+    new = json.loads(json.dumps(new))
+    return [name for name in sorted({*old, *new}) if name not in old or name not in new or old[name] != new[name]]
+
+
+def _published_key(chapter):
+    try:
+        return json.loads(chapter.published.read_text(encoding="utf-8"))["metadata"].get("made_from")
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def publish(executed, chapter, key, root):
+    """Clean an executed notebook and move it into the book, together with the key it was made from."""
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("papermill", None)
+    notebook.metadata["made_from"] = key
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = [*cell.metadata["tags"], "hide-cell"]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in map(without_progress, cell.outputs) if output]
+    write_text(chapter.published, nbformat.writes(notebook).replace(f"{root}/", ""))
+
+
+# a tqdm bar ("train:  40%|####  | 4/10 [00:01<00:02, 3.1it/s]") or its form without a total ("4it [00:01, 3.1it/s]")
+PROGRESS = re.compile(r"(^|\s)\d+%\|.*\[.*\]|^.*\d+\w* \[[\d:?]+, .*\]")
+
+
+def without_progress(output):
+    """The output without progress bars on stderr, None if nothing is left; real warnings stay, and fail the build."""
+    if output.output_type != "stream" or output.name != "stderr":
+        return output
+    pieces = (re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", piece) for piece in re.split(r"[\r\n]+", output.text))
+    kept = [piece for piece in pieces if piece.strip() and not PROGRESS.search(piece)]
+    if not kept:
+        return None
+    output.text = "\n".join(kept) + "\n"
+    return output
+
+
+def fill_in_missing(chapters):
+    """Give every chapter that has no results a page that says so: its text and code, with stand-ins for its figures."""
+    for chapter in chapters:
+        if _published_key(chapter) is not None:
+            continue
+        notebook = nbformat.read(chapter.source, as_version=4)
+        note = (
+            "\n:::{admonition} This chapter has not been run in this build\n:class: warning\n"
+            f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'
+        )
+        cells = []
+        for cell in notebook.cells:
+            cells.append(cell)
+            cells += [_markdown(text, f"stand-in-{len(cells)}") for text in _stand_ins(cell)]
+        title = next(cell for cell in cells if cell.cell_type == "markdown")
+        heading, _, rest = title.source.partition("\n")
+        title.source = "\n".join([heading, note, rest])
+        notebook.cells = cells
+        notebook.metadata["language_info"] = {"name": "python"}  # stripped from clean notebooks; colours the code
+        write_text(chapter.published, nbformat.writes(notebook))
+
+
+def _markdown(text, cell_id):
+    return nbformat.v4.new_markdown_cell(text, id=cell_id)  # a fixed id: the same page each time
+
+
+def _stand_ins(cell):
+    """Markdown with the labels that a cell's outputs would have defined, so that references to them still resolve."""
+    settings = cell.metadata.get("mystnb", {})
+    figure = settings.get("figure", {})
+    if "name" in figure:
+        caption = figure.get("caption", "").strip() or "Not run in this build."
+        yield (
+            f":::{{figure}} ../_assets/not-run.svg\n:name: {figure['name']}\n"
+            f":alt: This figure has not been made in this build.\n\n{caption}\n:::"
+        )
+    if settings.get("markdown_format") == "myst":
+        for name in re.findall(r"""["'](tab-[\w-]+)["']""", cell.source):
+            yield f":::{{table}} Not run in this build.\n:name: {name}\n\n| Method |\n|---|\n| – |\n:::"

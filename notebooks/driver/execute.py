@@ -1,0 +1,158 @@
+"""Run chapters, several at a time, each in its own process; publish each on success only."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from driver import chapters
+from driver.files import write_text
+from driver.progress import Progress
+
+
+@dataclass(frozen=True)
+class Task:
+    """One chapter to run, with its parameters and the key that its result will carry."""
+
+    chapter: chapters.Chapter
+    parameters: dict
+    key: dict
+
+
+def n_cores():
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(tasks, profile, root, jobs):
+    """Run the tasks, `jobs` at a time; True if all succeeded. The results of those that did are kept in any case."""
+    if not tasks:
+        return True
+    (root / "_work").mkdir(exist_ok=True)
+    n_threads = max(1, n_cores() // min(jobs, len(tasks)))
+    children = Children()
+    with tempfile.TemporaryDirectory(dir=root / "_work", prefix="run-") as scratch, Progress() as progress:
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            runs = [pool.submit(_run, t, profile, root, Path(scratch), n_threads, children, progress) for t in tasks]
+            results = [run.result() for run in runs]
+        except BaseException:
+            children.end()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return all(results)
+
+
+def _run(task, profile, root, scratch, n_threads, children, progress):
+    name, start = task.chapter.name, time.monotonic()
+    executed = scratch / f"{name}.ipynb"
+    order = scratch / f"{name}.json"
+    order.write_text(json.dumps(task.parameters))
+    command = [sys.executable, "driver/papermill_one.py", task.chapter.source.name]
+    command += [os.path.relpath(path, root / "notebooks") for path in (executed, order)]
+    child = children.start(command, cwd=root / "notebooks", env=_environment(root, n_threads))
+    last = ""
+    with child.stdout:
+        for line in _lines(child.stdout):
+            last = line
+            progress.show(name, line)
+    if child.wait() == 0:
+        chapters.publish(executed, task.chapter, task.key, root)
+        progress.done(name, f"done in {time.monotonic() - start:.0f} s")
+        return True
+    if not children.ended:
+        kept = root / "_work" / profile / "failed" / f"{name}.ipynb"
+        where = ""
+        if executed.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(executed, kept)
+            where = f" (see {kept.relative_to(root).as_posix()})"
+        progress.done(name, f"FAILED: {error_in(kept) or last or 'the kernel died'}{where}")
+    return False
+
+
+# widget bars of tqdm.auto reach neither the driver's live line nor a static page; text bars do
+TEXT_PROGRESS = """from tqdm import auto as _auto, std as _std
+_auto.tqdm, _auto.trange = _std.tqdm, _std.trange
+del _auto, _std
+"""
+
+
+def _environment(root, n_threads):
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    # the venv's kernel and no personal start-up files, so that a chapter gives the same pages everywhere
+    profile = root / "_work" / "ipython"
+    write_text(profile / "profile_default" / "startup" / "00-text-progress.py", TEXT_PROGRESS)
+    own = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(profile), "PYTHONUNBUFFERED": "1"}
+    return os.environ | dict.fromkeys(threads, str(n_threads)) | own
+
+
+def _lines(stream):
+    """Lines of a binary stream as they come, where a carriage return ends a line too."""
+    rest = b""
+    while chunk := os.read(stream.fileno(), 65536):
+        *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
+        yield from (line.decode(errors="replace").strip() for line in whole if line.strip())
+    if rest.strip():
+        yield rest.decode(errors="replace").strip()
+
+
+def error_in(path):
+    """One line on the error in a half-run notebook: type, message and the line of the cell; "" if there is none."""
+    if not path.exists():
+        return ""
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))
+                line = re.search(r"^-+> *\d+ (.*)$", trace, re.MULTILINE)
+                message = " ".join(output.evalue.split())
+                return f"{output.ename}: {message}" + (f" [in the cell line: {line[1].strip()}]" if line else "")
+    return ""
+
+
+class Children:
+    """The processes started so far, so that an interrupt ends them all, and starts no more."""
+
+    def __init__(self):
+        self._all, self._lock, self.ended = [], threading.Lock(), False
+
+    def start(self, command, **options):
+        """Start a process in a session of its own, its two output streams joined in one pipe."""
+        with self._lock:
+            if self.ended:
+                raise KeyboardInterrupt
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **options,
+            )
+            self._all.append(child)
+            return child
+
+    def end(self, patience_seconds=10):
+        """Ask every process to stop (papermill then stops its kernel), and kill those that do not."""
+        with self._lock:
+            self.ended = True
+            running = [child for child in self._all if child.poll() is None]
+        for child in running:
+            os.killpg(child.pid, signal.SIGTERM)
+        for child in running:
+            try:
+                child.wait(patience_seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)

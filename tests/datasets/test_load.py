@@ -1,0 +1,62 @@
+import csv
+
+import pytest
+
+from gleam.datasets import files_by_split
+from gleam.datasets.load import PAPER_LISTS
+
+
+def folder_with(tmp_path, rows, present=None):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "splits").mkdir()
+    for name, _ in rows if present is None else present:
+        (tmp_path / "raw" / name).touch()
+    with open(tmp_path / "splits" / "list.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "split"), *rows])
+    return tmp_path, "raw", "list.csv"
+
+
+GOOD = [("a.h5", "train"), ("b.h5", "val"), ("c.h5", "test"), ("d.h5", "train")]
+
+
+def test_files_come_by_split(tmp_path):
+    files = files_by_split(*folder_with(tmp_path, GOOD))
+    assert {s: [p.name for p in paths] for s, paths in files.items()} == {"train": ["a.h5", "d.h5"], "val": ["b.h5"], "test": ["c.h5"]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "present", "error", "words"),
+    [
+        (GOOD, GOOD[1:], FileNotFoundError, r"1 of the 4 files that .*list\.csv lists are missing, such as .*a\.h5"),
+        (GOOD[:2], None, ValueError, r"list\.csv must have files of the splits train, val and test"),
+        ([*GOOD, ("e.h5", "extra")], None, ValueError, "of no other"),
+        ([*GOOD, ("a.h5", "test")], GOOD, ValueError, r"lists a\.h5 more than once"),
+    ],
+)
+def test_bad_lists_are_named(rows, present, error, words, tmp_path):
+    arguments = folder_with(tmp_path, rows, present)
+    with pytest.raises(error, match=words):
+        files_by_split(*arguments)
+
+
+def test_a_missing_list_and_a_list_without_columns_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no split list .*none\.csv"):
+        files_by_split(tmp_path, "raw", "none.csv")
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "list.csv").write_text("name,part\na,b\n")
+    with pytest.raises(ValueError, match=r"list\.csv has no column 'file'"):
+        files_by_split(tmp_path, "raw", "list.csv")
+
+
+@pytest.mark.parametrize(("name", "counts"), [("mridata_knee", (14, 2, 3)), ("fastmri_brain", (54, 50, 50))])
+def test_no_subject_is_in_two_splits_of_the_paper(name, counts):
+    with open(PAPER_LISTS / f"{name}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_split = {split: {row["file"] for row in rows if row["split"] == split} for split in ("train", "val", "test")}
+    assert tuple(map(len, by_split.values())) == counts
+    assert len(set.union(*by_split.values())) == len(rows) == sum(counts)
+
+
+def test_without_a_list_of_its_own_a_folder_is_split_as_in_the_paper(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"19 of the 19 files that .*mridata_knee\.csv lists are missing"):
+        files_by_split(tmp_path)

@@ -1,0 +1,62 @@
+import re
+
+import matplotlib
+import numpy as np
+import pytest
+from problems import complex_normal
+
+from gleam import Fit, figures, widgets
+from gleam.metrics import psnr
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def images():
+    target = complex_normal(24, 20)
+    return {"Zero-filled": target + 0.5, "GLEAM": target + 0.1}, target
+
+
+def test_compare_draws_every_method_with_scores_and_one_error_scale(images):
+    figure = figures.compare(*images, label="phantom")
+    titles = [axis.get_title() for axis in figure.axes]
+    assert {"Zero-filled", "GLEAM", "Ground truth"} <= set(titles)
+    corners = [t.get_text() for axis in figure.axes for t in axis.texts]
+    assert len(corners) == 2 and f"PSNR {float(psnr(images[0]['GLEAM'], images[1])):.1f} dB" in corners[1]
+    errors = [axis.images[0] for axis in figure.axes if axis.images and axis.images[0].get_cmap().name == "inferno"]
+    assert len({e.get_clim() for e in errors}) == 1 and len(errors) >= 2
+    figure.canvas.draw()
+
+
+def test_other_figures_draw(images):
+    named, target = images
+    fit = Fit({}, history=[{"step": 1, "nrmse": 0.3}, {"step": 2, "nrmse": 0.2}], best_step=2, best_nrmse=0.2)
+    drawn = [
+        figures.panels({**named, "k": figures.kspace_magnitude(target)}, n_columns=2, label="phantom"),
+        figures.masks({"R = 4": np.eye(8, dtype=bool)}),
+        figures.learning_curves({"GLEAM": fit}),
+    ]
+    for figure in drawn:
+        figure.canvas.draw()
+
+
+def test_pictures_are_saved_whole(images, tmp_path):
+    figures.save_png(figures.compare(*images), tmp_path / "a" / "figure.png")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["figure.png"]
+
+
+def test_slider_needs_no_kernel_and_names_every_frame(images):
+    named, _ = images
+    slider = widgets.Slider({str(n): figures.panels(named) for n in (4, 8)}, name="Acceleration", alt="A knee.")
+    page = slider._repr_html_()
+    assert page.count("<img") == 2 and page.count(" hidden>") == 2
+    assert 'alt="A knee. Acceleration: 8."' in page and 'type="range"' in page and 'max="1"' in page
+    assert not re.search(r"(src|href)=[\"']https?:", page)
+    assert not plt.get_fignums()
