@@ -1,11 +1,43 @@
 """GLEAM: greedy learning for large-scale accelerated MRI reconstruction."""
 
-from gleam import baselines, calibration, cost, datasets, fourier, masks, metrics, physics, records, strategies, training, unrolled
+from gleam import (
+    baselines,
+    calibration,
+    cost,
+    datasets,
+    fourier,
+    masks,
+    metrics,
+    physics,
+    records,
+    strategies,
+    training,
+    unrolled,
+)
 from gleam.records import Record
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
-from gleam.training import Fit, evaluate, fit, reconstruct
+from gleam.training import Fit, evaluate, fit, fit_all, reconstruct
 
 __all__ = [
-    "Checkpointed", "EndToEnd", "Fit", "Greedy", "Record", "baselines", "calibration", "cost", "datasets", "evaluate", "fit", "fourier",
-    "masks", "metrics", "physics", "reconstruct", "records", "strategies", "training", "unrolled",
-]  # fmt: skip
+    "Checkpointed",
+    "EndToEnd",
+    "Fit",
+    "Greedy",
+    "Record",
+    "baselines",
+    "calibration",
+    "cost",
+    "datasets",
+    "evaluate",
+    "fit",
+    "fit_all",
+    "fourier",
+    "masks",
+    "metrics",
+    "physics",
+    "reconstruct",
+    "records",
+    "strategies",
+    "training",
+    "unrolled",
+]

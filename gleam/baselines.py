@@ -19,8 +19,8 @@ def zero_filled(batch):
 def wavelet(lamda, *, n_iterations=100):
     """Compressed sensing with l1-wavelet regularisation (Section V-B2): FISTA in SigPy, slice by slice.
 
-    ``lamda`` is the weight of the l1 norm in normalised units; the paper has 0.12, 0.07, 0.06 for knees at R = 4, 12, 16
-    and 0.001 for brains. Returns a function from :class:`gleam.physics.Batch` to images (batch, y, x).
+    ``lamda`` is the weight of the l1 norm in normalised units; the paper has 0.12, 0.07, 0.06 for knees at R = 4, 12,
+    16 and 0.001 for brains. Returns a function from :class:`gleam.physics.Batch` to images (batch, y, x).
     """
     if not lamda >= 0:
         raise ValueError(f"lamda={lamda!r} of the wavelet baseline must be a number of at least 0")

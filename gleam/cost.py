@@ -1,8 +1,8 @@
 """What a training step costs: peak memory and seconds, warmed up, methods interleaved in one run.
 
-On CUDA the peak is ``torch.cuda.max_memory_allocated`` after a reset. On a CPU it is the peak of live tensor bytes, counted
-as tensors come and go; it holds what a step keeps (weights, optimizer, gradients, activations, the batch) but not the
-scratch space inside a kernel, so it is comparable between methods and not with a GPU's figure.
+On CUDA the peak is ``torch.cuda.max_memory_allocated`` after a reset. On a CPU it is the peak of live tensor bytes,
+counted as tensors come and go; it holds what a step keeps (weights, optimizer, gradients, activations, the batch) but
+not the scratch space inside a kernel, so it is comparable between methods and not with a GPU's figure.
 """
 
 import copy
@@ -21,7 +21,8 @@ from gleam.training import BETAS
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds_per_step``: median over rounds; ``step_seconds``: each round; ``peak_bytes`` as ``memory_kind`` says."""
+    """``seconds_per_step``: median over rounds; ``step_seconds``: each round; ``peak_bytes`` as ``memory_kind``
+    says."""
 
     seconds_per_step: float
     peak_bytes: int

@@ -3,6 +3,8 @@
 This is the only place where a complex image becomes two real channels.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
@@ -67,7 +69,7 @@ class ResidualCNN(nn.Module):
             raise ValueError(f"n_dims={n_dims!r} must be 2 (images) or 3 (series of images)")
         convolution = CONVOLUTIONS[n_dims]
         widths = [2] + [n_features] * n_blocks
-        blocks = [ResidualBlock(a, b, convolution) for a, b in zip(widths, widths[1:], strict=False)]
+        blocks = [ResidualBlock(a, b, convolution) for a, b in pairwise(widths)]
         self.body = nn.Sequential(*blocks, convolution(n_features, 2, 3, padding=1))
 
     def forward(self, x):

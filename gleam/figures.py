@@ -1,13 +1,22 @@
-"""Every plot of the book. Each function draws one figure and returns it; nothing here computes a result."""
+"""Every plot of the book. Each function draws one figure and returns it; nothing here computes a result.
 
-import matplotlib.pyplot as plt
+Figures do not go through ``pyplot``: there is no current figure, nothing to close, and the last line of a cell shows
+it.
+"""
+
+import io
+
+import matplotlib
+import matplotlib.figure
 import numpy as np
 
+from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
 
 STYLE = {
-    "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.titlesize": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "legend.frameon": False,
+    "font.size": 10, "axes.titlesize": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
+    "legend.frameon": False,
 }  # fmt: skip
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
@@ -16,17 +25,36 @@ COLORS = {
 ERROR_GAIN = 4
 
 
-def compare(reconstructions, target, *, aspect=1.0, label=""):
-    """Reconstructions of one slice beside the reference, and their error maps on one scale, as in the paper's Figs. 3-5.
+class Figure(matplotlib.figure.Figure):
+    """A figure that shows itself as PNG in any notebook and is saved whole."""
 
-    ``reconstructions``: dict of method to image (y, x), complex; ``target``: the reference (y, x); ``aspect``: height over
-    width of a pixel; ``label``: written at the foot, such as "phantom". PSNR (dB) and SSIM stand in the corner. Images are
-    shown up to the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times on the same scale.
+    def png(self, dpi=110):
+        """The figure as bytes of a PNG."""
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+        return buffer.getvalue()
+
+    def save(self, path, dpi=150):
+        """Write the figure as PNG to ``path``, whole or not at all."""
+        with written_whole(path) as temporary:
+            temporary.write_bytes(self.png(dpi))
+
+    _repr_png_ = png
+
+
+def compare(reconstructions, target, *, aspect=1.0, label=""):
+    """Reconstructions of one slice beside the reference, and their error maps on one scale, as in the paper's Figs.
+    3-5.
+
+    ``reconstructions``: dict of method to image (y, x), complex; ``target``: the reference (y, x); ``aspect``: height
+    over width of a pixel; ``label``: written at the foot, such as "phantom". PSNR (dB) and SSIM stand in the corner.
+    Images are shown up to the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times on the same scale.
     """
     columns = {**reconstructions, "Ground truth": target}
     window = float(np.percentile(_magnitude(target), 99))
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(2, len(columns), figsize=_size(target, aspect, len(columns), 2), layout="constrained")
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=_size(target, aspect, len(columns), 2), layout="constrained")
+        axes = figure.subplots(2, len(columns))
         for (name, image), top, bottom in zip(columns.items(), *axes, strict=True):
             _image(top, _magnitude(image), window, aspect, title=name)
             if name == "Ground truth":
@@ -37,9 +65,9 @@ def compare(reconstructions, target, *, aspect=1.0, label=""):
             shown = bottom.imshow(ERROR_GAIN * error, cmap="inferno", vmin=0, vmax=window, aspect=aspect)
             bottom.set(xticks=[], yticks=[])
         axes[1, 0].set_ylabel(f"|error| x {ERROR_GAIN}")
-        bar = figure.colorbar(shown, ax=axes[1, -1], location="left", fraction=0.9, aspect=12)
+        bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.05, 0.1, 0.08, 0.8]))
         bar.set_ticks([0, window / 2, window], labels=["0", f"{50 / ERROR_GAIN:g} %", f"{100 / ERROR_GAIN:g} %"])
-        bar.set_label("error, of the 99th percentile")
+        bar.set_label("error, of the reference's\n99th percentile", fontsize=8)
         if label:
             figure.supxlabel(label, fontsize=9, color="#555555")
     return figure
@@ -53,9 +81,9 @@ def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", labe
     n_columns = n_columns or len(images)
     n_rows = -(-len(images) // n_columns)
     first = next(iter(images.values()))
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        size = _size(first, aspect, n_columns, n_rows)
-        figure, axes = plt.subplots(n_rows, n_columns, figsize=size, layout="constrained", squeeze=False)
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=_size(first, aspect, n_columns, n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, n_columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
         for (title, image), axis in zip(images.items(), axes.flat, strict=False):
@@ -64,6 +92,12 @@ def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", labe
         if label:
             figure.supxlabel(label, fontsize=9, color="#555555")
     return figure
+
+
+def source(data):
+    """What a figure or table has to say of its data: phantom or measurement. ``data`` has an attribute
+    ``is_phantom``."""
+    return "numerical phantom, not a patient" if data.is_phantom else "measured data"
 
 
 def masks(named, *, aspect=1.0):
@@ -78,9 +112,11 @@ def kspace_magnitude(kspace):
 
 
 def learning_curves(fits):
-    """Validation nRMSE against the step, for a dict of method to :class:`gleam.training.Fit`; the kept one is marked."""
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    """Validation nRMSE against the step, for a dict of method to :class:`gleam.training.Fit`; the kept one is
+    marked."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axis = figure.subplots()
         for name, fit in fits.items():
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
@@ -91,25 +127,19 @@ def learning_curves(fits):
 
 
 def per_slice(records, metric="psnr", unit="dB"):
-    """Each method's score on every test slice, one line per slice joining the methods: paired, so shifts can be seen."""
+    """Each method's score on every test slice, one line per slice joining the methods: paired, so shifts can be
+    seen."""
     names = list(records)
     values = np.array([records[name].table[metric] for name in names])
-    with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.2), layout="constrained")
+        axis = figure.subplots()
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):
             axis.plot(i, values[i].mean(), "o", ms=9, color=COLORS.get(name, "black"), zorder=2)
         axis.set_xticks(range(len(names)), names)
         axis.set_ylabel(f"{metric.upper()} ({unit})" if unit else metric)
     return figure
-
-
-def save_png(figure, path):
-    """Write ``figure`` as PNG, whole or not at all."""
-    from gleam.files import written_whole
-
-    with written_whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _magnitude(image):

@@ -19,7 +19,9 @@ def written_whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to") from error
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
+        ) from error
     os.close(handle)
     os.chmod(temporary, 0o644)
     try:

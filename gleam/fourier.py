@@ -1,10 +1,10 @@
 """Orthonormal 2D Fourier transforms over the last two axes, for NumPy arrays and torch tensors.
 
-Raw files hold *centred* k-space: the zero frequency and the middle of the field of view lie at index ``n // 2``. Loops use
-the *uncentred* transform, which needs no shifts. Both describe the same physics: if ``m`` is a centred coil image, then
-``fft2(m)`` is its centred k-space in FFT order times a phase of modulus one, so undersampling commutes with it. Hence
-k-space is brought to FFT order once (:func:`to_fft_order`), masks likewise (:func:`ifftshift2`), and images, which is
-what a CNN sees, stay centred.
+Raw files hold *centred* k-space: the zero frequency and the middle of the field of view lie at index ``n // 2``.
+Loops use the *uncentred* transform, which needs no shifts. Both describe the same physics: if ``m`` is a centred coil
+image, then ``fft2(m)`` is its centred k-space in FFT order times a phase of modulus one, so undersampling commutes
+with it. Hence k-space is brought to FFT order once (:func:`to_fft_order`), masks likewise (:func:`ifftshift2`), and
+images, which is what a CNN sees, stay centred.
 """
 
 import numpy as np

@@ -47,9 +47,9 @@ def random_columns(shape, acceleration, *, center_fraction=0.04, seed):
 def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
     """Variable-density Poisson disc with a full centre and cropped corners (Section V-A1).
 
-    Samples keep a distance that grows linearly with the distance from the centre of k-space. Points are chosen by random
-    priority, all at once: a point is taken when it outranks every open point within its disc, which then close; this is
-    a maximal disc sampling, found in a few vectorised rounds. A last random thinning meets R exactly.
+    Samples keep a distance that grows linearly with the distance from the centre of k-space. Points are chosen by
+    random priority, all at once: a point is taken when it outranks every open point within its disc, which then
+    close; this is a maximal disc sampling, found in a few vectorised rounds. A last random thinning meets R exactly.
 
     Parameters: ``shape`` (n_y, n_x); ``n_calibration``: width of the fully measured square at the centre, in samples.
     Returns a boolean mask (n_y, n_x). Raises ValueError if R cannot be met.
@@ -72,8 +72,8 @@ def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
 def bank(generate, n_masks, *, seed, cache_dir=None):
     """Masks ``generate(seed=...)`` for ``n_masks`` seeds derived from ``seed``: boolean (n_masks, n_y, n_x).
 
-    ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir`` the
-    bank is made once and read from there ever after, so that training never waits for a mask.
+    ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir``
+    the bank is made once and read from there ever after, so that training never waits for a mask.
     """
     settings = [generate.func.__name__, generate.args, sorted(generate.keywords.items()), n_masks, seed, VERSION]
     path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"

@@ -1,7 +1,7 @@
 """Image quality of complex reconstructions, on magnitudes, per slice, as the paper's evaluation code computes it.
 
-PSNR and SSIM take their range from the reference, ``max|x|``. All functions take (y, x) or (batch, [time,] y, x) tensors
-in the same units for both arguments and return one value per batch entry (a 0-d tensor for one 2D image).
+PSNR and SSIM take their range from the reference, ``max|x|``. All functions take (y, x) or (batch, [time,] y, x)
+tensors in the same units for both arguments and return one value per batch entry (a 0-d tensor for one 2D image).
 """
 
 import numpy as np

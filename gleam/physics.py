@@ -1,7 +1,9 @@
-"""The measurement y = A x + noise with A = Omega F S (Eq. 1), for 2D images and 2D + time series, and mini-batches of it.
+"""The measurement y = A x + noise with A = Omega F S (Eq. 1), for 2D images and 2D + time series, and mini-batches of
+it.
 
-Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space and mask (batch, coil or 1, [time,]
-y, x). Images and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call shifts.
+Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space and mask (batch, coil or 1,
+[time,] y, x). Images and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call
+shifts.
 """
 
 from dataclasses import dataclass, fields
@@ -9,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from gleam.fourier import fft2, ifft2
+from gleam.fourier import fft2, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
 
@@ -83,6 +85,17 @@ class Batch:
     def sense(self):
         """The operator of this batch."""
         return Sense(self.sens_maps, self.mask)
+
+    @classmethod
+    def from_slice(cls, kspace, mask, sens_maps):
+        """A batch of one from the arrays of one fully sampled slice, all centred: k-space and maps (coil, y, x), mask
+        (y, x).
+
+        The target is the coil-combined image. This is the way in for data of one's own.
+        """
+        kspace, mask, sens_maps = (torch.as_tensor(x)[None] for x in (kspace, mask, sens_maps))
+        target = (sens_maps.conj() * ifft2c(kspace)).sum(COIL)
+        return cls.undersample(to_fft_order(kspace), ifftshift2(mask)[:, None], sens_maps, target)
 
     def to(self, device):
         """The same batch on another device."""

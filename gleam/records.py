@@ -27,9 +27,9 @@ MISSING = "–"
 class Record:
     """One measured run.
 
-    ``scores``: one dict per test slice (subject, slice, nrmse, psnr, ssim); ``data``: name, split sizes, whether it is a
-    phantom, mask; ``settings``: everything that was chosen; ``cost``: seconds per step, peak bytes and how they were
-    measured, or None for a method without training; ``n_parameters``: or None.
+    ``scores``: one dict per test slice (subject, slice, nrmse, psnr, ssim); ``data``: name, split sizes, whether it
+    is a phantom, mask; ``settings``: everything that was chosen; ``cost``: seconds per step, peak bytes and how they
+    were measured, or None for a method without training; ``n_parameters``: or None.
     """
 
     experiment: str
@@ -172,9 +172,9 @@ def scores_table(rows, index):
 def compare(ours, theirs, level=0.05):
     """One sentence on how the first record's scores differ from the second's, slice by slice.
 
-    Wilcoxon signed-rank test of the paired differences; a difference whose p exceeds ``level`` is called equal. Slices of
-    one subject are not independent, so the number of subjects stands beside that of the slices. Raises ValueError if the
-    two records are not of the same slices.
+    Wilcoxon signed-rank test of the paired differences; a difference whose p exceeds ``level`` is called equal.
+    Slices of one subject are not independent, so the number of subjects stands beside that of the slices. Raises
+    ValueError if the two records are not of the same slices.
     """
     from scipy.stats import wilcoxon
 
@@ -202,7 +202,11 @@ def _signed(value, metric):
 def markdown_table(frame, caption, name):
     """``frame`` as a numbered MyST table with a caption, for a cell whose ``mystnb.markdown_format`` is ``myst``."""
     header = [*frame.index.names, *frame.columns]
-    lines = [header, ["---"] * len(header), *([*index, *row] for index, row in zip(frame.index, frame.values, strict=True))]
+    lines = [
+        header,
+        ["---"] * len(header),
+        *([*index, *row] for index, row in zip(frame.index, frame.values, strict=True)),
+    ]
     body = "\n".join("| " + " | ".join(str(cell) or " " for cell in line) + " |" for line in lines)
     return f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::\n"
 

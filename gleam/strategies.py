@@ -1,10 +1,12 @@
 """Training strategies: how one gradient step on one mini-batch is taken.
 
-A strategy has two methods. ``modules(network)`` cuts the network's iterations into the parts that are updated on their own;
-``step(network, batch, optimizers)``, with one optimizer per module, makes one update and returns the losses, one per
-module, detached. Any network that is a start plus a list of iterations will do (:mod:`gleam.unrolled`).
+A strategy has two methods. ``modules(network)`` cuts the network's iterations into the parts that are updated on
+their own; ``step(network, batch, optimizers)``, with one optimizer per module, makes one update and returns the
+losses, one per module, detached. Any network that is a start plus a list of iterations will do
+(:mod:`gleam.unrolled`).
 
-How the activations inside a module are kept is a second, independent choice: a function ``propagate(iterations, x, batch)``.
+How the activations inside a module are kept is a second, independent choice: a function ``propagate(iterations, x,
+batch)``.
 """
 
 from dataclasses import dataclass, field

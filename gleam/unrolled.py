@@ -1,8 +1,10 @@
 """Unrolled networks: a start and a list of iterations, each of them data consistency and a CNN.
 
-Anything with an attribute ``iterations`` (an ``nn.ModuleList`` of modules called as ``iteration(x, batch)``) and a method
-``start(batch)`` is such a network, and every strategy in :mod:`gleam.strategies` trains it.
+Anything with an attribute ``iterations`` (an ``nn.ModuleList`` of modules called as ``iteration(x, batch)``) and a
+method ``start(batch)`` is such a network, and every strategy in :mod:`gleam.strategies` trains it.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -82,7 +84,7 @@ def split(iterations, n_modules):
         )
     base, extra = divmod(n_iterations, n_modules)
     ends = [base * (m + 1) + min(m + 1, extra) for m in range(n_modules)]
-    return [list(iterations[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+    return [list(iterations[a:b]) for a, b in pairwise([0, *ends])]
 
 
 def _positive(value, name):

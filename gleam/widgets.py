@@ -1,8 +1,8 @@
-"""Interactive figures that need no kernel: plain HTML with a native slider, so they work in the static page and offline."""
+"""Interactive figures that need no kernel: plain HTML with a native slider, so they work in the static page and
+offline."""
 
 import base64
 import html
-import io
 import itertools
 
 _COUNTER = itertools.count()
@@ -11,13 +11,13 @@ _COUNTER = itertools.count()
 class Slider:
     """Figures to step through with a slider, for the last line of a cell.
 
-    ``figures``: dict of label to a matplotlib figure, closed here; ``name``: what the slider changes; ``alt``: the text for
-    readers who do not see the picture. Frames are PNG images inside the page.
+    ``figures``: dict of label to a :class:`gleam.figures.Figure`; ``name``: what the slider changes; ``alt``: the
+    text for readers who do not see the picture. Frames are PNG images inside the page.
     """
 
     def __init__(self, figures, *, name, alt, dpi=80):
         self.labels = list(figures)
-        self.frames = [_png(figure, dpi) for figure in figures.values()]
+        self.frames = [base64.b64encode(figure.png(dpi)).decode() for figure in figures.values()]
         self.name, self.alt, self.id = name, alt, f"gleam-slider-{next(_COUNTER)}"
 
     def _repr_html_(self):
@@ -26,7 +26,8 @@ class Slider:
             f'src="data:image/png;base64,{frame}"{"" if i == 0 else " hidden"}>'
             for i, (label, frame) in enumerate(zip(self.labels, self.frames, strict=True))
         )
-        labels = "".join(f"<span{'' if i == 0 else ' hidden'}>{html.escape(str(l))}</span>" for i, l in enumerate(self.labels))
+        texts = (html.escape(str(label)) for label in self.labels)
+        labels = "".join(f"<span{'' if i == 0 else ' hidden'}>{text}</span>" for i, text in enumerate(texts))
         script = (
             "const box=this.closest('figure'),at=+this.value;"
             "for(const part of box.querySelectorAll('.gleam-frames,.gleam-label'))"
@@ -41,12 +42,3 @@ class Slider:
 
     def __repr__(self):
         return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"
-
-
-def _png(figure, dpi):
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -55,6 +55,7 @@ def make(arguments, root):
             supplied |= {name: data.relative(folder, profile, root) for name, folder in folders.items()}
             parameters = given[chapter.name] | {k: v for k, v in supplied.items() if k in chapter.declared}
             key = chapters.current_key(chapter, parameters, profile, folders, root)
+            parameters |= {"n_jobs": jobs} if "n_jobs" in chapter.declared else {}  # does not change a result
             stale = chapters.why_stale(chapter, key)
             print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
             if stale:

@@ -7,6 +7,7 @@ import torch
 from gleam import masks, physics
 from gleam.fourier import fft2, ifftshift2
 
+
 def complex_normal(*shape, seed=0, dtype=torch.complex64):
     return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
@@ -22,7 +23,9 @@ def random_batch(n=2, n_coils=3, shape=(24, 20), n_frames=None, acceleration=3, 
     target = complex_normal(n, *time, *shape, seed=seed)
     maps = unit_maps(n, n_coils, *[1] * len(time), *shape, seed=seed + 1)
     n_masks = n * (n_frames or 1)
-    mask = np.stack([ifftshift2(masks.poisson_disc(shape, acceleration, n_calibration=4, seed=i)) for i in range(n_masks)])
+    mask = np.stack(
+        [ifftshift2(masks.poisson_disc(shape, acceleration, n_calibration=4, seed=i)) for i in range(n_masks)]
+    )
     mask = torch.from_numpy(mask).reshape(n, 1, *time, *shape)
     return physics.Batch.undersample(fft2(maps * target.unsqueeze(1)), mask, maps, target)
 

@@ -39,9 +39,12 @@ def test_every_module_has_a_layer():
     assert {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in MODULES} - {"__init__"} <= set(LAYERS)
 
 
-@pytest.mark.parametrize("optional", ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "matplotlib", "IPython", "skimage"])
+@pytest.mark.parametrize(
+    "optional", ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "matplotlib", "IPython", "skimage"]
+)
 def test_core_imports_without_optional_packages(optional):
-    """Optional packages are imported where they are used, not with the core (figures need matplotlib, and are not core)."""
+    """Optional packages are imported where they are used, not with the core (figures need matplotlib, and are not
+    core)."""
     for path in MODULES:
         if path.name in ("figures.py",):
             continue

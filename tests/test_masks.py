@@ -5,7 +5,14 @@ import pytest
 
 from gleam import masks
 
-DISCS = [((320, 256), 4, 20), ((320, 256), 12, 20), ((320, 256), 16, 20), ((128, 96), 12, 10), ((96, 80), 16, 8), ((96, 96), 8, 10)]
+DISCS = [
+    ((320, 256), 4, 20),
+    ((320, 256), 12, 20),
+    ((320, 256), 16, 20),
+    ((128, 96), 12, 10),
+    ((96, 80), 16, 8),
+    ((96, 96), 8, 10),
+]
 
 
 @pytest.mark.parametrize(("shape", "acceleration", "n_calibration"), DISCS)
@@ -30,7 +37,11 @@ def test_poisson_disc_keeps_its_distance_and_thins_outwards():
     slope = masks._slope((160, 128), 12, 10)
     radius = 1 + slope * (outer_distance[:, None] + outer_distance[None]) / 2
     assert (gaps >= radius - 1e-9).all()
-    rings = [mask.ravel()[(d >= a) & (d < a + 0.25)].mean() for d in [masks._distance_from_center((160, 128)).ravel()] for a in (0.2, 0.45, 0.7)]
+    rings = [
+        mask.ravel()[(d >= a) & (d < a + 0.25)].mean()
+        for d in [masks._distance_from_center((160, 128)).ravel()]
+        for a in (0.2, 0.45, 0.7)
+    ]
     assert rings[0] > rings[1] > rings[2] > 0
 
 
@@ -63,7 +74,7 @@ def test_impossible_masks_are_refused_in_a_sentence(make, words):
 
 
 def test_global_random_state_is_not_touched():
-    before = np.random.get_state()[1].copy()
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
     masks.poisson_disc((48, 40), 4, n_calibration=6, seed=0)
     masks.random_columns((48, 40), 4, seed=0)
     assert (np.random.get_state()[1] == before).all()  # noqa: NPY002

@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import complex_normal, random_batch, unit_maps
 
+from gleam import fourier
 from gleam.physics import Batch, Sense
 
 # every linear operator of the project: (operator, shape of its input, shape of its output)
@@ -21,7 +22,9 @@ OPERATORS = {"2D": sense(), "2D + time": sense(n_frames=5)}
 @pytest.mark.parametrize("name", OPERATORS)
 def test_adjointness_by_the_dot_product(name):
     operator, image_shape, kspace_shape = OPERATORS[name]
-    x, y = (complex_normal(*shape, seed=s, dtype=torch.complex128) for s, shape in enumerate((image_shape, kspace_shape)))
+    x, y = (
+        complex_normal(*shape, seed=s, dtype=torch.complex128) for s, shape in enumerate((image_shape, kspace_shape))
+    )
     assert operator.forward(x).shape == kspace_shape and operator.adjoint(y).shape == image_shape
     left, right = torch.vdot(y.ravel(), operator.forward(x).ravel()), torch.vdot(operator.adjoint(y).ravel(), x.ravel())
     torch.testing.assert_close(left, right)
@@ -50,9 +53,12 @@ def test_a_series_is_its_frames():
         torch.testing.assert_close(operator.normal(x)[:, t], frame.normal(x[:, t]))
 
 
-@pytest.mark.parametrize(("maps", "mask"), [((2, 4, 8, 8), (2, 4, 8, 8)), ((2, 4, 8, 8), (2, 1, 8, 6)), ((4, 8, 8), (1, 8, 8)), ((1, 4, 8, 8), (2, 1, 8, 8))])
+@pytest.mark.parametrize(
+    ("maps", "mask"),
+    [((2, 4, 8, 8), (2, 4, 8, 8)), ((2, 4, 8, 8), (2, 1, 8, 6)), ((4, 8, 8), (1, 8, 8)), ((1, 4, 8, 8), (2, 1, 8, 8))],
+)
 def test_shapes_that_do_not_fit_are_named(maps, mask):
-    with pytest.raises(ValueError, match="sens_maps of shape.*mask of shape"):
+    with pytest.raises(ValueError, match=r"sens_maps of shape.*mask of shape"):
         Sense(torch.ones(maps, dtype=torch.complex64), torch.ones(mask))
 
 
@@ -69,3 +75,12 @@ def test_an_empty_slice_stays_finite():
     zero = torch.zeros(1, 2, 8, 8, dtype=torch.complex64)
     batch = Batch.undersample(zero, torch.ones(1, 1, 8, 8), zero, zero[:, 0])
     assert batch.zero_filled.isfinite().all() and (batch.scale == 1).all()
+
+
+def test_a_slice_of_centred_arrays_becomes_the_same_batch():
+    batch = random_batch(n=1, shape=(11, 8))
+    kspace = fourier.fft2c(batch.sens_maps * batch.target[:, None])[0].numpy()
+    mask = fourier.fftshift2(batch.mask[0, 0]).bool().numpy()
+    again = Batch.from_slice(kspace, mask, batch.sens_maps[0].numpy())
+    for name in ("kspace", "mask", "sens_maps", "zero_filled", "target"):
+        torch.testing.assert_close(getattr(again, name), getattr(batch, name), rtol=1e-4, atol=1e-5)

@@ -15,7 +15,8 @@ def make(method="GLEAM", psnr=(30.0, 31.0, 34.0, 35.0), cost=True):
     ]
     return records.Record(
         experiment="mridata_pgd_R12", method=method, scores=scores, data={"name": "mridata", "is_phantom": True},
-        cost={"seconds_per_step": 0.25, "peak_bytes": 12_300_000} if cost else None, n_parameters=2_191_216 if cost else None,
+        cost={"seconds_per_step": 0.25, "peak_bytes": 12_300_000} if cost else None, n_parameters=2_191_216 if cost
+        else None,
     )  # fmt: skip
 
 
@@ -34,11 +35,17 @@ def test_both_readings_of_the_spread():
     assert record.value("psnr") == 32.5
     assert record.spread("psnr") == pytest.approx(np.std([30, 31, 34, 35]))
     assert record.spread("psnr", over="subjects") == 2.0
-    assert (record.value("seconds_per_step"), record.value("peak_bytes"), record.value("n_parameters")) == (0.25, 12_300_000, 2_191_216)
+    assert (record.value("seconds_per_step"), record.value("peak_bytes"), record.value("n_parameters")) == (
+        0.25,
+        12_300_000,
+        2_191_216,
+    )
     assert make(cost=False).value("peak_bytes") is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "method": "x"}', '{"schema": 1, "surprise": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "method": "x"}', '{"schema": 1, "surprise": 1}']
+)
 def test_what_is_no_record_is_named(text, tmp_path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"x\.json is not a record"):
@@ -48,7 +55,13 @@ def test_what_is_no_record_is_named(text, tmp_path):
 def test_tables_put_the_paper_below_ours():
     paper = records.published(PUBLISHED, table="I", acceleration=12)
     table = records.table({m: make(m, cost=m != "CS") for m in ("Zero-filled", "CS", "GLEAM")}, paper=paper)
-    assert list(table.index) == [("Zero-filled", "ours"), ("CS", "ours"), ("CS", "paper"), ("GLEAM", "ours"), ("GLEAM", "paper")]
+    assert list(table.index) == [
+        ("Zero-filled", "ours"),
+        ("CS", "ours"),
+        ("CS", "paper"),
+        ("GLEAM", "ours"),
+        ("GLEAM", "paper"),
+    ]
     assert table.loc[("GLEAM", "ours"), "PSNR (dB)"] == "32.50 (2.06)"
     assert table.loc[("GLEAM", "paper"), "PSNR (dB)"] == "40.09 (0.34)"
     assert table.loc[("GLEAM", "paper"), "Memory"] == "2 GB" and table.loc[("GLEAM", "ours"), "Memory"] == "12.3 MB"
@@ -60,8 +73,12 @@ def test_tables_put_the_paper_below_ours():
 
 
 def test_published_numbers_are_those_of_the_paper():
-    """The text of the paper is not part of the project, so spot checks: the headline differences that its abstract states."""
-    three, four = ({m: records.published(PUBLISHED, table=t, method=m).iloc[0] for m in ("GLEAM", "End-to-end")} for t in ("III", "IV"))
+    """The text of the paper is not part of the project, so spot checks: the headline differences that its abstract
+    states."""
+    three, four = (
+        {m: records.published(PUBLISHED, table=t, method=m).iloc[0] for m in ("GLEAM", "End-to-end")}
+        for t in ("III", "IV")
+    )
     assert three["GLEAM"]["psnr"] - three["End-to-end"]["psnr"] == pytest.approx(1.05, abs=0.06)  # "1.1 dB in 2D"
     assert four["GLEAM"]["psnr"] - four["End-to-end"]["psnr"] == pytest.approx(1.8, abs=0.05)  # "1.8 dB in 3D"
     with pytest.raises(ValueError, match="no row with"):
@@ -77,7 +94,10 @@ def test_comparison_is_paired_and_says_which_way():
     n = 12
     base = np.linspace(28, 34, n)
     a, b, same = (make(m, psnr=p) for m, p in (("GLEAM", base - 0.5), ("End-to-end", base), ("CS", base[::-1])))
-    assert records.compare(a, b).startswith("GLEAM against End-to-end: equal in SSIM (+0.000), equal in nRMSE (+0.000) and worse in PSNR (−0.50 dB) (12 slices of 6 subjects")
+    assert records.compare(a, b).startswith(
+        "GLEAM against End-to-end: equal in SSIM (+0.000), equal in nRMSE (+0.000) and worse in PSNR (−0.50 dB) "
+        "(12 slices of 6 subjects"
+    )
     assert "better in PSNR (+0.50 dB)" in records.compare(b, a)
     assert "equal in PSNR" in records.compare(b, same)
     for row in a.scores:
@@ -100,8 +120,12 @@ def test_a_run_becomes_a_record(splits, tmp_path):
 
     network = gleam.unrolled.pgd(2, 4)
     fit = gleam.fit(network, *splits[:2], gleam.Greedy(2), n_steps=2, batch_size=2, run_dir=tmp_path)
-    cost = gleam.cost.measure({"GLEAM": (network, gleam.Greedy(2))}, splits[0].training_batch(0, 2, 0), n_rounds=1)["GLEAM"]
-    record = records.record("x", "GLEAM", gleam.evaluate(network, splits[2]), splits, network=network, fit=fit, cost=cost)
+    cost = gleam.cost.measure({"GLEAM": (network, gleam.Greedy(2))}, splits[0].training_batch(0, 2, 0), n_rounds=1)[
+        "GLEAM"
+    ]
+    record = records.record(
+        "x", "GLEAM", gleam.evaluate(network, splits[2]), splits, network=network, fit=fit, cost=cost
+    )
     again = records.load(records.save(record, tmp_path))
     assert again.is_phantom and again.data["train"]["n_subjects"] == 3 and len(again.scores) == 6
     assert again.settings["strategy"].startswith("Greedy(n_modules=2") and again.value("peak_bytes") == cost.peak_bytes

@@ -4,10 +4,12 @@ A chapter writes its records with ``gleam.records.save`` to _work/<profile>/reco
 """
 
 import os
+import shutil
 from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx.directives.patches import Figure
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
@@ -15,6 +17,7 @@ from gleam import records
 
 LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "data" / "published" / "tables.csv"
 MISSING = "not run in this build"
 SCALED = {"peak_mb": ("peak_bytes", 1e6), "peak_gb": ("peak_bytes", 1e9)}
 
@@ -59,7 +62,15 @@ def _value(record, name):
     return record.value(name)
 
 
-def evaluate(text):
+def look_up_published(reference):
+    """Value of ``table/acceleration/method:column`` in the paper, such as ``I/12/GLEAM:psnr``; ValueError if none."""
+    where, _, column = reference.strip().partition(":")
+    table, acceleration, method = where.split("/")
+    rows = records.published(PUBLISHED, table=table, acceleration=int(acceleration), method=method)
+    return rows.iloc[0][column]
+
+
+def evaluate(text, look_up=look_up):
     """Text for ``A:format``, ``A / B:format`` or ``A - B:format``, where A and B are references; None if not run.
 
     The format, after the last colon, is one of Python's format language.
@@ -74,12 +85,17 @@ def evaluate(text):
 
 
 class RecordRole(SphinxRole):
-    """``{record}`mridata_pgd_R12/gleam:psnr:.1f```, or a ratio or difference of two such values."""
+    """``{record}`mridata_pgd_R12/gleam:psnr:.1f```, or a ratio or difference of two such values; likewise the paper's
+    own, ``{published}`I/12/GLEAM:psnr:.2f```."""
+
+    def __init__(self, look_up):
+        super().__init__()
+        self.look_up = look_up
 
     def run(self):
         """Return the value as text; what cannot be understood is a warning, which fails the build."""
         try:
-            text = evaluate(self.text)
+            text = evaluate(self.text, self.look_up)
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
             LOGGER.warning("record role '%s': %s", self.text, error, location=self.get_location())
             return [], []
@@ -135,7 +151,7 @@ class RecordTable(SphinxDirective):
         if "paper" in self.options:
             where = dict(part.strip().split("=") for part in self.options["paper"].split(","))
             where = {key: int(value) if value.isdigit() else value for key, value in where.items()}
-            paper = records.published(ROOT / "data" / "published" / "tables.csv", **where)
+            paper = records.published(PUBLISHED, **where)
         frame = records.table(found, paper, over=self.options.get("over", "slices"))
         if "columns" in self.options:
             frame = frame[[name.strip() for name in self.options["columns"].split(",")]]
@@ -145,6 +161,29 @@ class RecordTable(SphinxDirective):
             if row[0] == above[0]:
                 row[0] = ""
         return header, rows
+
+
+class RecordFigure(Figure):
+    """``{record-figure} experiment/picture``: a PNG that a chapter saved beside its records; options as for a figure.
+
+    The picture goes into book/chapters/, which is generated; where there is none, a picture that says so is shown.
+    """
+
+    def run(self):
+        """Return the figure."""
+        source = records_dir() / f"{self.arguments[0]}.png"
+        self.arguments[0] = "/_assets/not-run.svg"
+        if source.is_file():
+            target = (
+                Path(self.state.document.settings.env.srcdir)
+                / "chapters"
+                / "figures"
+                / f"{source.parent.name}-{source.name}"
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            self.arguments[0] = f"/chapters/figures/{target.name}"
+        return super().run()
 
 
 def _data_sentence(found):
@@ -171,6 +210,8 @@ def _row(texts):
 
 
 def setup(app):
-    """Register the role and the directive."""
-    app.add_role("record", RecordRole())
+    """Register the role and the directives."""
+    app.add_role("record", RecordRole(look_up))
+    app.add_role("published", RecordRole(look_up_published))
     app.add_directive("record-table", RecordTable)
+    app.add_directive("record-figure", RecordFigure)

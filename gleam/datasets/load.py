@@ -16,10 +16,10 @@ PAPER_LISTS = Path(__file__).parent / "splits"
 def knees(data_dir, *, acceleration, cache_dir, n_calibration=20, n_masks=128, seed=0, n_jobs=None):
     """The mridata knees under Poisson-disc masks (Section V-A1): (train, val, test), each :class:`Slices`.
 
-    ``data_dir`` holds ``mridata/*.h5``; subjects are split as ``data_dir/splits/mridata_knee.csv`` says or, without it, as in
-    the paper. Prepared files and masks go to ``cache_dir``.
-    Sensitivity maps: JSENSE with a kernel of 8 on the central 20 x 20 of each fully sampled slice. ``n_calibration`` is
-    the width of the mask's full centre. Raises FileNotFoundError that names what is missing.
+    ``data_dir`` holds ``mridata/*.h5``; subjects are split as ``data_dir/splits/mridata_knee.csv`` says or, without
+    it, as in the paper. Prepared files and masks go to ``cache_dir``. Sensitivity maps: JSENSE with a kernel of 8 on
+    the central 20 x 20 of each fully sampled slice. ``n_calibration`` is the width of the mask's full centre. Raises
+    FileNotFoundError that names what is missing.
     """
     calibrate = partial(calibration.jsense, kernel_width=8, calibration_width=20)
     make_mask = partial(masks.poisson_disc, acceleration=acceleration, n_calibration=n_calibration)
@@ -42,8 +42,8 @@ def files_by_split(data_dir, folder="mridata", split_list="mridata_knee.csv"):
     """Raw files of each split, as a dict of "train", "val", "test" to paths in ``data_dir/folder``.
 
     ``split_list``: CSV with columns file and split, in ``data_dir/splits`` or else the paper's own of that name. Raises
-    FileNotFoundError if the list or a file in it is missing, ValueError if a split is unknown or empty, or a file stands
-    in it twice.
+    FileNotFoundError if the list or a file in it is missing, ValueError if a split is unknown or empty, or a file
+    stands in it twice.
     """
     own = Path(data_dir) / "splits" / split_list
     path = own if own.exists() else PAPER_LISTS / split_list
@@ -56,7 +56,9 @@ def files_by_split(data_dir, folder="mridata", split_list="mridata_knee.csv"):
         raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")
     missing = [file for paths in files.values() for file in paths if not file.exists()]
     if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}")
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}"
+        )
     return files
 
 

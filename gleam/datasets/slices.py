@@ -19,9 +19,9 @@ from gleam.physics import Batch
 class Slices:
     """The slices of one split (training, validation or test) of a data set.
 
-    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per subject; ``make_mask``: a mask generator that
-    takes ``shape`` and ``seed``, its other arguments bound by ``functools.partial``; ``n_masks``: size of the bank that
-    training draws from; ``seed``: of the masks; ``cache_dir``: where banks are kept.
+    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per subject; ``make_mask``: a mask generator
+    that takes ``shape`` and ``seed``, its other arguments bound by ``functools.partial``; ``n_masks``: size of the
+    bank that training draws from; ``seed``: of the masks; ``cache_dir``: where banks are kept.
 
     ``slices[i]`` is one slice under its volume's fixed mask, as a batch of one. :meth:`training_batch` draws.
     """
@@ -80,7 +80,8 @@ class Slices:
         return self.batch([range(len(self))[i]])
 
     def batch(self, indices):
-        """Slices ``indices``, of one shape, each under the fixed mask of its volume, as a :class:`gleam.physics.Batch`."""
+        """Slices ``indices``, of one shape, each under the fixed mask of its volume, as a
+        :class:`gleam.physics.Batch`."""
         return self._load(indices, [self._bank(self._size(i), len(self.files))[self.index[i][0]] for i in indices])
 
     def batches(self, batch_size):
@@ -91,8 +92,8 @@ class Slices:
     def training_batch(self, step, batch_size, seed):
         """The mini-batch of training step ``step``: slices in random order, a mask for each drawn from the bank.
 
-        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch each
-        slice comes once; the last batch of a shape may be smaller.
+        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch
+        each slice comes once; the last batch of a shape may be smaller.
         """
         epoch, position = divmod(step, self._n_batches(batch_size))
         indices = self._epoch(epoch, batch_size, seed)[position]
@@ -126,8 +127,9 @@ class Slices:
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def _load(self, indices, masks):
+        where = [self.index[i] for i in indices]
         kspace, sens_maps, target = (
-            torch.from_numpy(np.stack([_opened(self.files[f])[key][s] for f, s in (self.index[i] for i in indices)]))
+            torch.from_numpy(np.stack([_read(self.files[file], key, number) for file, number in where]))
             for key in ("kspace", "sens_maps", "target")
         )
         mask = torch.from_numpy(np.stack([ifftshift2(m) for m in masks]))[:, None]
@@ -137,6 +139,13 @@ class Slices:
 @lru_cache(maxsize=512)
 def _opened(file):
     return h5py.File(file, "r")
+
+
+def _read(file, key, number):
+    try:
+        return _opened(file)[key][number]
+    except OSError as error:
+        raise OSError(f"{file} is damaged ({error}); delete it, and it is prepared again") from None
 
 
 @lru_cache(maxsize=64)

@@ -59,8 +59,10 @@ def _complaints(log):
 
 def _key(profile, root):
     """Digest of all that the pages are made from."""
-    sources = [path for path in sorted((root / "book").rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-    sources += sorted((root / "_work" / profile / "records").rglob("*.json"))
+    copied = root / "book" / "chapters" / "figures"  # by the build itself, from the records
+    pages = (path for path in sorted((root / "book").rglob("*")) if path.is_file() and path.suffix != ".pyc")
+    sources = [path for path in pages if not path.is_relative_to(copied)]
+    sources += [path for path in sorted((root / "_work" / profile / "records").rglob("*")) if path.is_file()]
     sources += sorted((root / "data" / "published").glob("*.csv"))
     sources += sorted((root / "gleam").rglob("*.py"))
     sources += [path for path in (root / "_config.yml", root / "requirements.lock") if path.is_file()]

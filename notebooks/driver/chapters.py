@@ -84,7 +84,7 @@ def current_key(chapter, parameters, profile, folders, root):
     return {
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
-        "parameters": parameters,
+        "parameters": dict(parameters),
         "files": {p.relative_to(root).as_posix(): digest(p) for p in sorted((root / "gleam").rglob("*.py"))},
         "data": {n: data.identity(n, folder, root) for n, folder in folders.items() if n in chapter.declared},
     }

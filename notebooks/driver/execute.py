@@ -15,7 +15,7 @@ from pathlib import Path
 
 import nbformat
 
-from driver import chapters
+from driver import chapters, data
 from driver.files import write_text
 from driver.progress import Progress
 
@@ -39,7 +39,8 @@ def run_all(tasks, profile, root, jobs):
     if not tasks:
         return True
     (root / "_work").mkdir(exist_ok=True)
-    n_threads = max(1, n_cores() // min(jobs, len(tasks)))
+    # without a GPU the cores serve processes (n_jobs in the chapters): threads that wait for each other are slow
+    n_threads = max(1, n_cores() // min(jobs, len(tasks))) if data.has_gpu() else 1
     children = Children()
     with tempfile.TemporaryDirectory(dir=root / "_work", prefix="run-") as scratch, Progress() as progress:
         pool = ThreadPoolExecutor(jobs)
@@ -102,7 +103,7 @@ def _lines(stream):
     """Lines of a binary stream as they come, where a carriage return ends a line too."""
     rest = b""
     while chunk := os.read(stream.fileno(), 65536):
-        *whole, rest = re.split(rb"[\r\n]+", rest + chunk)
+        *whole, rest = re.split(rb"(?:\r|\n|\x1b\[[0-9;]*[A-Za-z])+", rest + chunk)
         yield from (line.decode(errors="replace").strip() for line in whole if line.strip())
     if rest.strip():
         yield rest.decode(errors="replace").strip()

@@ -4,13 +4,26 @@ Arguments, all relative to the working directory notebooks/: the notebook, the o
 """
 
 import json
+import os
+import signal
 import sys
+import threading
+import time
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+
+def end_with(parent):
+    """Stop this process, and with it the kernel, when the driver is gone, even if it was killed without a word."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
     source, output, order = sys.argv[1:]
+    threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     with open(order) as text:
         parameters = json.load(text)
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stdout}

@@ -1,5 +1,6 @@
 """A small book is built for real: offline pages, and what must fail the build."""
 
+import base64
 import json
 import re
 import shutil
@@ -18,14 +19,18 @@ def project(tmp_path):
     """A copy of the book with one chapter that has been run and one that has not."""
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("chapters", "__pycache__"))
     shutil.copy(ROOT / "_config.yml", tmp_path)
+    shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
     (tmp_path / "notebooks").mkdir()
+    picture = tmp_path / "_work" / "quick" / "records" / "mridata_pgd_R16" / "compare.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_bytes(base64.b64decode(PIXEL))
     (tmp_path / "gleam").symlink_to(ROOT / "gleam")
     cells = [
         nbformat.v4.new_markdown_cell("# A chapter\n\nSee {numref}`fig-late` and {numref}`tab-late`."),
         nbformat.v4.new_code_cell("table('tab-late')", metadata={"mystnb": {"markdown_format": "myst"}}),
         nbformat.v4.new_code_cell("show()", metadata={"mystnb": {"figure": {"name": "fig-late", "caption": "A dot."}}}),
     ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "02_not_run.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "04_mridata.ipynb")
     return tmp_path
 
 
@@ -55,7 +60,7 @@ def test_pages_build_without_warning_and_load_nothing_from_the_network(project, 
         )
         assert loaded == [], page.name
     assert (
-        "has not been run in this build" in (project / "_build" / "html" / "chapters" / "02_not_run.html").read_text()
+        "has not been run in this build" in (project / "_build" / "html" / "chapters" / "04_mridata.html").read_text()
     )
     assert (project / "_build" / "html" / "_static" / "mathjax" / "tex-chtml-full.js").is_file()
 

@@ -37,6 +37,14 @@ def test_a_value_in_prose_comes_from_its_record(two_runs, text, shown):
     assert book_records.evaluate(text) == shown
 
 
+def test_the_papers_own_values_come_from_its_tables():
+    look_up = book_records.look_up_published
+    assert book_records.evaluate("I/12/GLEAM:psnr - I/12/End-to-end:psnr:+.2f", look_up) == "+0.06"
+    assert book_records.evaluate("III/8/CS:ssim:.3f", look_up) == "0.716"
+    with pytest.raises(ValueError, match="no row with"):
+        book_records.evaluate("I/99/GLEAM:psnr:.1f", look_up)
+
+
 @pytest.mark.parametrize("text", ["knee/gleam:sharpness:.1f", "knee/gleam", "gleam:psnr:.1f", "knee/gleam:psnr:.1x"])
 def test_what_cannot_be_understood_is_an_error(two_runs, text):
     with pytest.raises(ValueError):

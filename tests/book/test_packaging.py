@@ -18,7 +18,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 def named():
     """Every requirement of pyproject.toml, core and extras."""
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
+    found = [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
+    return [requirement for requirement in found if requirement.name != PROJECT["name"]]
 
 
 def locked():

@@ -21,7 +21,11 @@ GOOD = [("a.h5", "train"), ("b.h5", "val"), ("c.h5", "test"), ("d.h5", "train")]
 
 def test_files_come_by_split(tmp_path):
     files = files_by_split(*folder_with(tmp_path, GOOD))
-    assert {s: [p.name for p in paths] for s, paths in files.items()} == {"train": ["a.h5", "d.h5"], "val": ["b.h5"], "test": ["c.h5"]}
+    assert {s: [p.name for p in paths] for s, paths in files.items()} == {
+        "train": ["a.h5", "d.h5"],
+        "val": ["b.h5"],
+        "test": ["c.h5"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import run
 from driver import chapters, data, execute
@@ -236,7 +237,8 @@ def test_a_chapter_without_results_gets_a_page_that_says_so_and_keeps_its_labels
     assert chapters.why_stale(found[0], {}) == "never run"
 
 
-def test_a_killed_run_leaves_nothing_half_done(root):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_run_leaves_nothing_half_done(root, number):
     write_chapter(root, "01_one", "import time\nprint('asleep', flush=True)\ntime.sleep(60)")
     (root / "notebooks" / "run.py").write_text((REAL / "run.py").read_text())
     (root / "notebooks" / "quick.yaml").write_text("")
@@ -246,18 +248,24 @@ def test_a_killed_run_leaves_nothing_half_done(root):
         deadline = time.monotonic() + 30
         while not list((root / "_work").glob("run-*/01_one.ipynb")) and time.monotonic() < deadline:
             time.sleep(0.1)
-        child.send_signal(signal.SIGTERM)
+        started = psutil.Process(child.pid).children(recursive=True)
+        child.send_signal(number)
         output, _ = child.communicate(timeout=30)
     finally:
         child.kill()
-    assert child.returncode == 130, output
-    assert "Interrupted" in output
+    assert started
+    assert psutil.wait_procs(started, timeout=30)[1] == []
     assert not (root / "book" / "chapters").exists()
-    assert list((root / "_work").glob("run-*")) == []
+    if number == signal.SIGTERM:
+        assert child.returncode == 130, output
+        assert "Interrupted" in output
+        assert list((root / "_work").glob("run-*")) == []
 
 
-def test_threads_are_shared_out_between_chapters(root, monkeypatch):
+@pytest.mark.parametrize(("gpu", "threads"), [(True, "4"), (False, "1")])
+def test_threads_are_shared_out_between_chapters_with_a_gpu_and_one_each_without(root, monkeypatch, gpu, threads):
     monkeypatch.setattr(execute, "n_cores", lambda: 8)
+    monkeypatch.setattr(data, "has_gpu", lambda: gpu)
     seen = {}
 
     def note(task, profile, root, scratch, n_threads, children, progress):
@@ -266,7 +274,7 @@ def test_threads_are_shared_out_between_chapters(root, monkeypatch):
 
     monkeypatch.setattr(execute, "_run", note)
     assert execute.run_all(["a", "b"], "quick", root, jobs=16)
-    assert seen == {"a": "4", "b": "4"}
+    assert seen == {"a": threads, "b": threads}
     assert os.environ.get("JUPYTER_PREFER_ENV_PATH") is None
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gleam.files import write_json, written_whole
 from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
+from gleam.files import write_json, written_whole
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
