@@ -44,7 +44,7 @@ help:  ## This list
 $(STAMP): pyproject.toml requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3." >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d: name a newer one with PYTHON=/path/to/python3." % sys.version_info[:2])'
-	@echo "Installing into $(VENV) (about 2 GB; once, and again when the pinned versions change)"
+	@echo "Installing into $(VENV) (about 2 GB, several more where torch comes with CUDA; once, and again when the pinned versions change)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test]"
 	@touch $@

@@ -14,9 +14,10 @@ from gleam import (
     training,
     unrolled,
 )
+from gleam.evaluation import evaluate, reconstruct
 from gleam.records import Record
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
-from gleam.training import Fit, evaluate, fit, fit_all, reconstruct
+from gleam.training import Fit, fit, fit_all
 
 __all__ = [
     "Checkpointed",

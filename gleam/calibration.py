@@ -6,9 +6,9 @@ import numpy as np
 def jsense(kspace, *, kernel_width=8, calibration_width=20, n_iterations=10, n_inner_iterations=10):
     """Sensitivity maps by JSENSE (Ying & Sheng 2007, in the form of Uecker et al. 2008, without regularisation).
 
-    ``kspace``: (coil, y, x), centred; only its central ``calibration_width`` squared is used, which every Poisson-disc
-    mask samples. Returns maps (coil, y, x) complex64, centred, with sum_c |S_c|^2 = 1 everywhere (JSENSE knows no
-    background); zero if the slice is all zeros. Kernel 8 is the paper's; 20 is its masks' centre and its code's width.
+    ``kspace``: (coil, y, x), centred; only its central ``calibration_width`` squared is used. Returns maps (coil, y,
+    x) complex64, centred, with sum_c |S_c|^2 = 1 everywhere (JSENSE knows no background); zero if the slice is all
+    zeros. Kernel 8 is the paper's; 20 is its masks' centre and its code's width.
 
     This is SigPy's ``JsenseRecon`` whose convolutions, there taken coil by coil, are one FFT over all coils: the same
     maps to 1e-3, seven times as fast. Raises ValueError on a k-space of the wrong shape or size.

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gleam.strategies import parameters_by_module
-from gleam.training import BETAS
+from gleam.training import BETAS, can_fuse
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def paired_ratio(cost, other):
 def _stepper(network, strategy, batch, device):
     network = copy.deepcopy(network).to(device).train()
     groups = parameters_by_module(strategy, network)
-    optimizers = [torch.optim.Adam(group, lr=1e-5, betas=BETAS, fused=True) for group in groups]
+    optimizers = [torch.optim.Adam(group, lr=1e-5, betas=BETAS, fused=can_fuse(group)) for group in groups]
     step = lambda: strategy.step(network, batch, optimizers)  # noqa: E731
     step.tensors = [*network.parameters(), batch.kspace, batch.mask, batch.sens_maps, batch.target, batch.zero_filled]
     step.optimizers = optimizers

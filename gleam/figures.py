@@ -9,6 +9,7 @@ import io
 import matplotlib
 import matplotlib.figure
 import numpy as np
+import torch
 
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
@@ -34,7 +35,7 @@ class Figure(matplotlib.figure.Figure):
         self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
         return buffer.getvalue()
 
-    def save(self, path, dpi=150):
+    def save(self, path, dpi=100):
         """Write the figure as PNG to ``path``, whole or not at all."""
         with written_whole(path) as temporary:
             temporary.write_bytes(self.png(dpi))
@@ -50,7 +51,8 @@ def compare(reconstructions, target, *, aspect=1.0, label=""):
     over width of a pixel; ``label``: written at the foot, such as "phantom". PSNR (dB) and SSIM stand in the corner.
     Images are shown up to the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times on the same scale.
     """
-    columns = {**reconstructions, "Ground truth": target}
+    columns = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
+    target = columns["Ground truth"]
     window = float(np.percentile(_magnitude(target), 99))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=_size(target, aspect, len(columns), 2), layout="constrained")

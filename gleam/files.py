@@ -1,10 +1,12 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and names for what made them."""
 
 import hashlib
+import inspect
 import json
 import os
-import tempfile
+import uuid
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 
@@ -15,20 +17,19 @@ def written_whole(path):
     Raises OSError, with a sentence, if the folder cannot be made or written.
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary.touch(exist_ok=False)
     except OSError as error:
         raise OSError(
             f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
         ) from error
-    os.close(handle)
-    os.chmod(temporary, 0o644)
     try:
-        yield Path(temporary)
+        yield temporary
         os.replace(temporary, path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path, content):
@@ -40,3 +41,26 @@ def write_json(path, content):
 def digest(content):
     """SHA-256 (hex) of anything that JSON can hold, independent of key order."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def described(function):
+    """Name and arguments, defaults included, of a function or a partial of one: what makes its results, for JSON.
+
+    Raises ValueError for a lambda or a local function, which has no name that lasts.
+    """
+    partials = []
+    inner = function
+    while isinstance(inner, partial):
+        partials.append(inner)
+        inner = inner.func
+    name = f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', repr(inner))}"
+    if "<" in name:
+        raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
+    parameters = inspect.signature(function).parameters.values()
+    arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {"function": name, "arguments": arguments, "positional": [list(p.args) for p in partials if p.args]}
+
+
+def n_cores():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

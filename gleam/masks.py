@@ -5,13 +5,14 @@ positions over the number measured, and each generator meets it: within 5 % or w
 seed gives the same mask; global random state is not used.
 """
 
+import contextlib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from gleam.files import digest, written_whole
+from gleam.files import described, digest, written_whole
 
 VERSION = 1  # of the generators: raise it when the same seed comes to give another mask, and banks are made anew
 
@@ -75,10 +76,11 @@ def bank(generate, n_masks, *, seed, cache_dir=None):
     ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir``
     the bank is made once and read from there ever after, so that training never waits for a mask.
     """
-    settings = [generate.func.__name__, generate.args, sorted(generate.keywords.items()), n_masks, seed, VERSION]
+    settings = [described(generate), n_masks, seed, VERSION]
     path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"
     if path and path.exists():
-        return np.load(path, allow_pickle=False)
+        with contextlib.suppress(ValueError, EOFError):  # a damaged bank is made again
+            return np.load(path, allow_pickle=False)
     seeds = np.random.SeedSequence(seed).spawn(n_masks)
     masks = np.stack([generate(seed=s) for s in tqdm(seeds, desc="masks", unit="mask", leave=False)])
     if path:

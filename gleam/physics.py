@@ -91,9 +91,12 @@ class Batch:
         """A batch of one from the arrays of one fully sampled slice, all centred: k-space and maps (coil, y, x), mask
         (y, x).
 
-        The target is the coil-combined image. This is the way in for data of one's own.
+        The target is the coil-combined image. This is the way in for data of one's own. Raises ValueError for arrays
+        that do not fit, are not complex or not finite.
         """
-        kspace, mask, sens_maps = (torch.as_tensor(x)[None] for x in (kspace, mask, sens_maps))
+        _check_slice(kspace, mask, sens_maps)
+        kspace, sens_maps = (torch.as_tensor(x).to(torch.complex64)[None] for x in (kspace, sens_maps))
+        mask = torch.as_tensor(mask)[None]
         target = (sens_maps.conj() * ifft2c(kspace)).sum(COIL)
         return cls.undersample(to_fft_order(kspace), ifftshift2(mask)[:, None], sens_maps, target)
 
@@ -103,6 +106,18 @@ class Batch:
 
     def __len__(self):
         return len(self.target)
+
+
+def _check_slice(kspace, mask, sens_maps):
+    shapes = [tuple(x.shape) for x in (kspace, mask, sens_maps)]
+    if len(shapes[0]) != 3 or shapes[2] != shapes[0] or shapes[1] != shapes[0][1:]:
+        raise ValueError(
+            f"kspace {shapes[0]}, mask {shapes[1]} and sens_maps {shapes[2]} do not fit; expected (coil, y, x), (y, x) "
+            "and (coil, y, x)"
+        )
+    for name, values in {"kspace": torch.as_tensor(kspace), "sens_maps": torch.as_tensor(sens_maps)}.items():
+        if not values.is_complex() or not values.isfinite().all():
+            raise ValueError(f"{name} is {values.dtype} or holds NaN or infinite values; expected finite complex ones")
 
 
 def per_example(values, like):

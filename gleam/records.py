@@ -27,9 +27,9 @@ MISSING = "–"
 class Record:
     """One measured run.
 
-    ``scores``: one dict per test slice (subject, slice, nrmse, psnr, ssim); ``data``: name, split sizes, whether it
-    is a phantom, mask; ``settings``: everything that was chosen; ``cost``: seconds per step, peak bytes and how they
-    were measured, or None for a method without training; ``n_parameters``: or None.
+    ``scores``: one dict per test slice (subject, slice, nrmse, psnr, ssim, ssim_object); ``data``: name, split sizes,
+    whether it is a phantom, mask; ``settings``: everything that was chosen; ``cost``: seconds per step, peak bytes
+    and how they were measured, or None for a method without training; ``n_parameters``: or None.
     """
 
     experiment: str
@@ -55,8 +55,9 @@ class Record:
         return bool(self.data.get("is_phantom"))
 
     def value(self, name):
-        """Mean over slices of a score (ssim, nrmse, psnr), a cost field, or n_parameters; None where there is none."""
-        if name in METRICS:
+        """Mean over slices of a score (ssim, nrmse, psnr, ...), a cost field, or n_parameters; None if there is
+        none."""
+        if name in self.table:
             return float(self.table[name].mean())
         return self.n_parameters if name == "n_parameters" else (self.cost or {}).get(name)
 
@@ -66,11 +67,13 @@ class Record:
         return float(np.std(values))
 
 
-def record(experiment, method, table, data, *, profile="", network=None, fit=None, cost=None, settings=None):
+def record(
+    experiment, method, table, data, *, profile="", network=None, fit=None, cost=None, settings=None, device="cpu"
+):
     """A :class:`Record` of one method in one experiment.
 
     ``table``: what :func:`gleam.evaluate` returned; ``data``: (train, val, test), each :class:`gleam.datasets.Slices`;
-    ``network``, ``fit``, ``cost``: of a trained method; ``settings``: what else was chosen.
+    ``network``, ``fit``, ``cost``: of a trained method; ``settings``: what else was chosen; ``device``: where it ran.
     """
     test = data[-1]
     return Record(
@@ -79,16 +82,17 @@ def record(experiment, method, table, data, *, profile="", network=None, fit=Non
         settings={**(fit.settings if fit else {}), **(settings or {})},
         cost=asdict(cost) if cost else None,
         n_parameters=sum(p.numel() for p in network.parameters()) if network else None,
-        history=fit.history if fit else [],
+        history=fit.history if fit else [], environment=environment(device),
     )  # fmt: skip
 
 
-def environment():
-    """Device, versions, commit and date of a run, for its record."""
+def environment(device="cpu"):
+    """Device, versions, commit and date of a run on ``device``, for its record."""
     import torch
 
     names = ("gleam", "torch", "numpy", "h5py", "sigpy", "scikit-image", "pandas", "safetensors")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    on_gpu = torch.device(device).type == "cuda"
+    device = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})"
     return {
         "device": device, "n_threads": torch.get_num_threads(), "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -99,7 +103,10 @@ def environment():
 def save(record, folder):
     """Write ``record`` under ``folder`` and return its path."""
     path = Path(folder) / record.experiment / f"{slug(record.method)}.json"
-    write_json(path, asdict(record))
+    try:
+        write_json(path, asdict(record))
+    except ValueError as error:
+        raise ValueError(f"{record.method} of {record.experiment} has a score that is not finite: {error}") from None
     return path
 
 
@@ -163,35 +170,36 @@ def table(records, paper=None, over="slices"):
 def scores_table(rows, index):
     """Scores as a table of text: ``rows`` is a dict of row key to scores, ``index`` names the parts of the key."""
     lines = [
-        dict(zip(index, key, strict=True)) | {_LABEL[m]: f"{scores[m]:.{_DIGITS[m]}f}" for m in METRICS if m in scores}
+        dict(zip(index, key, strict=True)) | {_LABEL[m]: f"{scores[m]:.{_DIGITS[m]}f}" for m in _LABEL if m in scores}
         for key, scores in rows.items()
     ]
     return pd.DataFrame(lines).set_index(list(index))
 
 
-def compare(ours, theirs, level=0.05):
+def compare(ours, theirs, metrics=METRICS, level=0.05):
     """One sentence on how the first record's scores differ from the second's, slice by slice.
 
-    Wilcoxon signed-rank test of the paired differences; a difference whose p exceeds ``level`` is called equal.
-    Slices of one subject are not independent, so the number of subjects stands beside that of the slices. Raises
-    ValueError if the two records are not of the same slices.
+    A difference is called better or worse only if it is clear twice: a Wilcoxon signed-rank test of the paired slices
+    has p below ``level``, and every subject's mean difference has the same sign. The test alone would not do, since
+    slices of one subject are not independent and there are few subjects. Raises ValueError if the records are not of
+    the same slices.
     """
-    from scipy.stats import wilcoxon
-
     a, b = (record.table.set_index(["subject", "slice"]) for record in (ours, theirs))
     if not a.index.equals(b.index):
         raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
-    words = []
-    for metric in METRICS:
-        difference = a[metric] - b[metric]
-        differs = difference.any() and wilcoxon(difference).pvalue < level
-        verdict = "equal" if not differs else "better" if (difference.mean() > 0) == (metric != "nrmse") else "worse"
-        words.append(f"{verdict} in {_LABEL[metric].split()[0]} ({_signed(difference.mean(), metric)})")
-    n_subjects = a.index.get_level_values("subject").nunique()
-    return (
-        f"{ours.method} against {theirs.method}: {words[0]}, {words[1]} and {words[2]} "
-        f"({len(a)} slices of {n_subjects} subjects, p < {level:g} unless equal)."
-    )
+    words = [_verdict(a[metric] - b[metric], metric, level) for metric in metrics]
+    return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
+
+
+def _verdict(difference, metric, level):
+    from scipy.stats import wilcoxon
+
+    mean, subjects = difference.mean(), difference.groupby("subject").mean()
+    n_agree = int((np.sign(subjects) == np.sign(mean)).sum())
+    clear = difference.any() and wilcoxon(difference).pvalue < level and n_agree == len(subjects)
+    verdict = "no clear difference" if not clear else "better" if (mean > 0) == (metric != "nrmse") else "worse"
+    same_sign = f"same sign in {n_agree} of {len(subjects)} subjects"
+    return f"{_LABEL[metric].removesuffix(' (dB)')} {_signed(mean, metric)}, {verdict} ({same_sign})"
 
 
 def _signed(value, metric):
@@ -230,8 +238,8 @@ def _paper_row(row):
     }
 
 
-_LABEL = {"ssim": "SSIM", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
-_DIGITS = {"ssim": 3, "nrmse": 3, "psnr": 2}
+_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM inside the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
+_DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
 
 
 def _with_spread(metric, mean, spread):

@@ -48,7 +48,7 @@ class Checkpointed(_Undivided):
     def propagate(self, iterations, x, batch):
         """Run ``iterations`` on ``x``; keep the input of each and compute its activations again on the way back."""
         for iteration in iterations:
-            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=False)
+            x = checkpoint(iteration, x, batch, use_reentrant=False)
         return x
 
 
@@ -89,12 +89,14 @@ def _decoupled_step(modules, propagate, network, batch, optimizers):
 def parameters_by_module(strategy, network):
     """The network's parameters as one list per module of ``strategy``; those outside all iterations join the first.
 
-    Raises ValueError if two modules share a parameter, since each module has an update of its own.
+    Raises ValueError if two modules share a parameter, since each has an update of its own, or if one has none.
     """
     groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
     owners = [{id(p) for p in group} for group in groups]
     if sum(map(len, owners)) > len(set().union(*owners)):
         raise ValueError(f"{strategy} cannot train modules that share weights; give each iteration its own")
     known = set().union(*owners)
+    if not all(groups):
+        raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
     groups[0] += [p for p in network.parameters() if id(p) not in known]
     return [list({id(p): p for p in group}.values()) for group in groups]

@@ -1,17 +1,16 @@
-"""Training with any strategy, resumable, and evaluation per slice."""
+"""Training with any strategy: resumable, several runs side by side."""
 
-import ast
 import copy
-import inspect
 import json
 import math
 import multiprocessing
+import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -19,10 +18,13 @@ from tqdm.auto import tqdm
 
 from gleam import denoisers, fourier, masks, metrics, physics, strategies, unrolled
 from gleam.datasets import slices
+from gleam.evaluation import evaluate
 from gleam.files import digest, written_whole
+from gleam.identity import code_digest, sources, weights_digest
 from gleam.strategies import parameters_by_module
 
 BETAS = (0.9, 0.999)
+DECIDING = [denoisers, fourier, masks, metrics, physics, slices, strategies, unrolled, sys.modules[__name__]]
 
 
 @dataclass
@@ -63,8 +65,16 @@ def fit(
     folder named after everything that decides the result. Called again with the same arguments, ``fit`` goes on from
     there, or returns at once when the run is complete; on a CPU the weights are those of an uninterrupted run.
 
-    Returns a :class:`Fit`. Raises ValueError for settings that make no sense or if training diverges.
+    ``network`` needs ``iterations`` and ``start(batch)`` (:mod:`gleam.unrolled`); ``train`` and ``val`` are
+    :class:`gleam.datasets.Slices` or anything with their ``training_batch(step, batch_size, seed)``,
+    ``batches(batch_size)``, ``index``, ``subjects`` and ``fingerprint``. ``batch_size``: slices per step; ``seed``: of
+    their order and masks; ``name``: for the progress bar.
+
+    Returns a :class:`Fit`. Raises ValueError for settings that make no sense, if training diverges, or without the GPU
+    that ``device`` asks for.
     """
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} needs a GPU and there is none; take device='cpu' (the quick profile)")
     _check_settings(n_steps=n_steps, batch_size=batch_size, validate_every=validate_every, learning_rate=learning_rate)
     settings = {
         "strategy": repr(strategy), "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -92,14 +102,28 @@ def fit_all(runs, *, n_jobs=1):
 
     ``runs``: dict of key to the arguments of :func:`fit`, as a dict. The processes leave their checkpoints in
     ``run_dir``, from where the networks given are then filled. On CPU cores this scales better than threads inside
-    one run. Returns a dict of key to :class:`Fit`; raises what a run raises, after the others have finished.
+    one run. A script that calls this needs ``if __name__ == "__main__":``. Returns a dict of key to :class:`Fit`;
+    raises what a run raises, after the others have finished.
     """
     if n_jobs > 1 and len(runs) > 1:
         context = multiprocessing.get_context("spawn")
         n_threads = max(1, torch.get_num_threads() // n_jobs)
         with ProcessPoolExecutor(min(n_jobs, len(runs)), context, torch.set_num_threads, (n_threads,)) as pool:
-            list(pool.map(_fit_one, runs.values()))
+            futures = [pool.submit(_fit_one, arguments) for arguments in runs.values()]
+            wait(futures)
+            _raise_first(futures)
     return {key: fit(**arguments) for key, arguments in runs.items()}
+
+
+def _raise_first(futures):
+    for future in futures:
+        try:
+            future.result()
+        except BrokenProcessPool:
+            raise OSError(
+                "a training process ended: for want of memory (give a smaller n_jobs, the runs go on from their "
+                'checkpoints), or because the calling script lacks if __name__ == "__main__":, which new processes need'
+            ) from None
 
 
 def _fit_one(arguments):
@@ -114,15 +138,17 @@ class _Run:
         self.network, self.train, self.val, self.strategy, self.device = network, train, val, strategy, device
         groups = parameters_by_module(strategy, network)
         self.optimizers = [
-            torch.optim.Adam(group, betas=BETAS, weight_decay=settings["weight_decay"], fused=True) for group in groups
+            torch.optim.Adam(group, betas=BETAS, weight_decay=settings["weight_decay"], fused=can_fuse(group))
+            for group in groups
         ]
         identity = [
             settings,
             repr(network),
-            _weights_digest(network),
+            sources(network, strategy),
+            weights_digest(network),
             train.fingerprint,
             val.fingerprint,
-            code_digest(),
+            code_digest(DECIDING),
         ]
         self.path = run_dir / digest(identity)[:12] / "checkpoint.safetensors"
         self.fit = Fit(settings)
@@ -133,13 +159,17 @@ class _Run:
         first = self.fit.n_steps_done
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
-        for step in range(first, last):
-            rate = learning_rate_at(step, settings)
-            for optimizer in self.optimizers:
-                optimizer.param_groups[0]["lr"] = rate
-            batch = self.train.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
-            losses.append(self.strategy.step(self.network, batch, self.optimizers))
-            bar.update()
+        with torch.random.fork_rng():
+            for step in range(first, last):
+                torch.manual_seed(
+                    int(digest([settings["seed"], step])[:15], 16)
+                )  # dropout resumes as it would have run
+                rate = learning_rate_at(step, settings)
+                for optimizer in self.optimizers:
+                    optimizer.param_groups[0]["lr"] = rate
+                batch = self.train.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
+                losses.append(self.strategy.step(self.network, batch, self.optimizers))
+                bar.update()
         self.losses = torch.stack(losses).mean(0).tolist()
         if not all(map(math.isfinite, self.losses)):
             raise ValueError(
@@ -162,6 +192,7 @@ class _Run:
         for m, optimizer in enumerate(self.optimizers):
             for i, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{m}.{i}.{key}": value for key, value in state.items()}
+        tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
         with written_whole(self.path) as temporary:
             save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
 
@@ -196,70 +227,9 @@ def learning_rate_at(step, settings):
     return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim}
-
-
-def reconstruct(method, batch):
-    """The image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no
-    gradients."""
-    if isinstance(method, torch.nn.Module):
-        method.eval()
-    with torch.no_grad():
-        return method(batch)
-
-
-def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
-    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``, on magnitudes in the units of the
-    file.
-
-    Returns a table with one row per slice: subject,
-    slice, and the ``scores`` (nrmse, psnr in dB, ssim).
-    """
-    tables = []
-    for indices, batch in data.batches(batch_size):
-        batch = batch.to(device)
-        scale = physics.per_example(batch.scale, batch.target)
-        images = reconstruct(method, batch) * scale, batch.target * scale
-        table = {name: SCORES[name](*images).tolist() for name in scores}
-        files, numbers = zip(*(data.index[i] for i in indices), strict=True)
-        tables.append(
-            pd.DataFrame({"subject": [data.subjects[f] for f in files], "slice": numbers, **table}, index=indices)
-        )
-    return pd.concat(tables).sort_index()
-
-
-def code_digest():
-    """Digest of the code that decides a training run's result, blind to comments and docstrings."""
-    modules = [
-        denoisers,
-        fourier,
-        masks,
-        metrics,
-        physics,
-        slices,
-        strategies,
-        unrolled,
-        inspect.getmodule(code_digest),
-    ]
-    return digest([_without_docstrings(inspect.getsource(module)) for module in modules])
-
-
-def _without_docstrings(source):
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if (
-            isinstance(body, list)
-            and body
-            and isinstance(body[0], ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-        ):
-            node.body = body[1:]
-    return ast.dump(tree)
-
-
-def _weights_digest(network):
-    return digest([[key, value.cpu().numpy().tobytes().hex()] for key, value in network.state_dict().items()])
+def can_fuse(parameters):
+    """Whether Adam's fused kernel takes ``parameters``; it does not take complex ones."""
+    return all(p.is_floating_point() for p in parameters)
 
 
 def _under(prefix, tensors):

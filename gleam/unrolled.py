@@ -23,6 +23,10 @@ class PGDIteration(nn.Module):
         self.denoiser = denoiser
         self.step_size = step_size
 
+    def extra_repr(self):
+        """What decides the iteration beside its weights."""
+        return f"step_size={self.step_size}"
+
     def forward(self, x, batch):
         # A^H(A x - y) = A^H A x - A^H y, and A^H y is the zero-filled image that the batch holds already
         return self.denoiser(x - self.step_size * (batch.sense.normal(x) - batch.zero_filled))
@@ -77,7 +81,7 @@ def split(iterations, n_modules):
     Raises ValueError unless 1 <= n_modules <= N.
     """
     n_iterations = len(iterations)
-    if not isinstance(n_modules, int) or not 1 <= n_modules <= n_iterations:
+    if not hasattr(n_modules, "__index__") or not 1 <= n_modules <= n_iterations:
         raise ValueError(
             f"n_modules={n_modules!r} cannot cut a network of {n_iterations} iterations; "
             f"choose a whole number from 1 to {n_iterations}"
@@ -88,7 +92,7 @@ def split(iterations, n_modules):
 
 
 def _positive(value, name):
-    if not isinstance(value, int) or value < 1:
+    if not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
     return value
 

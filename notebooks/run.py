@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from driver import book, chapters, data, execute
+from driver import book, chapters, data, execute, files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,15 +29,27 @@ def plan(arguments, root):
     """Turn the arguments into (profile, chapters, data folder, jobs), or raise ValueError with one sentence."""
     selected = chapters.select(chapters.discover(root), arguments.chapters)
     data_dir = Path(arguments.data).expanduser().resolve() if arguments.data else root / "data"
-    if not data_dir.is_dir():
-        raise ValueError(f"The data folder '{arguments.data or 'data'}' does not exist (DATA=dir, see data/README.md).")
-    if arguments.jobs and not (arguments.jobs.isdigit() and int(arguments.jobs) > 0):
-        raise ValueError(f"JOBS must be a positive whole number, not '{arguments.jobs}'.")
-    jobs = int(arguments.jobs or execute.n_cores())
     needed = data.needed_by(selected)
-    profile, why = data.choose_profile(arguments.profile, needed, data_dir, root)
+    if arguments.data:
+        data.check_folder(arguments.data, data_dir, needed if arguments.what != "book" else [])
+    if arguments.jobs and not (arguments.jobs.isdecimal() and int(arguments.jobs) > 0):
+        raise ValueError(f"JOBS must be a positive whole number, not '{arguments.jobs}'.")
+    profile, why = choose_profile(arguments, needed, data_dir, root)
     print(f"Profile: {profile} ({why})", flush=True)
-    return profile, selected, data_dir, jobs
+    return profile, selected, data_dir, int(arguments.jobs or execute.n_cores())
+
+
+def choose_profile(arguments, needed, data_dir, root):
+    """Return (profile, why); pages alone get the profile of the published chapters, whose records they show."""
+    made_with = chapters.published_profiles(chapters.discover(root))
+    if arguments.what == "book" and made_with and not arguments.profile:
+        if len(made_with) > 1:
+            raise ValueError(f"The chapters were made with the profiles {' and '.join(made_with)}: give PROFILE.")
+        return made_with[0], "the published chapters'"
+    profile, why = data.choose_profile(arguments.profile, needed, data_dir, root)
+    if profile == "paper" and arguments.what in ("all", "notebooks") and not data.has_gpu():
+        raise ValueError("PROFILE=paper needs a GPU, and there is none here: PROFILE=quick runs without.")
+    return profile, why
 
 
 def make(arguments, root):
@@ -45,6 +57,8 @@ def make(arguments, root):
     profile, selected, data_dir, jobs = plan(arguments, root)
     if arguments.what != "book":
         settings = chapters.read_settings(root, profile)
+        for folder in ("_work", f"_work/{profile}", "book/chapters"):
+            files.check_writable(root / folder, root)
         given = {chapter.name: chapters.check_parameters(chapter, settings) for chapter in selected}
         folders = data.provide(data.needed_by(selected), data_dir, profile, settings["phantoms"], root, jobs)
         if arguments.what == "data":
@@ -53,13 +67,14 @@ def make(arguments, root):
         for chapter in selected:
             supplied = {"profile": profile, "work_dir": f"../_work/{profile}"}
             supplied |= {name: data.relative(folder, profile, root) for name, folder in folders.items()}
-            parameters = given[chapter.name] | {k: v for k, v in supplied.items() if k in chapter.declared}
+            parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
             key = chapters.current_key(chapter, parameters, profile, folders, root)
-            parameters |= {"n_jobs": jobs} if "n_jobs" in chapter.declared else {}  # does not change a result
             stale = chapters.why_stale(chapter, key)
+            if not stale and chapters.lacks_records(chapter, profile, root):
+                stale = "stale (its records are gone)"
             print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
             if stale:
-                tasks.append(execute.Task(chapter, parameters, key))
+                tasks.append(execute.Task(chapter, parameters | n_jobs, key))
         if not execute.run_all(tasks, profile, root, jobs):
             return False
     if arguments.what == "notebooks":
@@ -77,7 +92,9 @@ def main(argv=None, root=ROOT):
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{error}", file=sys.stderr)
+        named = error.filename is not None and error.strerror
+        sentence = f"{files.shown(str(error.filename), root)}: {error.strerror}." if named else error
+        print(sentence, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Interrupted: what had finished is kept, and the next run goes on from there.", file=sys.stderr)

@@ -90,3 +90,12 @@ def test_bank_is_made_once_and_read_ever_after(tmp_path):
     assert len({mask.tobytes() for mask in made}) == 5
     assert (masks.bank(generate, 5, seed=2, cache_dir=tmp_path) != made).any()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_bank_is_made_again(tmp_path):
+    generate = partial(masks.random_columns, (16, 64), acceleration=4)
+    made = masks.bank(generate, 5, seed=1, cache_dir=tmp_path)
+    (file,) = tmp_path.iterdir()
+    for damaged in (file.read_bytes()[:200], b""):
+        file.write_bytes(damaged)
+        assert (masks.bank(generate, 5, seed=1, cache_dir=tmp_path) == made).all()

@@ -34,6 +34,18 @@ def test_do_not_depend_on_phase_or_scale_and_take_single_slices(metric, pair):
     torch.testing.assert_close(metric(x[1], target[1]), values[1], rtol=1e-6, atol=1e-9)
 
 
+def test_ssim_of_the_object_ignores_the_air():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 56), indexing="ij")
+    target = torch.where(y**2 + x**2 < 0.5, 1.0 + 0.2 * torch.sin(20 * x), 0.0) * (y**2 + x**2 > 0.05)
+    body = metrics.foreground(target)
+    assert body[32, 28] and not body[0, 0]  # the hole in the middle belongs to the object
+    air = torch.from_numpy(~body)
+    far = torch.nn.functional.max_pool2d((~air).float()[None], 13, 1, 6)[0] == 0  # beyond any window of the object
+    noisy = target + 0.3 * far * torch.rand(target.shape, generator=torch.Generator().manual_seed(0))
+    assert metrics.ssim(noisy, target) < 0.9
+    torch.testing.assert_close(metrics.ssim_object(noisy, target), torch.tensor(1.0, dtype=torch.float64))
+
+
 def test_perfect_reconstruction(pair):
     _, target = pair
     assert (metrics.nrmse(target, target) == 0).all()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from problems import complex_normal, random_batch, unit_maps
@@ -84,3 +85,22 @@ def test_a_slice_of_centred_arrays_becomes_the_same_batch():
     again = Batch.from_slice(kspace, mask, batch.sens_maps[0].numpy())
     for name in ("kspace", "mask", "sens_maps", "zero_filled", "target"):
         torch.testing.assert_close(getattr(again, name), getattr(batch, name), rtol=1e-4, atol=1e-5)
+
+
+GOOD = {"kspace": np.ones((3, 8, 6), np.complex128), "mask": np.ones((8, 6)), "sens_maps": np.ones((3, 8, 6), complex)}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mask": np.ones((6, 8))}, r"mask \(6, 8\)"),
+        ({"sens_maps": np.ones((2, 8, 6), complex)}, r"sens_maps \(2, 8, 6\)"),
+        ({"kspace": np.ones((1, 8, 6), complex)}, r"kspace \(1, 8, 6\)"),
+        ({"kspace": np.ones((3, 8, 6))}, "kspace is torch.float64"),
+        ({"kspace": np.full((3, 8, 6), np.nan + 0j)}, "kspace .* holds NaN"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(change, words):
+    assert Batch.from_slice(**GOOD).kspace.dtype == torch.complex64
+    with pytest.raises(ValueError, match=words):
+        Batch.from_slice(**{**GOOD, **change})

@@ -94,15 +94,17 @@ def test_comparison_is_paired_and_says_which_way():
     n = 12
     base = np.linspace(28, 34, n)
     a, b, same = (make(m, psnr=p) for m, p in (("GLEAM", base - 0.5), ("End-to-end", base), ("CS", base[::-1])))
-    assert records.compare(a, b).startswith(
-        "GLEAM against End-to-end: equal in SSIM (+0.000), equal in nRMSE (+0.000) and worse in PSNR (−0.50 dB) "
-        "(12 slices of 6 subjects"
-    )
-    assert "better in PSNR (+0.50 dB)" in records.compare(b, a)
-    assert "equal in PSNR" in records.compare(b, same)
+    agree = "same sign in 6 of 6 subjects"
+    said = records.compare(a, b)
+    assert said.startswith("GLEAM against End-to-end: SSIM +0.000, no clear difference")
+    assert f"PSNR −0.50 dB, worse ({agree})" in said
+    assert f"PSNR +0.50 dB, better ({agree})" in records.compare(b, a)
+    assert "PSNR +0.00 dB, no clear difference (same sign in 0 of 6 subjects)" in records.compare(b, same)
     for row in a.scores:
         row["nrmse"] -= 0.01
-    assert "better in nRMSE (−0.010)" in records.compare(a, b)
+    assert f"nRMSE −0.010, better ({agree})" in records.compare(a, b)
+    b.scores[0]["psnr"] -= 1.5  # one subject now says otherwise, although the test over slices does not
+    assert "PSNR −0.38 dB, no clear difference (same sign in 5 of 6 subjects)" in records.compare(a, b)
     with pytest.raises(ValueError, match="same slices"):
         records.compare(make(), b)
 

@@ -1,5 +1,4 @@
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -7,13 +6,12 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from problems import random_batch, write_prepared
+from problems import write_prepared
 
 import gleam
-from gleam import metrics, training
+from gleam import identity, metrics, strategies, training
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
 
 SETTINGS = {
@@ -38,33 +36,34 @@ class Killed(Exception):
     pass
 
 
-class KilledAt:
-    """A strategy that behaves like another one until it is killed."""
+@pytest.fixture
+def steps(monkeypatch):
+    """Counts training steps in ``steps.done``; raises Killed once ``steps.left`` are done."""
 
-    def __init__(self, strategy, n_steps):
-        self.strategy, self.left = strategy, n_steps
+    class Steps:
+        done, left = 0, float("inf")
 
-    def __getattr__(self, name):
-        return getattr(self.strategy, name)
+    real = strategies._decoupled_step
 
-    def __repr__(self):
-        return repr(self.strategy)
-
-    def step(self, *args):
-        if not self.left:
+    def step(*args):
+        if Steps.done >= Steps.left:
             raise Killed
-        self.left -= 1
-        return self.strategy.step(*args)
+        Steps.done += 1
+        return real(*args)
+
+    monkeypatch.setattr(strategies, "_decoupled_step", step)
+    return Steps
 
 
 @pytest.mark.parametrize("strategy", [EndToEnd(), Checkpointed(), Greedy(3), Greedy(2, within=Checkpointed())], ids=str)
-def test_killed_and_resumed_equals_uninterrupted(strategy, splits, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(strategy, splits, tmp_path, steps):
     train, val, _ = splits
     whole = network()
     expected = gleam.fit(whole, train, val, strategy, run_dir=tmp_path / "whole", **SETTINGS)
-    resumed = network()
+    steps.done, steps.left = 0, 7
     with pytest.raises(Killed):
-        gleam.fit(resumed, train, val, KilledAt(strategy, 7), run_dir=tmp_path / "killed", **SETTINGS)
+        gleam.fit(network(), train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    steps.done, steps.left = 0, 8  # from the checkpoint at step 4
     resumed = network()
     fit = gleam.fit(resumed, train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
     assert torch.equal(weights(whole), weights(resumed))
@@ -74,7 +73,7 @@ def test_killed_and_resumed_equals_uninterrupted(strategy, splits, tmp_path):
 
 SCRIPT = """
 import sys, time
-sys.path[:0] = sys.argv[2:]
+sys.path[:0] = sys.argv[3:]
 from problems import *
 from test_training import *
 from functools import partial
@@ -84,16 +83,17 @@ folder = Path(sys.argv[1])
 files = {name: (folder / f"{name}0.h5",) for name in ("train", "val")}
 make_mask = partial(small_disc, acceleration=3)
 train, val = (gleam.datasets.Slices(name, files[name], make_mask, 4, i) for i, name in enumerate(files))
-settings = {**SETTINGS, "n_steps": 400, "validate_every": 40}
-fit = gleam.fit(network(), train, val, Greedy(3), run_dir=folder / "run", **settings)
-print(fit.n_steps_done)
+settings = {**SETTINGS, "n_steps": 240, "validate_every": 20}
+net = network()
+fit = gleam.fit(net, train, val, Greedy(3), run_dir=folder / sys.argv[2], **settings)
+print(fit.n_steps_done, identity.weights_digest(net))
 """
 
 
 def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     here = Path(__file__).parent
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), str(here), str(here.parent)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command, paths = [sys.executable, "-c", SCRIPT, str(tmp_path)], [str(here), str(here.parent)]
+    process = subprocess.Popen([*command, "run", *paths], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("run/*/checkpoint.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -102,10 +102,10 @@ def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     (checkpoint,) = tmp_path.glob("run/*/checkpoint.safetensors")
     with training.safe_open(checkpoint, "pt") as file:
         done = json.loads(file.metadata()["fit"])["n_steps_done"]
-    assert 0 < done < 400
-    again = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert again.stdout.strip() == "400", again.stderr
-    assert f"{done}/400" in again.stderr, "the bar starts where the run was"
+    assert 0 < done < 240
+    again, whole = (subprocess.run([*command, d, *paths], capture_output=True, text=True) for d in ("run", "whole"))
+    assert f"{done}/240" in again.stderr, "the bar starts where the run was"
+    assert again.stdout.startswith("240 ") and again.stdout == whole.stdout, again.stderr
 
 
 def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
@@ -122,12 +122,13 @@ def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
         assert fits[strategy].best_nrmse == expected[strategy].best_nrmse
 
 
-def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path):
+def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path, steps):
     train, val, _ = splits
     first = network()
     done = gleam.fit(first, train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
+    steps.done, steps.left = 0, 0
     second = network()
-    again = gleam.fit(second, train, val, KilledAt(Greedy(3), 0), run_dir=tmp_path, **SETTINGS)
+    again = gleam.fit(second, train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
     assert again == done and torch.equal(weights(first), weights(second))
 
 
@@ -199,9 +200,9 @@ def test_learning_rate_warms_up_and_falls():
 
 
 def test_code_digest_is_blind_to_comments_and_docstrings():
-    bare = training._without_docstrings("def f():\n    return 1\n")
-    assert training._without_docstrings('def f():\n    """What it does."""\n    return 1  # why\n') == bare
-    assert training._without_docstrings("def f():\n    return 2\n") != bare
+    bare = identity.without_docstrings("def f():\n    return 1\n")
+    assert identity.without_docstrings('def f():\n    """What it does."""\n    return 1  # why\n') == bare
+    assert identity.without_docstrings("def f():\n    return 2\n") != bare
 
 
 def test_evaluation_is_per_slice_in_file_order_and_matches_the_metrics(splits):
@@ -236,10 +237,12 @@ def test_an_epoch_sees_every_slice_once_under_changing_masks(splits):
 
 
 def test_a_volume_keeps_one_mask_at_test_and_splits_share_none(splits):
-    _, val, test = splits
+    train, val, test = splits
     volume = [test[i].mask for i in range(6)]
     assert all(torch.equal(volume[0], m) for m in volume[:3]) and not torch.equal(volume[0], volume[3])
-    assert not torch.equal(val[0].mask, test[0].mask)
+    seen = [{data[i].mask.numpy().tobytes() for i in range(len(data))} for data in (val, test)]
+    seen.append({train.training_batch(step, 1, seed=0).mask.numpy().tobytes() for step in range(40)})
+    assert sum(map(len, seen)) == len(set.union(*seen)) == 1 + 2 + 4
 
 
 def test_batches_never_mix_shapes(tmp_path, splits):
@@ -267,6 +270,73 @@ def test_data_and_masks_decide_the_fingerprint(splits):
     assert len({train.fingerprint, *(o.fingerprint for o in others)}) == 4
 
 
-def test_weights_are_moved_with_the_batch():
-    batch = random_batch()
-    assert np.isfinite(network()(batch.to("cpu")).detach().numpy()).all()
+class Cascade(torch.nn.Module):
+    def __init__(self, power=1):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5 + 0j))
+        self.dropout = torch.nn.Dropout(0.2)
+        self.power = power
+
+    def forward(self, x, batch):
+        step = batch.sense.normal(x) - batch.sense.adjoint(batch.kspace)
+        return x - self.weight**self.power * self.dropout(torch.view_as_real(step))[..., 0]
+
+
+class Foreign(torch.nn.Module):
+    """No ``forward``, complex weights shared between iterations, dropout."""
+
+    def __init__(self, cascade):
+        super().__init__()
+        self.iterations = torch.nn.ModuleList([cascade, cascade, Cascade()])
+
+    def start(self, batch):
+        return batch.zero_filled
+
+
+@pytest.mark.parametrize("strategy", [EndToEnd(), Checkpointed()], ids=str)
+def test_somebody_elses_network_trains_and_resumes(strategy, splits, tmp_path, steps):
+    train, val, _ = splits
+    torch.manual_seed(1)
+    whole, resumed = Foreign(Cascade()), Foreign(Cascade())
+    gleam.fit(whole, train, val, strategy, run_dir=tmp_path / "whole", **SETTINGS)
+    torch.manual_seed(2)
+    steps.done, steps.left = 0, 7
+    with pytest.raises(Killed):
+        gleam.fit(Foreign(Cascade()), train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    steps.left = 99
+    gleam.fit(resumed, train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    assert identity.weights_digest(whole) == identity.weights_digest(resumed)
+
+
+def test_dropout_is_the_same_with_and_without_checkpoints(splits, tmp_path):
+    networks = Foreign(Cascade()), Foreign(Cascade())
+    for net, strategy in zip(networks, (EndToEnd(), Checkpointed()), strict=True):
+        gleam.fit(net, *splits[:2], strategy, run_dir=tmp_path, **{**SETTINGS, "n_steps": 4})
+    for p, q in zip(*(net.parameters() for net in networks), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+class Doubled(Cascade):
+    def forward(self, x, batch):
+        return 2 * super().forward(x, batch)
+
+
+def test_what_is_not_in_the_weights_makes_another_run_too(splits, tmp_path):
+    step_sizes = [gleam.unrolled.pgd(2, 4, step_size=step_size) for step_size in (2.0, 0.5)]
+    networks = [*step_sizes, Foreign(Cascade()), Foreign(Doubled())]
+    for net in networks:
+        gleam.fit(net, *splits[:2], EndToEnd(), run_dir=tmp_path, **{**SETTINGS, "n_steps": 4})
+    assert len(list(tmp_path.glob("*/checkpoint.safetensors"))) == 4
+
+
+def test_a_gpu_that_is_not_there_is_said(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda' needs a GPU"):
+        gleam.fit(network(), *splits[:2], Greedy(3), run_dir=tmp_path, device="cuda", **SETTINGS)
+
+
+def test_a_damaged_prepared_file_is_named(tmp_path):
+    path = write_prepared(tmp_path / "a.h5")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(OSError, match=r"a\.h5 is no prepared file or damaged"):
+        len(gleam.datasets.Slices("x", (path,), None))

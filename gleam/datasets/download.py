@@ -14,27 +14,32 @@ from uuid import UUID
 import h5py
 from tqdm.auto import tqdm
 
+from gleam.datasets.splits import BRAINS, KNEES, find_list, read_csv
 from gleam.files import written_whole
 
 MRIDATA_URL = "http://mridata.org/download"
-MRIDATA_SPLITS = Path("splits") / "mridata_knee.csv"
 FASTMRI_FOLDER = Path("fastmri") / "multicoil_val"
-FASTMRI_SPLITS = Path("splits") / "fastmri_brain.csv"
 CHECKSUMS = "checksums.csv"
 
 
 def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progress=True):
     """Download the files (UUIDs, or names ``<uuid>.h5``) into ``data_dir``/mridata; returns their paths.
 
-    ``files``: default those of ``data_dir``/splits/mridata_knee.csv. A file that is there is not fetched again, so an
-    interrupted download goes on with the first missing one. mridata.org publishes no checksums: the SHA-256 of a file
-    is recorded in ``data_dir``/mridata/checksums.csv (file, sha256) when it is first seen, and verified ever after.
-    ``checksums``: a CSV of the same form whose hashes go before the recorded ones.
+    ``files``: default those of the split list, ``data_dir``/splits/mridata_knee.csv or the paper's. A file that is
+    there is not fetched again, so an interrupted download goes on with the first missing one. mridata.org publishes
+    no checksums: the SHA-256 of a file is recorded in ``data_dir``/mridata/checksums.csv (file, sha256) when it is
+    first seen, and verified ever after. ``checksums``: a CSV of the same form whose hashes go before the recorded
+    ones.
 
     Raises ValueError on what is no UUID or a file that changed, OSError if a download fails or is no HDF5.
     """
     folder = Path(data_dir) / "mridata"
-    names = [_name(file) for file in (files if files is not None else split_files(Path(data_dir) / MRIDATA_SPLITS))]
+    names = [
+        _name(file)
+        for file in (
+            files if files is not None else [row["file"] for row in read_csv(find_list(data_dir, KNEES), ("file",))]
+        )
+    ]
     recorded = _checksums(folder / CHECKSUMS)
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
     for name in tqdm(names, desc="mridata.org", unit="file", disable=not progress):
@@ -49,8 +54,8 @@ def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progr
 
 
 def fastmri_missing(data_dir, split_list=None):
-    """Names of the files of ``split_list`` (default ``data_dir``/splits/fastmri_brain.csv) that are not there."""
-    names = split_files(split_list or Path(data_dir) / FASTMRI_SPLITS)
+    """Names of the files of ``split_list`` (default: ``data_dir``'s own or the paper's) that are not there."""
+    names = [row["file"] for row in read_csv(split_list or find_list(data_dir, BRAINS), ("file",))]
     return [name for name in names if not (Path(data_dir) / FASTMRI_FOLDER / name).is_file()]
 
 
@@ -62,11 +67,6 @@ def check_fastmri(data_dir, split_list=None):
             f"{Path(data_dir) / FASTMRI_FOLDER}: {len(missing)} files are missing ({some}); fastMRI's data need a "
             "signed agreement: ask at https://fastmri.med.nyu.edu for the multicoil brain validation set"
         )
-
-
-def split_files(path):
-    """The column ``file`` of a split list. Raises FileNotFoundError or ValueError."""
-    return [row["file"] for row in _rows(path, ("file",))]
 
 
 def _name(file):
@@ -108,22 +108,10 @@ def _verified(path, expected):
     return found
 
 
-def _rows(path, columns):
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such list; expected a CSV with the columns {', '.join(columns)}")
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if missing := set(columns) - set(reader.fieldnames or ()):
-        raise ValueError(f"{path}: has no column {', '.join(sorted(missing))}; expected {', '.join(columns)}")
-    return rows
-
-
 def _checksums(path, required=False):
     if not required and not Path(path).is_file():
         return {}
-    return {row["file"]: row["sha256"] for row in _rows(path, ("file", "sha256"))}
+    return {row["file"]: row["sha256"] for row in read_csv(path, ("file", "sha256"))}
 
 
 def _write_checksums(path, checksums):
@@ -137,7 +125,7 @@ def main(arguments=None):
     """The command line. Exits with one sentence if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m gleam.datasets.download", description=__doc__.splitlines()[0])
     parser.add_argument("data", choices=("mridata", "fastmri"), help="what to download (mridata) or check (fastmri)")
-    parser.add_argument("data_dir", type=Path, metavar="DIR", help="data directory; DIR/splits holds the lists")
+    parser.add_argument("data_dir", type=Path, metavar="DIR", help="data directory, laid out as data/README.md says")
     parser.add_argument("files", nargs="*", help="mridata: UUIDs, instead of those of the list")
     parser.add_argument("--base-url", default=MRIDATA_URL, help="where mridata's files are (default: %(default)s)")
     given = parser.parse_args(arguments)

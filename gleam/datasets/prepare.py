@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import inspect
 import json
 import multiprocessing
 import os
@@ -15,7 +14,7 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
-from gleam.files import digest, write_json, written_whole
+from gleam.files import described, digest, n_cores, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
 PREPARATION_VERSION = 2  # part of every key: raise it when what is computed changes
@@ -41,7 +40,7 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
     """
     paths, cache_dir = [Path(path) for path in paths], Path(cache_dir)
     _check_writable(cache_dir)
-    recipe = {"version": PREPARATION_VERSION, "read": _described(read), "calibrate": _described(calibrate)}
+    recipe = {"version": PREPARATION_VERSION, "read": described(read), "calibrate": described(calibrate)}
     recipe["settings"] = settings or {}
     hashes = _Hashes(cache_dir / HASHES)
     job = partial(_prepare_one, read=read, calibrate=calibrate, recipe=recipe, cache_dir=cache_dir)
@@ -76,7 +75,7 @@ def is_whole(path):
 
 def _results(job, paths, n_jobs):
     """Yield what ``job`` returns as files finish; on an error the running ones finish, the waiting ones are dropped."""
-    n_jobs = min(n_jobs or len(os.sched_getaffinity(0)), len(paths))
+    n_jobs = min(n_jobs or n_cores(), len(paths))
     if n_jobs <= 1:
         yield from map(job, paths)
         return
@@ -87,8 +86,9 @@ def _results(job, paths, n_jobs):
                 yield future.result()
         except BrokenProcessPool:
             raise OSError(
-                f"a process preparing one of {len(paths)} files, the first {paths[0]}, was killed, probably for "
-                f"memory; give n_jobs less than {n_jobs} and run again, finished files are kept"
+                f"a process preparing one of {len(paths)} files, the first {paths[0]}, ended: for want of memory (give "
+                f"n_jobs less than {n_jobs}, finished files are kept), or because the calling script lacks "
+                'if __name__ == "__main__":, which new processes need'
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -146,26 +146,6 @@ def _write(file, volume, calibrate, path):
 
 def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **recipe})[:12]}.h5"
-
-
-def _described(function):
-    """Name and arguments, defaults included, of a top-level function or a partial of one: what makes its results."""
-    inner = function
-    while isinstance(inner, partial):
-        inner = inner.func
-    name = f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', repr(inner))}"
-    if "<" in name:
-        raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
-    parameters = inspect.signature(function).parameters.values()
-    arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    positional = [list(part.args) for part in _partials(function) if part.args]
-    return {"function": name, "arguments": arguments, "positional": positional}
-
-
-def _partials(function):
-    while isinstance(function, partial):
-        yield function
-        function = function.func
 
 
 def _check_writable(folder):

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from gleam.files import digest
+from gleam.files import described, digest
 from gleam.fourier import ifftshift2
 from gleam.masks import bank
 from gleam.physics import Batch
@@ -43,7 +43,7 @@ class Slices:
         """(slice, coil, y, x) of each file."""
         return [_opened(file)["kspace"].shape for file in self.files]
 
-    @property
+    @cached_property
     def subjects(self):
         """Subject of each file."""
         return [str(_opened(file).attrs["subject"]) for file in self.files]
@@ -64,14 +64,13 @@ class Slices:
             "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
             "acquisition": str(_opened(self.files[0]).attrs["acquisition"]),
             "coil_y_x": sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes}),
-            "mask": {"kind": self.make_mask.func.__name__, **self.make_mask.keywords}, "fingerprint": self.fingerprint,
+            "mask": described(self.make_mask), "fingerprint": self.fingerprint,
         }  # fmt: skip
 
     @cached_property
     def fingerprint(self):
         """Identity of the data and masks: equal fingerprints give equal batches."""
-        mask = [self.make_mask.func.__name__, sorted(self.make_mask.keywords.items())]
-        return digest([[Path(f).name for f in self.files], mask, self.n_masks, self.seed])[:16]
+        return digest([[Path(f).name for f in self.files], described(self.make_mask), self.n_masks, self.seed])[:16]
 
     def __len__(self):
         return len(self.index)
@@ -138,7 +137,12 @@ class Slices:
 
 @lru_cache(maxsize=512)
 def _opened(file):
-    return h5py.File(file, "r")
+    try:
+        opened = h5py.File(file, "r")
+        opened["kspace"], opened["sens_maps"], opened["target"], opened.attrs["subject"]
+        return opened
+    except (OSError, KeyError) as error:
+        raise OSError(f"{file} is no prepared file or damaged ({error}); delete it, and it is prepared again") from None
 
 
 def _read(file, key, number):

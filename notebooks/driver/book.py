@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from driver.files import digest, write_text
+from driver.files import check_writable, digest, write_text
 
 
 def build(profile, root):
@@ -19,6 +19,7 @@ def build(profile, root):
     if (root / index).is_file() and stamp.is_file() and stamp.read_text() == key:
         print(f"book: up to date\nOpen {index}", flush=True)
         return True
+    check_writable(root / "_build", root)
     print("book: building", flush=True)
     start = time.monotonic()
     fresh = root / "_build" / "next"

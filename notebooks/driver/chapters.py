@@ -21,7 +21,7 @@ class Chapter:
     name: str
     source: Path
     published: Path
-    declared: tuple  # names assigned in its cell tagged `parameters`
+    declared: dict  # names assigned in its cell tagged `parameters`, with their values where these are literals
 
 
 def discover(root):
@@ -30,14 +30,30 @@ def discover(root):
     return [Chapter(p.stem, p, root / "book" / "chapters" / p.name, _declared(p)) for p in found]
 
 
+def read_notebook(path):
+    """A notebook in the current format. Raises OSError, with a sentence, if the file is damaged or something else."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        return notebook
+    except (AttributeError, KeyError, TypeError, ValueError, nbformat.ValidationError) as error:
+        raise OSError(f"{path.parent.name}/{path.name} is not a whole notebook: restore it.") from error
+
+
 def _declared(path):
-    names = []
-    for cell in nbformat.read(path, as_version=4).cells:
+    declared = {}
+    for cell in read_notebook(path).cells:
         if "parameters" in cell.metadata.get("tags", []):
-            for node in ast.walk(ast.parse(cell.source)):
+            try:
+                tree = ast.parse(cell.source)
+            except SyntaxError as error:
+                raise OSError(f"notebooks/{path.name}: the parameters cell is not Python ({error.msg}).") from error
+            for node in ast.walk(tree):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    names.append(node.id)
-    return tuple(names)
+                    declared.setdefault(node.id, None)
+                elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+                    declared |= {target.id: node.value.value for target in node.targets if hasattr(target, "id")}
+    return declared
 
 
 def select(chapters, wanted):
@@ -46,7 +62,7 @@ def select(chapters, wanted):
     names = set()
     for word in words:
         prefix = word.removesuffix(".ipynb")
-        prefix = f"{int(prefix):02d}_" if prefix.isdigit() else prefix
+        prefix = f"{int(prefix):02d}_" if prefix.isdecimal() else prefix
         matches = [chapter.name for chapter in chapters if chapter.name.startswith(prefix)]
         if not matches:
             known = ", ".join(chapter.name for chapter in chapters) or "none yet"
@@ -58,12 +74,33 @@ def select(chapters, wanted):
 def read_settings(root, profile):
     """The profile's YAML with its sections `common`, `phantoms` and one per chapter; unknown sections are errors."""
     path = root / "notebooks" / f"{profile}.yaml"
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    settings = _read_yaml(path)
     known = {"common", "phantoms"} | {chapter.name for chapter in discover(root)}
-    unknown = sorted(set(settings) - known)
+    unknown = sorted(map(str, set(settings) - known))
     if unknown:
         raise ValueError(f"notebooks/{profile}.yaml has a section '{unknown[0]}' that is no chapter.")
     return {"common": {}, "phantoms": {}} | {name: section or {} for name, section in settings.items()}
+
+
+def _read_yaml(path):
+    """Sections of a YAML file; ValueError with one sentence if they are not mappings of plain values."""
+    name = f"notebooks/{path.name}"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        json.dumps(settings)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{name}{line} is not valid YAML: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} is not valid YAML: it holds characters that text does not have.") from error
+    except TypeError as error:
+        raise ValueError(f"{name} holds a value that is no number, text, list or mapping, such as a date.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{name} must hold sections, 'name: {{...}}', not a {type(settings).__name__}.")
+    for section, content in settings.items():
+        if content is not None and not isinstance(content, dict):
+            raise ValueError(f"{name}: the section '{section}' must hold 'name: value', not {content!r}.")
+    return settings
 
 
 def check_parameters(chapter, settings):
@@ -80,14 +117,36 @@ def check_parameters(chapter, settings):
 
 def current_key(chapter, parameters, profile, folders, root):
     """Everything a chapter's results depend on, item by item, so that a difference can be named."""
-    cells = [(c.cell_type, c.source, c.metadata) for c in nbformat.read(chapter.source, as_version=4).cells]
+    cells = [(c.cell_type, c.source, c.metadata) for c in read_notebook(chapter.source).cells]
+    files = sorted((root / "gleam").rglob("*.py")) + sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
+    files += sorted((root / "data" / "published").glob("*.csv"))
+    files += [path for path in [root / "requirements.lock"] if path.is_file()]
     return {
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
         "parameters": dict(parameters),
-        "files": {p.relative_to(root).as_posix(): digest(p) for p in sorted((root / "gleam").rglob("*.py"))},
+        "files": {path.relative_to(root).as_posix(): digest(path) for path in files},
         "data": {n: data.identity(n, folder, root) for n, folder in folders.items() if n in chapter.declared},
     }
+
+
+def parameters_for(chapter, given, supplied, jobs):
+    """Return (parameters, n_jobs): what results depend on, and, apart, what they do not; each only if declared."""
+    parameters = given | {name: value for name, value in supplied.items() if name in chapter.declared}
+    device = given.get("device", chapter.declared.get("device", "cpu"))
+    n_jobs = jobs if device == "cpu" else 1  # networks trained at the same time would share one card
+    return parameters, {"n_jobs": n_jobs} if "n_jobs" in chapter.declared else {}
+
+
+def published_profiles(chapters):
+    """Names of the profiles that the published chapters were made with, sorted."""
+    return sorted({key["profile"] for key in map(_published_key, chapters) if key})
+
+
+def lacks_records(chapter, profile, root):
+    """Whether the chapter saves records and there are none of the profile, so that prose and tables find no numbers."""
+    saves = any("records.save(" in cell.source for cell in read_notebook(chapter.source).cells)
+    return saves and not any((root / "_work" / profile / "records").rglob("*.json"))
 
 
 def why_stale(chapter, key):
@@ -114,14 +173,15 @@ def _differing(old, new):
 
 def _published_key(chapter):
     try:
-        return json.loads(chapter.published.read_text(encoding="utf-8"))["metadata"].get("made_from")
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        key = json.loads(chapter.published.read_text(encoding="utf-8"))["metadata"]["made_from"]
+        return key if {"profile", "notebook", "parameters", "files", "data"} <= set(key) else None
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
 
 
 def publish(executed, chapter, key, root):
     """Clean an executed notebook and move it into the book, together with the key it was made from."""
-    notebook = nbformat.read(executed, as_version=4)
+    notebook = read_notebook(executed)
     notebook.metadata.pop("papermill", None)
     notebook.metadata["made_from"] = key
     for cell in notebook.cells:
@@ -155,7 +215,7 @@ def fill_in_missing(chapters):
     for chapter in chapters:
         if _published_key(chapter) is not None:
             continue
-        notebook = nbformat.read(chapter.source, as_version=4)
+        notebook = read_notebook(chapter.source)
         note = (
             "\n:::{admonition} This chapter has not been run in this build\n:class: warning\n"
             f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'

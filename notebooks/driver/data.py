@@ -1,14 +1,14 @@
 """Which data the chapters read: real files where they are given, phantoms in the same layout where they are not."""
 
-import csv
 import hashlib
 import importlib
+import inspect
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from driver.files import digest, write_text
+from driver.files import check_writable, digest, shown, write_text
 
 PROFILES = ("quick", "paper")
 
@@ -30,14 +30,11 @@ class DataSet:
         """Raw files of this set in a data folder, sorted by name."""
         return sorted((Path(folder) / self.raw).glob("*.h5"))
 
-    def is_complete(self, folder, root):
+    def is_complete(self, folder):
         """Whether every file of the split list is in the folder."""
-        lists = [Path(folder) / "splits" / self.splits, root / "gleam" / "datasets" / "splits" / self.splits]
-        found = next((path for path in lists if path.is_file()), None)
-        if found is None:
-            return False
-        with found.open(newline="") as lines:
-            listed = {row["file"] for row in csv.DictReader(lines)}
+        from gleam.datasets.splits import find_list, read_csv
+
+        listed = {row["file"] for row in read_csv(find_list(folder, self.splits), ("file",))}
         here = {path.name for path in self.files(folder)} | {path.stem for path in self.files(folder)}
         return bool(listed) and listed <= here
 
@@ -59,13 +56,26 @@ def choose_profile(requested, needed, data_dir, root):
         if requested not in PROFILES:
             raise ValueError(f"Unknown profile '{requested}': PROFILE is {' or '.join(PROFILES)}.")
         return requested, "as asked"
-    missing = [dataset.name for dataset in needed if not dataset.is_complete(data_dir, root)]
-    reasons = [f"the real {' and '.join(missing)} data are not complete in {_shown(data_dir, root)}"] if missing else []
+    missing = [dataset.name for dataset in needed if not dataset.is_complete(data_dir)]
+    reasons = [f"the real {' and '.join(missing)} data are not complete in {shown(data_dir, root)}"] if missing else []
     if not has_gpu():
-        reasons.insert(0, "there is no GPU")
+        return "quick", " and ".join(["there is no GPU", *reasons])
     if reasons:
-        return "quick", f"{' and '.join(reasons)}; PROFILE=paper overrides"
+        return "quick", f"{reasons[0]}; PROFILE=paper overrides"
     return "paper", "there are a GPU and the real data; PROFILE=quick overrides"
+
+
+def check_folder(given, data_dir, needed):
+    """Raise ValueError, with a sentence, unless DATA=`given` is a folder with a raw file of a set that is needed."""
+    if not data_dir.exists():
+        raise ValueError(f"The data folder '{given}' does not exist (DATA=dir, see data/README.md).")
+    if not data_dir.is_dir():
+        raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
+    if needed and not any(dataset.files(data_dir) for dataset in needed):
+        places = " or ".join(f"{dataset.raw}/" for dataset in needed)
+        raise ValueError(
+            f"The data folder '{given}' has no raw file, *.h5, in {places} (DATA=dir, see data/README.md)."
+        )
 
 
 def has_gpu():
@@ -77,50 +87,79 @@ def has_gpu():
 
 def provide(needed, data_dir, profile, phantoms, root, jobs):
     """Return {parameter: data folder}; sets without any real file get phantoms, written first if they are missing."""
+    for dataset in needed:
+        if not dataset.files(data_dir):
+            _check_settings(dataset, profile, phantoms)
     folders = {}
     for dataset in needed:
         n_files = len(dataset.files(data_dir))
         if n_files:
-            print(f"{dataset.name} data: {n_files} real files in {_shown(data_dir, root)}", flush=True)
+            print(f"{dataset.name} data: {n_files} real files in {shown(data_dir, root)}", flush=True)
             folders[dataset.parameter] = Path(data_dir)
         else:
             folders[dataset.parameter] = _phantom(dataset, profile, phantoms, root, jobs)
     return folders
 
 
-def _phantom(dataset, profile, phantoms, root, jobs):
-    folder = root / "data" / "phantoms" / profile
+def _check_settings(dataset, profile, phantoms):
+    """Raise ValueError, with a sentence, if the phantoms' generator does not take the settings of the YAML file."""
     settings = phantoms.get(dataset.name)
     if settings is None:
         raise ValueError(
             f"notebooks/{profile}.yaml has no section '{dataset.name}' under 'phantoms', nor are there real data."
         )
+    where = f"notebooks/{profile}.yaml, phantoms, {dataset.name}"
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where}: expected 'name: value', not {settings!r}.")
+    parameters = inspect.signature(_generator(dataset)).parameters
+    named = {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    takes = ", ".join(named)
+    for name in settings:
+        if name not in named:
+            raise ValueError(f"{where}: '{name}' is unknown; expected {takes}.")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name not in settings:
+            raise ValueError(f"{where}: '{name}' is missing; expected {takes}.")
+
+
+def _generator(dataset):
+    return getattr(importlib.import_module("gleam.datasets.phantoms"), dataset.name)
+
+
+def _phantom(dataset, profile, phantoms, root, jobs):
+    folder = root / "data" / "phantoms" / profile
+    settings = phantoms[dataset.name]
     sources = sorted((root / "gleam" / "datasets" / "phantoms").rglob("*.py"))
     manifest = json.dumps({"settings": settings, "code": digest(*sources)}, sort_keys=True)
     stamp = folder / f"{dataset.name}.json"
-    shown = f"{dataset.name} data: phantoms in {_shown(folder, root)}"
-    if stamp.is_file() and stamp.read_text() == manifest and dataset.is_complete(folder, root):
-        print(f"{shown}, up to date", flush=True)
+    line = f"{dataset.name} data: phantoms in {shown(folder, root)}"
+    if stamp.is_file() and stamp.read_text() == manifest and dataset.is_complete(folder):
+        print(f"{line}, up to date", flush=True)
         return folder
-    print(f"{shown}, writing", flush=True)
+    check_writable(folder / dataset.raw, root)
+    print(f"{line}, writing", flush=True)
     begun = folder / f".{dataset.name}.begun.json"
     if not (begun.is_file() and begun.read_text() == manifest):  # else the files of an interrupted run can stay
         shutil.rmtree(folder / dataset.raw, ignore_errors=True)
     write_text(begun, manifest)
-    write = getattr(importlib.import_module("gleam.datasets.phantoms"), dataset.name)
-    write(folder, **{"n_jobs": jobs} | settings)
+    _generator(dataset)(folder, **{"n_jobs": jobs} | settings)
     write_text(stamp, manifest)
     return folder
 
 
 def identity(parameter, folder, root):
-    """What a chapter's key keeps of a data folder: the phantoms' manifest, or names, sizes and times of real files."""
+    """What a chapter's key keeps of a data folder: the split list, and the phantoms' manifest or facts of real
+    files."""
+    from gleam.datasets.splits import find_list
+
     dataset = next(dataset for dataset in SETS if dataset.parameter == parameter)
     stamp = folder / f"{dataset.name}.json"
     if folder.is_relative_to(root / "data" / "phantoms") and stamp.is_file():
-        return digest(stamp)
-    facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in dataset.files(folder)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        facts = digest(stamp)
+    else:
+        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in dataset.files(folder)]
+    text = json.dumps([facts, digest(find_list(folder, dataset.splits))])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def relative(folder, profile, root):
@@ -134,8 +173,3 @@ def relative(folder, profile, root):
     link.unlink(missing_ok=True)
     link.symlink_to(folder, target_is_directory=True)
     return f"../{link.relative_to(root).as_posix()}"
-
-
-def _shown(folder, root):
-    folder = Path(folder)
-    return folder.relative_to(root).as_posix() if folder.is_relative_to(root) else str(folder)

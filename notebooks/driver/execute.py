@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-
 from driver import chapters, data
 from driver.files import write_text
 from driver.progress import Progress
@@ -31,7 +29,9 @@ class Task:
 
 def n_cores():
     """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from gleam import files  # brings torch along
+
+    return files.n_cores()
 
 
 def run_all(tasks, profile, root, jobs):
@@ -113,7 +113,11 @@ def error_in(path):
     """One line on the error in a half-run notebook: type, message and the line of the cell; "" if there is none."""
     if not path.exists():
         return ""
-    for cell in nbformat.read(path, as_version=4).cells:
+    try:
+        cells = chapters.read_notebook(path).cells
+    except OSError:  # the process died while it wrote
+        return ""
+    for cell in cells:
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 trace = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(output.traceback))

@@ -1,8 +1,7 @@
-"""Small helpers for files: digests, and writing a file whole or not at all."""
+"""Small helpers for files: digests, writing a file whole or not at all, and whether a folder can be written."""
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 
@@ -16,15 +15,27 @@ def digest(*paths):
 
 
 def write_text(path, text):
-    """Write UTF-8 text to a temporary neighbour, then move it into place."""
+    """Write UTF-8 text whole or not at all."""
+    from gleam.files import (
+        written_whole,  # here and not above: it brings torch along, seconds that --help need not wait
+    )
+
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(folder, root):
+    """Raise OSError, with a sentence, unless the folder, or the nearest one above that exists, can be written."""
+    nearest = folder
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OSError(f"{shown(nearest, root)} is a file, but must be a folder to write in: move it away.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OSError(f"The folder {shown(nearest, root)} cannot be written: change its permissions.")
+
+
+def shown(path, root):
+    """A path as messages show it: from the project's root if it is inside."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

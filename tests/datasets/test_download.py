@@ -6,7 +6,7 @@ import threading
 import h5py
 import pytest
 
-from gleam.datasets import download
+from gleam.datasets import download, splits
 
 UUIDS = ["1b197efe-9865-43be-ac24-f237c380513e", "226e710b-725b-4bec-840e-bf47be2b8a44"]
 
@@ -65,7 +65,7 @@ def test_goes_on_where_it_stopped(server, tmp_path):
 
 def test_files_of_the_split_list_are_the_default(server, tmp_path):
     (tmp_path / "splits").mkdir()
-    (tmp_path / download.MRIDATA_SPLITS).write_text(f"file,split\n{UUIDS[1]}.h5,train\n")
+    (tmp_path / "splits" / splits.KNEES).write_text(f"file,split\n{UUIDS[1]}.h5,train\n")
     assert [path.stem for path in get(server, tmp_path, None)] == UUIDS[1:]
 
 
@@ -102,7 +102,7 @@ def test_no_uuid_is_named(server, tmp_path):
 def test_missing_fastmri_files_are_named(tmp_path):
     (tmp_path / "splits").mkdir()
     names = [f"file_brain_AXT2_{i}.h5" for i in range(5)]
-    (tmp_path / download.FASTMRI_SPLITS).write_text("\n".join(["file,split", *(f"{name},val" for name in names)]))
+    (tmp_path / "splits" / splits.BRAINS).write_text("\n".join(["file,split", *(f"{name},val" for name in names)]))
     folder = tmp_path / download.FASTMRI_FOLDER
     folder.mkdir(parents=True)
     (folder / names[0]).touch()
@@ -120,7 +120,7 @@ def test_missing_or_wrong_split_list_is_named(tmp_path, text):
     if text:
         path.write_text(text)
     with pytest.raises((FileNotFoundError, ValueError), match=r"list\.csv: (no such list|has no column file)"):
-        download.split_files(path)
+        splits.read_csv(path, ("file",))
 
 
 def test_command_line(server, tmp_path, capsys):
@@ -128,4 +128,4 @@ def test_command_line(server, tmp_path, capsys):
     assert (tmp_path / "mridata" / f"{UUIDS[0]}.h5").is_file()
     with pytest.raises(SystemExit) as stopped:
         download.main(["fastmri", str(tmp_path)])
-    assert "fastmri_brain.csv: no such list" in stopped.value.code
+    assert "154 files are missing" in stopped.value.code

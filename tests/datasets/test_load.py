@@ -2,8 +2,9 @@ import csv
 
 import pytest
 
-from gleam.datasets import files_by_split
-from gleam.datasets.load import PAPER_LISTS
+from gleam.datasets import Slices, files_by_split
+from gleam.datasets.load import check_no_subject_in_two
+from gleam.datasets.splits import PAPER_LISTS
 
 
 def folder_with(tmp_path, rows, present=None):
@@ -44,11 +45,11 @@ def test_bad_lists_are_named(rows, present, error, words, tmp_path):
 
 
 def test_a_missing_list_and_a_list_without_columns_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no split list .*none\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv: no such list"):
         files_by_split(tmp_path, "raw", "none.csv")
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "list.csv").write_text("name,part\na,b\n")
-    with pytest.raises(ValueError, match=r"list\.csv has no column 'file'"):
+    with pytest.raises(ValueError, match=r"list\.csv: has no column file, split"):
         files_by_split(tmp_path, "raw", "list.csv")
 
 
@@ -64,3 +65,10 @@ def test_no_subject_is_in_two_splits_of_the_paper(name, counts):
 def test_without_a_list_of_its_own_a_folder_is_split_as_in_the_paper(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"19 of the 19 files that .*mridata_knee\.csv lists are missing"):
         files_by_split(tmp_path)
+
+
+def test_a_subject_in_two_splits_is_refused_whatever_the_files_are_called(splits):
+    train, val, test = splits
+    check_no_subject_in_two(splits)
+    with pytest.raises(ValueError, match="subject train0 is in both train and test"):
+        check_no_subject_in_two((train, val, Slices("test", (*test.files, train.files[0]), test.make_mask)))

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from raw_files import coil_images, header, relative_maps, write_fastmri
 
+from gleam import baselines
 from gleam.calibration import espirit, jsense
-from gleam.datasets import fastmri
+from gleam.datasets import Slices, fastmri
 from gleam.datasets import prepare as module
 from gleam.datasets.prepare import prepare
 from gleam.fourier import fft2c, ifft2, ifft2c
+from gleam.masks import random_columns
+from gleam.metrics import nrmse
 
 CALIBRATE = partial(jsense, kernel_width=4, calibration_width=12, n_iterations=3, n_inner_iterations=3)
-REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2] / "data"))
 
 
 @pytest.fixture
@@ -185,8 +188,15 @@ def test_real_brains(tmp_path, calibrate):
     paths = [path for path in fastmri.find(REAL) if path.stat().st_size < 20e6][:2]
     if not paths:
         pytest.skip("the folder of real data holds no fastMRI file of less than 20 MB")
-    for prepared in prepare(paths, read=fastmri.read, calibrate=calibrate, cache_dir=tmp_path, n_jobs=1):
+    files = prepare(paths, read=fastmri.read, calibrate=calibrate, cache_dir=tmp_path, n_jobs=1)
+    for prepared in files:
         with h5py.File(prepared) as file:
             images, maps, target = ifft2(file["kspace"][:]), file["sens_maps"][:], file["target"][:]
             assert not file.attrs["is_phantom"]
         assert np.linalg.norm(images - maps * target[:, None]) < 0.2 * np.linalg.norm(images)
+    make_mask = partial(random_columns, acceleration=4, center_fraction=0.08)
+    brains = Slices("test", tuple(files), make_mask)
+    for i in range(len(brains)):
+        batch = brains[i]
+        cs = baselines.wavelet(0.01, n_iterations=30)(batch)
+        assert nrmse(cs, batch.target) < 0.8 * nrmse(batch.zero_filled, batch.target)

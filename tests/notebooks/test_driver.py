@@ -88,25 +88,102 @@ def test_a_failing_chapter_keeps_its_earlier_page_and_does_not_stop_the_others(r
     ("arguments", "sentence"),
     [
         (["--profile", "fast"], "Unknown profile 'fast': PROFILE is quick or paper."),
+        (["--profile", "paper"], "PROFILE=paper needs a GPU, and there is none here: PROFILE=quick runs without."),
         (["--chapters", "01 7"], "Unknown chapter '7': the chapters are 01_one."),
+        (["--chapters", "²"], "Unknown chapter '²': the chapters are 01_one."),
+        (["--jobs", "²"], "JOBS must be a positive whole number, not '²'."),
         (["--jobs", "0"], "JOBS must be a positive whole number, not '0'."),
         (["--data", "no/such/place"], "The data folder 'no/such/place' does not exist (DATA=dir, see data/README.md)."),
+        (["--data", __file__], f"The data folder '{__file__}' is not a folder (DATA=dir, see data/README.md)."),
     ],
 )
 def test_an_argument_that_makes_no_sense_is_one_sentence_and_exit_code_2(root, capsys, arguments, sentence):
+    before = sorted(root.rglob("*"))
     assert run.main(["notebooks", *arguments], root) == 2
     assert capsys.readouterr().err == f"{sentence}\n"
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_data_folder_without_a_raw_file_of_a_needed_set_is_refused(root, capsys):
+    write_chapter(root, "04_knee", parameters="knee_dir, brain_dir = '', ''")
+    scans = root / "scans"
+    (scans / "mridata").mkdir(parents=True)
+    assert run.main(["data", "--data", str(scans)], root) == 2
+    assert f"'{scans}' has no raw file, *.h5, in mridata/ or fastmri/multicoil_val/" in capsys.readouterr().err
+    (scans / "mridata" / "a.h5").touch()
+    data.check_folder("scans", scans, data.needed_by(chapters.discover(root)))
+    with pytest.raises(ValueError, match="in fastmri/multicoil_val/ "):
+        data.check_folder("scans", scans, [data.SETS[1]])
 
 
 @pytest.mark.parametrize(
     ("settings", "part"),
-    [("01_one: {n_stepz: 3}", "01_one is given the parameter 'n_stepz'"), ("09_nine: {a: 1}", "a section '09_nine'")],
+    [
+        ("01_one: {n_stepz: 3}", "01_one is given the parameter 'n_stepz'"),
+        ("09_nine: {a: 1}", "a section '09_nine'"),
+        ("5: {a: 1}\nx: {}", "a section '5'"),
+        ("01_one: {n_steps: 3", "notebooks/quick.yaml, line 1 is not valid YAML: "),
+        ("\0", "notebooks/quick.yaml is not valid YAML: "),
+        ("- 01_one", "notebooks/quick.yaml must hold sections"),
+        ("01_one: 3", "the section '01_one' must hold 'name: value', not 3."),
+        ("01_one: {n_steps: 2020-01-01}", "notebooks/quick.yaml holds a value that is no number"),
+    ],
 )
-def test_a_parameter_or_section_that_nobody_reads_is_an_error(root, capsys, settings, part):
+def test_a_parameter_or_section_that_nobody_reads_or_that_is_broken_is_an_error(root, capsys, settings, part):
     (root / "notebooks" / "quick.yaml").write_text(settings)
     assert run.main(["notebooks"], root) == 2
     assert part in capsys.readouterr().err
     assert not (root / "book" / "chapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ("{n_train: 1, n_val: 1, n_test: 1, n_slice: 4}", "'n_slice' is unknown; expected n_train, n_val, n_test, "),
+        ("{n_train: 1, n_val: 1, n_test: 1}", "'n_slices' is missing; expected n_train, n_val, n_test, "),
+        ("4", "expected 'name: value', not 4."),
+    ],
+)
+def test_settings_that_the_phantoms_do_not_take_are_an_error_before_any_is_written(root, capsys, settings, sentence):
+    write_chapter(root, "04_both", parameters="knee_dir, brain_dir = '', ''")
+    knee = "{n_train: 1, n_val: 1, n_test: 1, n_slices: 4}"
+    (root / "notebooks" / "quick.yaml").write_text(f"phantoms:\n  knee: {knee}\n  brain: {settings}\n")
+    assert run.main(["data"], root) == 2
+    assert f"notebooks/quick.yaml, phantoms, brain: {sentence}" in capsys.readouterr().err
+    assert list((root / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{"cell_type": "co', '{"cells": [{}], "nbformat": 4}'])
+def test_a_damaged_notebook_is_named(root, capsys, text):
+    (root / "notebooks" / "02_torn.ipynb").write_text(text)
+    assert run.main(["notebooks"], root) == 1
+    assert capsys.readouterr().err == "notebooks/02_torn.ipynb is not a whole notebook: restore it.\n"
+
+
+def test_a_parameters_cell_that_is_not_python_is_named(root, capsys):
+    write_chapter(root, "02_torn", parameters="n_steps = (1")
+    assert run.main(["notebooks"], root) == 1
+    assert "notebooks/02_torn.ipynb: the parameters cell is not Python" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["_work", "_work/quick", "book/chapters", "data/phantoms"])
+def test_a_file_in_the_place_of_a_folder_is_named_before_anything_runs(root, capsys, name):
+    write_chapter(root, "04_knee", parameters="knee_dir = ''")
+    knee = "{n_train: 1, n_val: 1, n_test: 1, n_slices: 4}"
+    (root / "notebooks" / "quick.yaml").write_text(f"phantoms:\n  knee: {knee}\n")
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).touch()
+    assert run.main(["notebooks"], root) == 1
+    captured = capsys.readouterr()
+    assert captured.err == f"{name} is a file, but must be a folder to write in: move it away.\n"
+    assert "running" not in captured.out
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_named(root, capsys):
+    (root / "_work").mkdir(mode=0o500)
+    assert run.main(["notebooks"], root) == 1
+    assert capsys.readouterr().err == "The folder _work cannot be written: change its permissions.\n"
 
 
 def test_common_parameters_reach_only_the_chapters_that_declare_them(root):
@@ -149,6 +226,82 @@ def test_staleness_names_what_changed(root):
     assert chapters.why_stale(*key({"n_steps": 3})) == "stale (the notebook changed, gleam/training.py changed)"
 
 
+@pytest.mark.parametrize("name", ["data/published/tables.csv", "gleam/datasets/lists/knee.csv", "requirements.lock"])
+def test_published_numbers_lists_and_pinned_versions_are_part_of_the_key(root, name):
+    chapter = chapters.discover(root)[0]
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text("1")
+    before = chapters.current_key(chapter, {}, "quick", {}, root)
+    (root / name).write_text("2")
+    assert before["files"].keys() == {"gleam/training.py", name}
+    assert chapters.current_key(chapter, {}, "quick", {}, root) != before
+
+
+def test_another_split_list_is_other_data(root):
+    (root / "data" / "mridata").mkdir()
+    (root / "data" / "mridata" / "a.h5").touch()
+    papers = data.identity("knee_dir", root / "data", root)
+    write_split(root / "data" / "splits", ["a.h5"])
+    own = data.identity("knee_dir", root / "data", root)
+    write_split(root / "data" / "splits", ["a.h5", "b.h5"])
+    assert len({papers, own, data.identity("knee_dir", root / "data", root)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "n_jobs"),
+    [
+        ("n_jobs = 1", {}, {"n_jobs": 8}),
+        ("n_jobs, device = 1, 'cpu'", {"device": "cpu"}, {"n_jobs": 8}),
+        ("n_jobs, device = 1, 'cpu'", {"device": "cuda"}, {"n_jobs": 1}),
+        ("n_jobs = 1\ndevice = 'cpu'", {}, {"n_jobs": 8}),
+        ("n_jobs = 1\ndevice = 'cuda:1'", {}, {"n_jobs": 1}),
+        ("device = 'cpu'", {}, {}),
+    ],
+)
+def test_networks_are_trained_at_the_same_time_on_the_cpu_only(root, declared, given, n_jobs):
+    write_chapter(root, "01_one", parameters=declared)
+    chapter = chapters.discover(root)[0]
+    supplied = {"profile": "quick"}
+    assert chapters.parameters_for(chapter, given, supplied, 8) == (given, n_jobs)
+
+
+def test_a_chapter_whose_records_are_gone_runs_again(root, capfd):
+    source = "import os\nos.makedirs('../_work/quick/records/a', exist_ok=True)\n"
+    source += "open('../_work/quick/records/a/b.json', 'w').close()  # as records.save() does"
+    write_chapter(root, "02_two", source)
+    assert run.main(["notebooks"], root) == 0
+    assert run.main(["notebooks"], root) == 0
+    assert "02_two: up to date" in capfd.readouterr().out
+    (root / "_work" / "quick" / "records" / "a" / "b.json").unlink()
+    assert run.main(["notebooks"], root) == 0
+    out = capfd.readouterr().out
+    assert "02_two: stale (its records are gone), running" in out
+    assert "01_one: up to date" in out
+
+
+def publish_as(root, name, profile):
+    """Publish a chapter as if a run with the profile had made it."""
+    chapter = next(chapter for chapter in chapters.discover(root) if chapter.name == name)
+    executed = root / "executed.ipynb"
+    executed.write_bytes(chapter.source.read_bytes())
+    chapters.publish(executed, chapter, chapters.current_key(chapter, {}, profile, {}, root), root)
+
+
+def test_pages_alone_take_the_profile_of_the_published_chapters(root, monkeypatch, capsys):
+    built = []
+    monkeypatch.setattr(run.book, "build", lambda profile, root: built.append(profile) or True)
+    write_chapter(root, "02_two")
+    assert run.main(["book"], root) == 0  # nothing published: as for a run
+    publish_as(root, "01_one", "paper")
+    assert run.main(["book"], root) == 0
+    assert run.main(["book", "--profile", "quick"], root) == 0
+    assert built == ["quick", "paper", "quick"]
+    publish_as(root, "02_two", "quick")
+    capsys.readouterr()
+    assert run.main(["book"], root) == 2
+    assert capsys.readouterr().err == "The chapters were made with the profiles paper and quick: give PROFILE.\n"
+
+
 @pytest.mark.parametrize(
     ("text", "left"),
     [
@@ -178,7 +331,7 @@ def write_split(folder, names):
 @pytest.mark.parametrize(("gpu", "files", "profile"), [(True, 2, "paper"), (True, 1, "quick"), (False, 2, "quick")])
 def test_paper_is_chosen_only_with_a_gpu_and_all_the_data(root, monkeypatch, gpu, files, profile):
     write_chapter(root, "04_knee", parameters="knee_dir = '../data'")
-    write_split(root / "gleam" / "datasets" / "splits", ["a.h5", "b.h5"])
+    write_split(root / "data" / "splits", ["a.h5", "b.h5"])
     (root / "data" / "mridata").mkdir()
     for name in ["a.h5", "b.h5"][:files]:
         (root / "data" / "mridata" / name).touch()
@@ -196,8 +349,8 @@ def test_phantoms_are_written_once_and_again_when_their_settings_change(root, mo
 
     calls = []
 
-    def knee(out_dir, **settings):
-        calls.append(settings)
+    def knee(out_dir, *, n_train, n_jobs=None):
+        calls.append({"n_train": n_train, "n_jobs": n_jobs})
         (Path(out_dir) / "mridata").mkdir(parents=True, exist_ok=True)
         (Path(out_dir) / "mridata" / "p.h5").touch()
         write_split(Path(out_dir) / "splits", ["p.h5"])

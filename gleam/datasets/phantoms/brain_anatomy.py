@@ -22,7 +22,6 @@ TEXTURES = {  # knot distance in mm (z, y, x)
     "bone": (20, 16, 16), "scalp": (25, 22, 22), "strand": (5, 2.2, 2.2),
 }  # fmt: skip
 # Pallidum, red nucleus, putamen: (z, y, distance from the midline, half axes, brightness that the iron leaves).
-IRON = [(-1, -5, 19, (6, 8, 4.5), 0.74), (-8, -20, 5, (4, 3.5, 3), 0.8), (3, 8, 26, (9, 11, 4), 0.92)]
 BOX = (120, 125, 115)
 N_SUBSLICES, SLICE_MM = 3, 4.0
 

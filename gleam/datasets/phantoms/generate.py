@@ -2,7 +2,6 @@
 
 import math
 import multiprocessing
-import os
 import uuid
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
-from gleam.files import write_json, written_whole
+from gleam.files import n_cores, write_json, written_whole
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
@@ -117,7 +116,7 @@ def _file_name(subject):
 
 
 def _make(jobs, out_dir, list_name, columns, n_jobs):
-    n_jobs = (os.cpu_count() or 1) if n_jobs is None else _count("n_jobs", n_jobs, 1)
+    n_jobs = n_cores() if n_jobs is None else _count("n_jobs", n_jobs, 1)
     split_list, manifest = out_dir / "splits" / list_name, out_dir / MANIFEST
     if split_list.exists() and not manifest.exists():
         raise ValueError(

@@ -6,10 +6,9 @@ Both put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor,
 import h5py
 import numpy as np
 
+from gleam.datasets.headers import PHANTOM_VENDOR, PROTON_HZ_PER_TESLA
 from gleam.files import written_whole
 
-VENDOR = "GLEAM phantom"
-GYROMAGNETIC_RATIO_HZ_PER_T = 42_577_478.0
 LINES_PER_BLOCK = 4096
 LAST_IN_MEASUREMENT = 1 << 24  # flag 25: the format counts from 1
 
@@ -67,9 +66,9 @@ def header_xml(*, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coil
     limits = {f"kspace_encoding_step_{axis}": limit(n) for axis, n in enumerate(encoded)}
     document = {
         "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
-        "acquisitionSystemInformation": {"systemVendor": VENDOR, "systemFieldStrength_T": field_strength,
+        "acquisitionSystemInformation": {"systemVendor": PHANTOM_VENDOR, "systemFieldStrength_T": field_strength,
                                          "receiverChannels": n_coils},
-        "experimentalConditions": {"H1resonanceFrequency_Hz": round(GYROMAGNETIC_RATIO_HZ_PER_T * field_strength)},
+        "experimentalConditions": {"H1resonanceFrequency_Hz": round(PROTON_HZ_PER_TESLA * field_strength)},
         "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
                      "encodingLimits": {**limits, "slice": limit(n_slices)}, "trajectory": "cartesian"},
         "userParameters": {"userParameterString": {"name": "gleam_phantom", "value": settings}},

@@ -1,0 +1,52 @@
+"""Which raw file is in which split: lists by subject, the paper's own or a data folder's."""
+
+import csv
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+KNEES = "mridata_knee.csv"
+BRAINS = "fastmri_brain.csv"
+PAPER_LISTS = Path(__file__).parent / "lists"
+
+
+def find_list(data_dir, name):
+    """Path of the split list ``name``: the one in ``data_dir/splits`` if there is one, else the paper's."""
+    own = Path(data_dir) / "splits" / name
+    return own if own.is_file() else PAPER_LISTS / name
+
+
+def read_csv(path, columns):
+    """Rows of a CSV as dicts. Raises FileNotFoundError or, if one of ``columns`` is missing, ValueError."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such list; expected a CSV with the columns {', '.join(columns)}")
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if missing := set(columns) - set(reader.fieldnames or ()):
+        raise ValueError(f"{path}: has no column {', '.join(sorted(missing))}; expected {', '.join(columns)}")
+    return rows
+
+
+def files_by_split(data_dir, folder="mridata", split_list=KNEES):
+    """Raw files of each split, as a dict of "train", "val", "test" to paths in ``data_dir/folder``.
+
+    ``split_list``: name of a CSV with columns file and split (:func:`find_list`). Raises FileNotFoundError if the
+    list or a file in it is missing, ValueError if a split is unknown or empty, or a file stands in it twice.
+    """
+    path = find_list(data_dir, split_list)
+    rows = read_csv(path, ("file", "split"))
+    names = [row["file"] for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path} lists {next(n for n in names if names.count(n) > 1)} more than once")
+    files = {
+        split: [Path(data_dir) / folder / row["file"] for row in rows if row["split"] == split] for split in SPLITS
+    }
+    if sum(map(len, files.values())) < len(rows) or not all(files.values()):
+        raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")
+    missing = [file for paths in files.values() for file in paths if not file.exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}"
+        )
+    return files

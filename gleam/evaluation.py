@@ -1,0 +1,39 @@
+"""Scores of a reconstruction on every slice of a data set."""
+
+import pandas as pd
+import torch
+
+from gleam import metrics, physics
+from gleam.strategies import EndToEnd
+
+SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
+
+
+def reconstruct(method, batch):
+    """The image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no
+    gradients."""
+    with torch.no_grad():
+        if not isinstance(method, torch.nn.Module):
+            return method(batch)
+        method.eval()
+        return EndToEnd().propagate(method.iterations, method.start(batch), batch)
+
+
+def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
+    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``, on magnitudes in the units of the
+    file.
+
+    Returns a table with one row per slice: subject,
+    slice, and the ``scores`` (nrmse, psnr in dB, ssim, ssim_object).
+    """
+    tables = []
+    for indices, batch in data.batches(batch_size):
+        batch = batch.to(device)
+        scale = physics.per_example(batch.scale, batch.target)
+        images = reconstruct(method, batch) * scale, batch.target * scale
+        table = {name: SCORES[name](*images).tolist() for name in scores}
+        files, numbers = zip(*(data.index[i] for i in indices), strict=True)
+        tables.append(
+            pd.DataFrame({"subject": [data.subjects[f] for f in files], "slice": numbers, **table}, index=indices)
+        )
+    return pd.concat(tables).sort_index()

@@ -1,0 +1,34 @@
+"""The README's table is the committed record, number by number."""
+
+import re
+from pathlib import Path
+
+from gleam import records
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COLUMNS = ["PSNR (dB)", "SSIM", "Memory", "Time per step"]
+METHODS = ["Zero-filled", "CS", "End-to-end", "GLEAM"]
+
+
+def rows(folder):
+    """The table as README lines."""
+    experiment = records.load_experiment(ROOT / folder, "mridata_pgd_R12", METHODS)
+    paper = records.published(ROOT / "data" / "published" / "tables.csv", table="I", acceleration=12)
+    frame = records.table(experiment, paper)[COLUMNS]
+    return [
+        "| " + " | ".join([*index, *values]) + " |" for index, values in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+
+
+def test_every_row_of_the_table_is_in_the_readme():
+    (folder,) = re.findall(r"<!-- records: (\S+) -->", README)
+    expected = rows(folder)
+    found = [line for line in README.splitlines() if line.startswith(("| Zero", "| CS", "| End", "| GLEAM"))]
+    assert found == expected
+
+
+def test_pictures_and_pages_that_it_links_to_are_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert any(link.endswith(".png") for link in links)
+    assert [link for link in links if not (ROOT / link).exists()] == []
