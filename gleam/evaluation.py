@@ -10,8 +10,7 @@ SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "s
 
 
 def reconstruct(method, batch):
-    """The image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no
-    gradients."""
+    """Image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no gradient."""
     with torch.no_grad():
         if not isinstance(method, torch.nn.Module):
             return method(batch)
@@ -20,11 +19,10 @@ def reconstruct(method, batch):
 
 
 def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES)):
-    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``, on magnitudes in the units of the
-    file.
+    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``.
 
-    Returns a table with one row per slice: subject,
-    slice, and the ``scores`` (nrmse, psnr in dB, ssim, ssim_object).
+    Scores are of magnitudes, in the units of the file. Returns a table with one row per slice: subject, slice, and the
+    ``scores`` (nrmse, psnr in dB, ssim, ssim_object).
     """
     tables = []
     for indices, batch in data.batches(batch_size):

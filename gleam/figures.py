@@ -1,7 +1,6 @@
 """Every plot of the book. Each function draws one figure and returns it; nothing here computes a result.
 
-Figures do not go through ``pyplot``: there is no current figure, nothing to close, and the last line of a cell shows
-it.
+Figures do not go through ``pyplot``: nothing is current, nothing has to be closed, the last line of a cell shows one.
 """
 
 import io
@@ -97,8 +96,7 @@ def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", labe
 
 
 def source(data):
-    """What a figure or table has to say of its data: phantom or measurement. ``data`` has an attribute
-    ``is_phantom``."""
+    """What a figure has to say of ``data``, which has an attribute ``is_phantom``: phantom or measurement."""
     return "numerical phantom, not a patient" if data.is_phantom else "measured data"
 
 
@@ -114,8 +112,7 @@ def kspace_magnitude(kspace):
 
 
 def learning_curves(fits):
-    """Validation nRMSE against the step, for a dict of method to :class:`gleam.training.Fit`; the kept one is
-    marked."""
+    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; dots mark what was kept."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axis = figure.subplots()
@@ -129,8 +126,7 @@ def learning_curves(fits):
 
 
 def per_slice(records, metric="psnr", unit="dB"):
-    """Each method's score on every test slice, one line per slice joining the methods: paired, so shifts can be
-    seen."""
+    """Each method's score on every test slice; a line joins the scores of a slice, so that shifts can be seen."""
     names = list(records)
     values = np.array([records[name].table[metric] for name in names])
     with matplotlib.rc_context(STYLE):

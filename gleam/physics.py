@@ -1,5 +1,4 @@
-"""The measurement y = A x + noise with A = Omega F S (Eq. 1), for 2D images and 2D + time series, and mini-batches of
-it.
+"""The measurement y = A x + noise, A = Omega F S (Eq. 1), of 2D images and 2D + time series, and mini-batches of it.
 
 Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space and mask (batch, coil or 1,
 [time,] y, x). Images and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call
@@ -88,10 +87,10 @@ class Batch:
 
     @classmethod
     def from_slice(cls, kspace, mask, sens_maps):
-        """A batch of one from the arrays of one fully sampled slice, all centred: k-space and maps (coil, y, x), mask
-        (y, x).
+        """A batch of one from the arrays of one fully sampled slice: the way in for data of one's own.
 
-        The target is the coil-combined image. This is the way in for data of one's own. Raises ValueError for arrays
+        All are centred: ``kspace`` and ``sens_maps`` (coil, y, x), ``mask`` (y, x). The target is the coil-combined
+        image. Raises ValueError for arrays
         that do not fit, are not complex or not finite.
         """
         _check_slice(kspace, mask, sens_maps)

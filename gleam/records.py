@@ -55,8 +55,7 @@ class Record:
         return bool(self.data.get("is_phantom"))
 
     def value(self, name):
-        """Mean over slices of a score (ssim, nrmse, psnr, ...), a cost field, or n_parameters; None if there is
-        none."""
+        """Mean over slices of a score (ssim, psnr, ...), or a cost field, or n_parameters; None if there is none."""
         if name in self.table:
             return float(self.table[name].mean())
         return self.n_parameters if name == "n_parameters" else (self.cost or {}).get(name)

@@ -5,8 +5,7 @@ their own; ``step(network, batch, optimizers)``, with one optimizer per module, 
 losses, one per module, detached. Any network that is a start plus a list of iterations will do
 (:mod:`gleam.unrolled`).
 
-How the activations inside a module are kept is a second, independent choice: a function ``propagate(iterations, x,
-batch)``.
+How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
 """
 
 from dataclasses import dataclass, field

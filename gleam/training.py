@@ -218,8 +218,7 @@ class _Run:
 
 
 def learning_rate_at(step, settings):
-    """Step size of Adam at ``step``: linear warm-up, then a cosine from the first to the final rate (constant if
-    equal)."""
+    """Step size of Adam at ``step``: linear warm-up, then a cosine from the first to the final rate."""
     first, final, n_warmup = (settings[k] for k in ("learning_rate", "final_learning_rate", "n_warmup_steps"))
     if step < n_warmup:
         return first * (step + 1) / n_warmup

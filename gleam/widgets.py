@@ -1,5 +1,4 @@
-"""Interactive figures that need no kernel: plain HTML with a native slider, so they work in the static page and
-offline."""
+"""Interactive figures that need no kernel: plain HTML with a native slider, for the static page too, and offline."""
 
 import base64
 import html

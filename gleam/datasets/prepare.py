@@ -57,8 +57,10 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
 
 
 def is_whole(path):
-    """Whether ``path`` is a complete prepared file: its sets fit together, and their first and last slice can be read
-    (every chunk has a checksum)."""
+    """Whether ``path`` is a complete prepared file.
+
+    Its sets fit together, and their first and last slice can be read (every chunk has a checksum).
+    """
     try:
         with h5py.File(path, "r") as file:
             shape = file["kspace"].shape

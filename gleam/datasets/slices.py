@@ -79,8 +79,7 @@ class Slices:
         return self.batch([range(len(self))[i]])
 
     def batch(self, indices):
-        """Slices ``indices``, of one shape, each under the fixed mask of its volume, as a
-        :class:`gleam.physics.Batch`."""
+        """:class:`gleam.physics.Batch` of slices ``indices``, of one shape, each under its volume's fixed mask."""
         return self._load(indices, [self._bank(self._size(i), len(self.files))[self.index[i][0]] for i in indices])
 
     def batches(self, batch_size):
