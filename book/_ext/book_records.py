@@ -172,6 +172,9 @@ class RecordFigure(Figure):
     def run(self):
         """Return the figure."""
         source = records_dir() / f"{self.arguments[0]}.png"
+        found = records.load_experiment(source.parent.parent, source.parent.name)
+        if found and self.content:  # the content is the caption
+            self.content[-1] += f" {_data_sentence(found)}"
         self.arguments[0] = "/_assets/not-run.svg"
         if source.is_file():
             target = (

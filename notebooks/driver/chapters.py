@@ -190,8 +190,19 @@ def publish(executed, chapter, key, root):
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [*cell.metadata["tags"], "hide-cell"]
         if cell.cell_type == "code":
+            label_caption(cell, key["parameters"])
             cell.outputs = [output for output in map(without_progress, cell.outputs) if output]
     write_text(chapter.published, nbformat.writes(notebook).replace(f"{root}/", ""))
+
+
+def label_caption(cell, parameters=None):
+    """Replace ``{knee}`` and ``{brain}`` in a figure's caption by what that data was in this run; drop them without."""
+    figure = cell.metadata.get("mystnb", {}).get("figure", {})
+    for dataset in data.SETS:
+        folder = (parameters or {}).get(dataset.parameter, "")
+        label = "" if not folder else "Numerical phantom." if "data/phantoms/" in folder else "Measured data."
+        if "caption" in figure:
+            figure["caption"] = figure["caption"].replace(f"{{{dataset.name}}}", label).strip()
 
 
 # a tqdm bar ("train:  40%|####  | 4/10 [00:01<00:02, 3.1it/s]") or its form without a total ("4it [00:01, 3.1it/s]")
@@ -238,6 +249,7 @@ def _markdown(text, cell_id):
 
 def _stand_ins(cell):
     """Markdown with the labels that a cell's outputs would have defined, so that references to them still resolve."""
+    label_caption(cell)
     settings = cell.metadata.get("mystnb", {})
     figure = settings.get("figure", {})
     if "name" in figure:

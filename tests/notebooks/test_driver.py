@@ -437,3 +437,17 @@ def test_a_page_from_another_program_counts_as_never_run(root):
     for text in ("", "{", "[]", json.dumps({"metadata": {}})):
         chapter.published.write_text(text)
         assert chapters.why_stale(chapter, {}) == "never run"
+
+
+@pytest.mark.parametrize(
+    ("folder", "caption"),
+    [
+        ("../data/phantoms/quick", "A knee. Numerical phantom."),
+        ("../_work/quick/real_data", "A knee. Measured data."),
+        (None, "A knee."),
+    ],
+)
+def test_captions_say_what_the_data_were(folder, caption):
+    cell = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {knee}"}}})
+    chapters.label_caption(cell, {"knee_dir": folder} if folder else None)
+    assert cell.metadata["mystnb"]["figure"]["caption"] == caption
