@@ -112,14 +112,14 @@ def kspace_magnitude(kspace):
 
 
 def learning_curves(fits):
-    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; dots mark what was kept."""
+    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; rings mark what was kept."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6, 3.2), layout="constrained")
         axis = figure.subplots()
-        for name, fit in fits.items():
+        for i, (name, fit) in enumerate(fits.items()):
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
-            axis.plot(fit.best_step, fit.best_nrmse, "o", color=COLORS.get(name))
+            axis.plot(fit.best_step, fit.best_nrmse, "o", color=COLORS.get(name), mfc="none", ms=6 + 4 * i)
         axis.set(xlabel="training step", ylabel="validation nRMSE")
         axis.legend()
     return figure

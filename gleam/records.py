@@ -152,17 +152,19 @@ def published(path, **where):
     return table
 
 
-def table(records, paper=None, over="slices"):
+def table(records, paper=None, over="slices", metrics=METRICS):
     """The paper's table layout: for each method our row and, below it, the published one, as a pandas table of text.
 
-    ``records``: dict of method to :class:`Record`; ``paper``: rows of :func:`published`; ``over``: what the spread in
-    brackets is taken over, "slices" or "subjects".
+    ``records``: dict of method to :class:`Record`; ``paper``: rows of :func:`published`; ``metrics``: which scores;
+    ``over``: what the spread in brackets is taken over, "slices" or "subjects".
     """
     rows = []
     for method, record in records.items():
-        rows.append({"Method": method, "": "ours", **_our_row(record, over)})
+        rows.append({"Method": method, "": "ours", **_our_row(record, over, metrics)})
         if paper is not None and (paper["method"] == method).any():
-            rows.append({"Method": method, "": "paper", **_paper_row(paper[paper["method"] == method].iloc[0])})
+            rows.append(
+                {"Method": method, "": "paper", **_paper_row(paper[paper["method"] == method].iloc[0], metrics)}
+            )
     return pd.DataFrame(rows).set_index(["Method", ""])
 
 
@@ -215,29 +217,29 @@ def markdown_table(frame, caption, name):
         *([*index, *row] for index, row in zip(frame.index, frame.values, strict=True)),
     ]
     body = "\n".join("| " + " | ".join(str(cell) or " " for cell in line) + " |" for line in lines)
-    return f":::{{table}} {caption}\n:name: {name}\n\n{body}\n:::\n"
+    return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
 
 
-def _our_row(record, over):
+def _our_row(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
     return {
-        **{_LABEL[m]: _with_spread(m, record.value(m), record.spread(m, over)) for m in METRICS},
+        **{_LABEL[m]: _with_spread(m, record.value(m), record.spread(m, over)) for m in metrics},
         "Memory": MISSING if memory is None else f"{memory / 1e6:.1f} MB",
         "Time per step": MISSING if seconds is None else f"{seconds:.3f} s",
         "Parameters": _millions(record.n_parameters),
     }
 
 
-def _paper_row(row):
+def _paper_row(row, metrics):
     return {
-        **{_LABEL[m]: _with_spread(m, row[m], row[f"{m}_sd"]) for m in METRICS},
+        **{_LABEL[m]: _with_spread(m, row.get(m, np.nan), row.get(f"{m}_sd")) for m in metrics},
         "Memory": MISSING if pd.isna(row["memory_gb"]) else f"{row['memory_gb']:g} GB",
         "Time per step": MISSING if pd.isna(row["seconds_per_step"]) else f"{row['seconds_per_step']:g} s",
         "Parameters": _millions(row["n_parameters"]),
     }
 
 
-_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM inside the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
+_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
 _DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
 
 

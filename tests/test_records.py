@@ -67,7 +67,7 @@ def test_tables_put_the_paper_below_ours():
     assert table.loc[("GLEAM", "paper"), "Memory"] == "2 GB" and table.loc[("GLEAM", "ours"), "Memory"] == "12.3 MB"
     assert table.loc[("CS", "ours"), "Time per step"] == records.MISSING
     text = records.markdown_table(table, "Table I", "table-1")
-    assert text.startswith(":::{table} Table I\n:name: table-1\n") and "| 40.09 (0.34) |" in text
+    assert text.startswith(":::{table} Table I\n:name: table-1\n:class: records\n") and "| 40.09 (0.34) |" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
     assert len(widths) == 1
 

@@ -152,9 +152,11 @@ class RecordTable(SphinxDirective):
             where = dict(part.strip().split("=") for part in self.options["paper"].split(","))
             where = {key: int(value) if value.isdigit() else value for key, value in where.items()}
             paper = records.published(PUBLISHED, **where)
-        frame = records.table(found, paper, over=self.options.get("over", "slices"))
+        columns = [name.strip() for name in self.options.get("columns", "").split(",") if name.strip()]
+        metrics = [*records.METRICS, *(["ssim_object"] if "SSIM of the object" in columns else [])]
+        frame = records.table(found, paper, over=self.options.get("over", "slices"), metrics=metrics)
         if "columns" in self.options:
-            frame = frame[[name.strip() for name in self.options["columns"].split(",")]]
+            frame = frame[columns]
         header = [*frame.index.names, *frame.columns]
         rows = [[*index, *values] for index, values in zip(frame.index, frame.to_numpy(), strict=True)]
         for above, row in zip(list(rows), rows[1:], strict=False):

@@ -189,6 +189,8 @@ def publish(executed, chapter, key, root):
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata["tags"] = [*cell.metadata["tags"], "hide-cell"]
+            title = f"parameters of this build (profile {key['profile']})"
+            cell.metadata["mystnb"] = {"code_prompt_show": f"Show {title}", "code_prompt_hide": f"Hide {title}"}
         if cell.cell_type == "code":
             label_caption(cell, key["parameters"])
             cell.outputs = [output for output in map(without_progress, cell.outputs) if output]

@@ -21,7 +21,7 @@ def project(tmp_path):
     shutil.copy(ROOT / "_config.yml", tmp_path)
     shutil.copytree(ROOT / "data" / "published", tmp_path / "data" / "published")
     (tmp_path / "notebooks").mkdir()
-    picture = tmp_path / "_work" / "quick" / "records" / "mridata_pgd_R16" / "compare.png"
+    picture = tmp_path / "_work" / "quick" / "records" / "mridata_pgd_R12" / "compare.png"
     picture.parent.mkdir(parents=True)
     picture.write_bytes(base64.b64decode(PIXEL))
     (tmp_path / "gleam").symlink_to(ROOT / "gleam")
