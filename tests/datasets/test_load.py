@@ -1,8 +1,11 @@
 import csv
 
 import pytest
+import torch
 
-from gleam.datasets import Slices, files_by_split
+import gleam
+from gleam import masks
+from gleam.datasets import Slices, files_by_split, phantoms
 from gleam.datasets.load import check_no_subject_in_two
 from gleam.datasets.splits import PAPER_LISTS
 
@@ -72,3 +75,21 @@ def test_a_subject_in_two_splits_is_refused_whatever_the_files_are_called(splits
     check_no_subject_in_two(splits)
     with pytest.raises(ValueError, match="subject train0 is in both train and test"):
         check_no_subject_in_two((train, val, Slices("test", (*test.files, train.files[0]), test.make_mask)))
+
+
+def test_from_raw_phantoms_to_normalised_batches(tmp_path):
+    """Both data sets the whole way: raw files, split list, maps, cache, masks, batches that obey y = A x."""
+    counts = {"n_train": 1, "n_val": 1, "n_test": 1, "n_jobs": 1}
+    phantoms.knee(tmp_path, n_slices=4, matrix=(48, 40), n_coils=3, **counts)
+    phantoms.brain(tmp_path, n_slices=2, matrix=(48, 48), n_coils=4, **counts)
+    knees = gleam.datasets.knees(tmp_path, acceleration=4, n_calibration=6, cache_dir=tmp_path / "cache")
+    brains = gleam.datasets.brains(tmp_path, acceleration=4, center_fraction=0.1, cache_dir=tmp_path / "cache")
+    for train, val, test in (knees, brains):
+        assert test.is_phantom and not {*train.subjects} & {*val.subjects}
+        batch = train.training_batch(0, 2, seed=0)
+        measured = masks.achieved_acceleration(batch.mask[:, 0])
+        assert measured == pytest.approx(4, rel=0.05)
+        torch.testing.assert_close(batch.sense.adjoint(batch.kspace), batch.zero_filled, rtol=1e-3, atol=1e-4)
+        scores = gleam.evaluate(gleam.baselines.zero_filled, test)
+        assert len(scores) == len(test) and (scores["nrmse"] < 1).all()
+    assert {tuple(b.mask.shape[-2:]) for b in (knees[0][0], brains[0][0])} == {(48, 40), (48, 48)}
