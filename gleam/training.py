@@ -161,9 +161,7 @@ class _Run:
         self.network.train()
         with torch.random.fork_rng():
             for step in range(first, last):
-                torch.manual_seed(
-                    int(digest([settings["seed"], step])[:15], 16)
-                )  # dropout resumes as it would have run
+                torch.manual_seed(_seed_of(step, settings))
                 rate = learning_rate_at(step, settings)
                 for optimizer in self.optimizers:
                     optimizer.param_groups[0]["lr"] = rate
@@ -215,6 +213,11 @@ class _Run:
                 i, name = key.split(".", 1)
                 state.setdefault(int(i), {})[name] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _seed_of(step, settings):
+    """Seed of torch's generator at ``step``, so that dropout goes on after a kill as it would have gone on without."""
+    return int(digest([settings["seed"], step])[:15], 16)
 
 
 def learning_rate_at(step, settings):
