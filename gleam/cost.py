@@ -21,8 +21,7 @@ from gleam.training import BETAS, can_fuse
 
 @dataclass(frozen=True)
 class Cost:
-    """``seconds_per_step``: median over rounds; ``step_seconds``: each round; ``peak_bytes`` as ``memory_kind``
-    says."""
+    """``seconds_per_step``: median over rounds; ``step_seconds``: each round; ``peak_bytes``: see ``memory_kind``."""
 
     seconds_per_step: float
     peak_bytes: int

@@ -55,6 +55,16 @@ def ifft2c(k):
     return fftshift2(ifft2(ifftshift2(k)))
 
 
+def fftc(x, axes):
+    """Centred orthonormal FFT of a NumPy array over ``axes``; the number of bits is kept."""
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(x, axes), axes=axes, norm="ortho"), axes)
+
+
+def ifftc(k, axes):
+    """Inverse of :func:`fftc`."""
+    return np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(k, axes), axes=axes, norm="ortho"), axes)
+
+
 def to_fft_order(kspace):
     """Centred k-space (..., y, x) to the uncentred k-space of the same centred images."""
     return fft2(ifft2c(kspace))

@@ -33,3 +33,12 @@ def test_undersampling_in_fft_order_is_undersampling_of_centred_kspace(shape):
     centred = fourier.ifft2c(kspace * mask)
     in_fft_order = fourier.ifft2(fourier.to_fft_order(kspace) * fourier.ifftshift2(mask))
     torch.testing.assert_close(in_fft_order, centred)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_centred_transform_over_any_axes_is_that_of_the_last_two(shape):
+    x = complex_normal(*shape, 3).numpy()
+    k = fourier.fftc(x, (0, 1))
+    assert k.dtype == x.dtype
+    np.testing.assert_allclose(k, np.moveaxis(fourier.fft2c(np.moveaxis(x, 2, 0)), 0, 2), atol=1e-6)
+    np.testing.assert_allclose(fourier.ifftc(k, (0, 1)), x, atol=1e-6)

@@ -14,11 +14,11 @@ from uuid import UUID
 import h5py
 from tqdm.auto import tqdm
 
-from gleam.datasets.splits import BRAINS, KNEES, find_list, read_csv
+from gleam.datasets.fastmri import FOLDER
+from gleam.datasets.splits import BRAINS, KNEES, find_list, listed_files, read_csv
 from gleam.files import written_whole
 
 MRIDATA_URL = "http://mridata.org/download"
-FASTMRI_FOLDER = Path("fastmri") / "multicoil_val"
 CHECKSUMS = "checksums.csv"
 
 
@@ -34,12 +34,7 @@ def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progr
     Raises ValueError on what is no UUID or a file that changed, OSError if a download fails or is no HDF5.
     """
     folder = Path(data_dir) / "mridata"
-    names = [
-        _name(file)
-        for file in (
-            files if files is not None else [row["file"] for row in read_csv(find_list(data_dir, KNEES), ("file",))]
-        )
-    ]
+    names = [_name(file) for file in (listed_files(find_list(data_dir, KNEES)) if files is None else files)]
     recorded = _checksums(folder / CHECKSUMS)
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
     for name in tqdm(names, desc="mridata.org", unit="file", disable=not progress):
@@ -55,8 +50,8 @@ def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progr
 
 def fastmri_missing(data_dir, split_list=None):
     """Names of the files of ``split_list`` (default: ``data_dir``'s own or the paper's) that are not there."""
-    names = [row["file"] for row in read_csv(split_list or find_list(data_dir, BRAINS), ("file",))]
-    return [name for name in names if not (Path(data_dir) / FASTMRI_FOLDER / name).is_file()]
+    names = listed_files(split_list or find_list(data_dir, BRAINS))
+    return [name for name in names if not (Path(data_dir) / FOLDER / name).is_file()]
 
 
 def check_fastmri(data_dir, split_list=None):
@@ -64,7 +59,7 @@ def check_fastmri(data_dir, split_list=None):
     if missing := fastmri_missing(data_dir, split_list):
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise FileNotFoundError(
-            f"{Path(data_dir) / FASTMRI_FOLDER}: {len(missing)} files are missing ({some}); fastMRI's data need a "
+            f"{Path(data_dir) / FOLDER}: {len(missing)} files are missing ({some}); fastMRI's data need a "
             "signed agreement: ask at https://fastmri.med.nyu.edu for the multicoil brain validation set"
         )
 

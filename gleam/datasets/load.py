@@ -32,7 +32,7 @@ def brains(data_dir, *, acceleration, cache_dir, center_fraction=0.04, n_masks=1
     Raises FileNotFoundError that names what is missing.
     """
     make_mask = partial(masks.random_columns, acceleration=acceleration, center_fraction=center_fraction)
-    files = files_by_split(data_dir, "fastmri/multicoil_val", BRAINS)
+    files = files_by_split(data_dir, fastmri.FOLDER, BRAINS)
     return _slices(files, fastmri.read, calibration.espirit, make_mask, cache_dir, n_masks, seed, n_jobs)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from gleam.datasets import headers
 from gleam.datasets.volume import Volume
+from gleam.fourier import fftc, ifftc
 
 EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
 LINES_PER_BLOCK = 2048  # about 40 MB of 320 samples and 8 coils at a time, of 1.7 GB
@@ -139,7 +140,7 @@ def _hybrid(data, heads, kept, line, n_lines, header, path):
         rows = samples[start : start + LINES_PER_BLOCK]
         block = _readouts([rows[i - start] for i in here], heads[here[0]], n_coils, n_x, path)
         start_x = n_x // 2 - n_slices // 2
-        block = np.ascontiguousarray(_ifftc(block)[..., start_x : start_x + n_slices].transpose(2, 1, 0))
+        block = np.ascontiguousarray(ifftc(block, (-1,))[..., start_x : start_x + n_slices].transpose(2, 1, 0))
         block /= n_repeats[number[here]].astype(np.float32)
         for t in np.unique(turn[here]):
             kspace[:, :, number[here][turn[here] == t]] += block[:, :, turn[here] == t]
@@ -189,7 +190,7 @@ def _undecoded(kspace):
     """(slice, coil, y, z position) to (slice, coil, y, kz), centred. In place, a slice at a time."""
     n, energy = kspace.shape[-1], np.zeros(kspace.shape[-1])
     for one in kspace:
-        one[...] = _fftc(one)
+        one[...] = fftc(one, (-1,))
         energy += np.sum(np.abs(one) ** 2, axis=(0, 1))
     near = np.arange(-(n // 8), n // 8 + 1)
     if energy[near].sum() > energy[n // 2 + near].sum():  # index 0, the edge, outweighs the centre
@@ -200,12 +201,4 @@ def _undecoded(kspace):
 
 def _as_2d(kspace):
     """(x, coil, y, 1) to (1, coil, y, kx)."""
-    return np.ascontiguousarray(_fftc(kspace.transpose(3, 1, 2, 0)))
-
-
-def _ifftc(x):
-    return np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(x, axes=-1), norm="ortho"), axes=-1)
-
-
-def _fftc(x):
-    return np.fft.fftshift(np.fft.fft(np.fft.ifftshift(x, axes=-1), norm="ortho"), axes=-1)
+    return np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))

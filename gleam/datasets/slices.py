@@ -130,7 +130,7 @@ class Slices:
             torch.from_numpy(np.stack([_read(self.files[file], key, number) for file, number in where]))
             for key in ("kspace", "sens_maps", "target")
         )
-        mask = torch.from_numpy(np.stack([ifftshift2(m) for m in masks]))[:, None]
+        mask = torch.from_numpy(np.stack(masks))[:, None]
         return Batch.undersample(kspace, mask, sens_maps, target)
 
 
@@ -153,4 +153,5 @@ def _read(file, key, number):
 
 @lru_cache(maxsize=64)
 def _bank(make_mask, size, n_masks, seed, cache_dir):
-    return bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir)
+    """Masks in FFT order: shifted here, once, and not at every step."""
+    return ifftshift2(bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir))

@@ -28,6 +28,11 @@ def read_csv(path, columns):
     return rows
 
 
+def listed_files(path):
+    """Names of the files in the split list ``path``."""
+    return [row["file"] for row in read_csv(path, ("file",))]
+
+
 def files_by_split(data_dir, folder="mridata", split_list=KNEES):
     """Raw files of each split, as a dict of "train", "val", "test" to paths in ``data_dir/folder``.
 

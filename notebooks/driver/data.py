@@ -32,9 +32,9 @@ class DataSet:
 
     def is_complete(self, folder):
         """Whether every file of the split list is in the folder."""
-        from gleam.datasets.splits import find_list, read_csv
+        from gleam.datasets.splits import find_list, listed_files
 
-        listed = {row["file"] for row in read_csv(find_list(folder, self.splits), ("file",))}
+        listed = set(listed_files(find_list(folder, self.splits)))
         here = {path.name for path in self.files(folder)} | {path.stem for path in self.files(folder)}
         return bool(listed) and listed <= here
 

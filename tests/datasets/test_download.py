@@ -103,7 +103,7 @@ def test_missing_fastmri_files_are_named(tmp_path):
     (tmp_path / "splits").mkdir()
     names = [f"file_brain_AXT2_{i}.h5" for i in range(5)]
     (tmp_path / "splits" / splits.BRAINS).write_text("\n".join(["file,split", *(f"{name},val" for name in names)]))
-    folder = tmp_path / download.FASTMRI_FOLDER
+    folder = tmp_path / download.FOLDER
     folder.mkdir(parents=True)
     (folder / names[0]).touch()
     assert download.fastmri_missing(tmp_path) == names[1:]

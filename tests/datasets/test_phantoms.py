@@ -11,6 +11,7 @@ from gleam.datasets import fastmri, mridata, phantoms
 from gleam.datasets.phantoms import acquire, generate, subject, write
 from gleam.datasets.phantoms.fields import Field, cover, ellipse
 from gleam.datasets.phantoms.knee_anatomy import Knee
+from gleam.fourier import ifftc
 
 ismrmrd = pytest.importorskip("ismrmrd")
 LIST = "mridata_knee.csv"
@@ -60,7 +61,7 @@ def mridata_kspace(path):
 
 
 def knee_image(path):
-    return acquire.ifft_centred(mridata_kspace(path), (1, 2, 3))
+    return ifftc(mridata_kspace(path), (1, 2, 3))
 
 
 def test_knee_has_every_line_once_and_no_gap(knee_dir):
@@ -122,7 +123,7 @@ def test_noise_is_the_level_asked_for(tmp_path):
     phantoms.knee(tmp_path / "clean", **one, noise=0)
     phantoms.knee(tmp_path / "noisy", **one, noise=0.03)
     clean, noisy = (mridata_kspace(knee_files(tmp_path / name)[0]) for name in ("clean", "noisy"))
-    combined = acquire.rss(acquire.ifft_centred(clean, (1, 2, 3)))
+    combined = acquire.rss(ifftc(clean, (1, 2, 3)))
     difference = noisy - clean
     for part in (difference.real, difference.imag):
         assert part.std(axis=(1, 2, 3)) / np.percentile(combined, 95) == pytest.approx(0.03, rel=0.05)
@@ -135,7 +136,7 @@ def test_default_noise_is_the_measured_one(knee_dir, brain_dir):
         assert 0.017 < background.real.std() / np.percentile(acquire.rss(coils), 95) < 0.043
     for path in brain_files(brain_dir):
         with h5py.File(path) as file:
-            coils, combined = acquire.ifft_centred(file["kspace"][:], (2, 3)), file["reconstruction_rss"][:]
+            coils, combined = ifftc(file["kspace"][:], (2, 3)), file["reconstruction_rss"][:]
         assert 0.013 < coils[:, :, :20].real.std() / np.percentile(combined, 95) < 0.021
 
 
@@ -210,7 +211,7 @@ def test_brain_is_what_fastmris_reader_expects(brain_dir):
         assert (int(query(*limits, "center")), int(query(*limits, "maximum")) + 1) == (32, 64)
         assert query("acquisitionSystemInformation", "systemVendor") == "GLEAM phantom"
         assert float(query("acquisitionSystemInformation", "systemFieldStrength_T")) == 2.8936
-        combined = acquire.rss(np.moveaxis(acquire.ifft_centred(kspace, (2, 3)), 1, 0))
+        combined = acquire.rss(np.moveaxis(ifftc(kspace, (2, 3)), 1, 0))
         np.testing.assert_allclose(combined[:, 32:96], rss, rtol=1e-4, atol=1e-9)
         assert combined[:, :24].max() < 0.6 * np.percentile(rss, 95)
         ismrmrd.xsd.CreateFromDocument(ElementTree.tostring(root))

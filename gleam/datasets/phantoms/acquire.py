@@ -62,21 +62,9 @@ def rss(coil_images):
     return np.sqrt(sum(image.real**2 + image.imag**2 for image in coil_images))  # one coil at a time spares memory
 
 
-def fft_centred(images, axes):
-    """Centred orthonormal FFT over ``axes``, complex64."""
-    images = np.fft.fftn(np.fft.ifftshift(images, axes), axes=axes, norm="ortho")
-    return np.fft.fftshift(images, axes).astype(np.complex64, copy=False)
-
-
 def add_noise(rng, kspace, sigma):
     """Add complex Gaussian noise of standard deviation ``sigma`` per real channel, in place; returns ``kspace``."""
     for part in kspace:
         noise = rng.standard_normal((*part.shape, 2), dtype=np.float32)
         part += np.float32(sigma) * noise.view(np.complex64)[..., 0]
     return kspace
-
-
-def ifft_centred(kspace, axes):
-    """Inverse of :func:`fft_centred`."""
-    kspace = np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho")
-    return np.fft.fftshift(kspace, axes).astype(np.complex64, copy=False)

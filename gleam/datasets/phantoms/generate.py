@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from gleam.datasets import fastmri
 from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
+from gleam.datasets.splits import BRAINS, KNEES, SPLITS
 from gleam.files import n_cores, write_json, written_whole
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
 MANIFEST = "phantoms.json"
-SPLITS = ("train", "val", "test")
 
 
 def knee(
@@ -34,7 +35,7 @@ def knee(
     plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
     jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / "mridata", seed)
     columns = ("n_x", "n_y", "n_z", "n_coils")
-    return _make(jobs, Path(out_dir), "mridata_knee.csv", columns, n_jobs)
+    return _make(jobs, Path(out_dir), KNEES, columns, n_jobs)
 
 
 def brain(
@@ -57,11 +58,9 @@ def brain(
     """
     plan = {"kind": "brain", "n_slices": _count("n_slices", n_slices, 1), "matrix": _matrix(matrix, 32)}
     plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    jobs = _jobs(
-        plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / "fastmri" / "multicoil_val", seed
-    )
+    jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / fastmri.FOLDER, seed)
     columns = ("n_slices", "n_coils", "encoded_x", "encoded_y", "recon_x", "recon_y")
-    return _make(jobs, Path(out_dir), "fastmri_brain.csv", columns, n_jobs)
+    return _make(jobs, Path(out_dir), BRAINS, columns, n_jobs)
 
 
 def _count(name, value, least):

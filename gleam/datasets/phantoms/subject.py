@@ -8,6 +8,7 @@ import numpy as np
 from gleam.datasets.phantoms import acquire, write
 from gleam.datasets.phantoms.brain_anatomy import Brain
 from gleam.datasets.phantoms.knee_anatomy import Knee
+from gleam.fourier import fftc, ifftc
 
 KNEE_FOV_MM = (120.0, 160.0, 153.6)
 KNEE_CENTRE_MM = 5.0
@@ -71,7 +72,7 @@ def _write_knee(job, anatomy, acquisition, noise, n_coils, level):
     grid = [axis(n, fov, c) for n, fov, c in zip(shape, KNEE_FOV_MM, (KNEE_CENTRE_MM, 0, 0), strict=True)]
     kspace, scale = _coil_images(Knee(anatomy), acquisition, grid, n_coils, (94, 90), 60)
     for coil in range(n_coils):
-        kspace[coil] = acquire.fft_centred(kspace[coil], (0, 1, 2))
+        kspace[coil] = fftc(kspace[coil], (0, 1, 2))
     acquire.add_noise(noise, kspace, level * scale)
     spaces = {"encoded": shape, "encoded_fov_mm": KNEE_FOV_MM, "recon": shape, "recon_fov_mm": KNEE_FOV_MM}
     header = write.header_xml(
@@ -95,8 +96,8 @@ def _write_brain(job, anatomy, acquisition, noise, n_coils, level):
     coils *= BRAIN_RSS_SCALE / scale
     n_pad = n_y // 2
     padded = np.pad(coils.swapaxes(0, 1), ((0, 0), (0, 0), (n_pad, n_y - n_pad), (0, 0)))
-    kspace = acquire.add_noise(noise, acquire.fft_centred(padded, (2, 3)), level * BRAIN_RSS_SCALE)
-    rss = acquire.rss(np.moveaxis(acquire.ifft_centred(kspace, (2, 3)), 1, 0))[:, n_pad : n_pad + n_y]
+    kspace = acquire.add_noise(noise, fftc(padded, (2, 3)), level * BRAIN_RSS_SCALE)
+    rss = acquire.rss(np.moveaxis(ifftc(kspace, (2, 3)), 1, 0))[:, n_pad : n_pad + n_y]
     fov = (*BRAIN_FOV_MM, spacing)
     header = write.header_xml(
         encoded=(2 * n_y, n_x, 1),
