@@ -61,7 +61,9 @@ class Record:
         return self.n_parameters if name == "n_parameters" else (self.cost or {}).get(name)
 
     def spread(self, name, over="slices"):
-        """Standard deviation of a score over test slices or, as in the paper's code, over the means of the subjects."""
+        """Standard deviation of a score over slices or, as in the paper's code, over subjects' means; None if none."""
+        if name not in self.table:
+            return None
         values = self.table[name] if over == "slices" else self.table.groupby("subject")[name].mean()
         return float(np.std(values))
 

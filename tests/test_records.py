@@ -134,3 +134,10 @@ def test_a_run_becomes_a_record(splits, tmp_path):
     assert again.n_parameters == sum(p.numel() for p in network.parameters())
     table = records.scores_table({("R = 4", "CS"): {"ssim": 0.5, "psnr": 30.123}}, index=["R", "Method"])
     assert table.loc[("R = 4", "CS")].tolist() == ["0.500", "30.12"]
+
+
+def test_a_score_that_an_older_record_lacks_is_a_dash():
+    record = make()  # holds no ssim_object
+    assert record.value("ssim_object") is None and record.spread("ssim_object") is None
+    table = records.table({"GLEAM": record}, metrics=("psnr", "ssim_object"))
+    assert table.loc[("GLEAM", "ours"), "SSIM of the object"] == records.MISSING
