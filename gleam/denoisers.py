@@ -56,6 +56,12 @@ class ResidualBlock(nn.Module):
         return self.second(between).add_(self.skip(channels))  # in place: one feature map less at the peak
 
 
+def _convolution(n_dims):
+    if n_dims not in CONVOLUTIONS:
+        raise ValueError(f"n_dims={n_dims!r} must be 2 (images) or 3 (series of images)")
+    return CONVOLUTIONS[n_dims]
+
+
 class ResidualCNN(nn.Module):
     """x + f(x), f being residual blocks without normalisation and one last convolution (Section V-C1).
 
@@ -65,12 +71,33 @@ class ResidualCNN(nn.Module):
 
     def __init__(self, n_features=100, *, n_blocks=2, n_dims=2):
         super().__init__()
-        if n_dims not in CONVOLUTIONS:
-            raise ValueError(f"n_dims={n_dims!r} must be 2 (images) or 3 (series of images)")
-        convolution = CONVOLUTIONS[n_dims]
+        convolution = _convolution(n_dims)
         widths = [2] + [n_features] * n_blocks
         blocks = [ResidualBlock(a, b, convolution) for a, b in pairwise(widths)]
         self.body = nn.Sequential(*blocks, convolution(n_features, 2, 3, padding=1))
 
     def forward(self, x):
         return x + to_complex(self.body(to_channels(x)))
+
+
+class PlainCNN(nn.Module):
+    """x + g(x), g being five convolutions with ReLUs between, without normalisation or biases (Section V-C2).
+
+    At 70 features in 2D it has 134 820 parameters. Input and output as in :class:`ResidualCNN`.
+    """
+
+    def __init__(self, n_features=70, *, n_layers=5, n_dims=2):
+        super().__init__()
+        widths = [2] + [n_features] * (n_layers - 1) + [2]
+        self.layers = nn.ModuleList(_convolution(n_dims)(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
+
+    def residual(self, x):
+        """g(x)."""
+        first, *others = self.layers
+        channels = first(to_channels(x))
+        for layer in others:
+            channels = layer(_InPlaceReLU.apply(channels))
+        return to_complex(channels)
+
+    def forward(self, x):
+        return x + self.residual(x)

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from gleam import denoisers, fourier, masks, metrics, physics, strategies, unrolled
+from gleam import denoisers, fourier, masks, metrics, physics, solvers, strategies, unrolled
 from gleam.datasets import slices
 from gleam.evaluation import evaluate
 from gleam.files import digest, written_whole
@@ -24,7 +24,9 @@ from gleam.identity import code_digest, sources, weights_digest
 from gleam.strategies import parameters_by_module
 
 BETAS = (0.9, 0.999)
-DECIDING = [denoisers, fourier, masks, metrics, physics, slices, strategies, unrolled, sys.modules[__name__]]
+DECIDING = [
+    denoisers, fourier, masks, metrics, physics, slices, solvers, strategies, unrolled, sys.modules[__name__],
+]  # fmt: skip
 
 
 @dataclass

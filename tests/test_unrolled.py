@@ -2,8 +2,9 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import unrolled
-from gleam.denoisers import ResidualCNN
+from gleam import physics, unrolled
+from gleam.denoisers import PlainCNN, ResidualCNN
+from gleam.metrics import complex_l1
 
 
 def n_parameters(network):
@@ -24,10 +25,23 @@ def test_parameter_counts_of_the_paper(keywords, count):
     assert n_parameters(unrolled.pgd(**keywords)) == count
 
 
+@pytest.mark.parametrize(
+    ("keywords", "count"),
+    [
+        ({"n_iterations": 8, "n_features": 70}, 8 * 134_820),
+        ({"n_iterations": 4, "n_features": 50, "n_dims": 3}, 4 * 207_900),
+        ({"n_iterations": 8, "n_features": 70, "learn_mu": True}, 8 * 134_821),
+    ],
+)
+def test_parameter_counts_of_modl(keywords, count):
+    assert n_parameters(unrolled.modl(**keywords)) == count
+
+
 @pytest.mark.parametrize(("n_dims", "n_frames"), [(2, None), (3, 4)])
-def test_reconstruction_has_the_shape_of_the_target(n_dims, n_frames):
+@pytest.mark.parametrize("make", [unrolled.pgd, unrolled.modl])
+def test_reconstruction_has_the_shape_of_the_target(make, n_dims, n_frames):
     batch = random_batch(n_frames=n_frames)
-    network = unrolled.pgd(n_iterations=3, n_features=5, n_dims=n_dims)
+    network = make(n_iterations=3, n_features=5, n_dims=n_dims)
     image = network(batch)
     assert image.shape == batch.target.shape and image.is_complex()
     iterates = network.iterates(batch)
@@ -59,11 +73,29 @@ def test_cnn_gradients_equal_those_of_plain_layers(n_dims):
             h = block.skip(h) + block.second(torch.relu(block.first(torch.relu(h))))
         return x + torch.view_as_complex(cnn.body[2](h).movedim(1, -1).contiguous())
 
-    results = []
-    for function in (cnn, plain):
+    _assert_same_with_gradients(cnn, plain, x, cnn.parameters())
+
+
+@pytest.mark.parametrize("n_dims", [2, 3])
+def test_plain_cnn_gradients_equal_those_of_plain_layers(n_dims):
+    cnn = PlainCNN(6, n_dims=n_dims).double()
+    shape = (2, 3, 7, 6)[-n_dims:]
+    x = torch.randn(2, *shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def plain(x):
+        h = torch.view_as_real(x).movedim(-1, 1)
+        for i, layer in enumerate(cnn.layers):
+            h = layer(torch.relu(h) if i else h)
+        return x + torch.view_as_complex(h.movedim(1, -1).contiguous())
+
+    _assert_same_with_gradients(cnn, plain, x, cnn.parameters())
+
+
+def _assert_same_with_gradients(one, other, x, parameters):
+    results, inputs = [], [x, *parameters]
+    for function in (one, other):
         y = function(x)
-        gradients = torch.autograd.grad(y.abs().square().sum(), [x, *cnn.parameters()])
-        results.append([y, *gradients])
+        results.append([y, *torch.autograd.grad(y.abs().square().sum(), inputs)])
     torch.testing.assert_close(*results)
 
 
@@ -93,6 +125,50 @@ def test_impossible_cuts_say_what_is_allowed(n_modules):
 
 
 @pytest.mark.parametrize("keywords", [{"n_iterations": 0}, {"n_features": 4, "n_dims": 4}])
-def test_networks_that_cannot_be(keywords):
+@pytest.mark.parametrize("make", [unrolled.pgd, unrolled.modl])
+def test_networks_that_cannot_be(make, keywords):
     with pytest.raises(ValueError, match="must be"):
-        unrolled.pgd(**keywords)
+        make(**keywords)
+
+
+@pytest.mark.parametrize("keywords", [{"mu": 0}, {"mu": -1.0}, {"mu": float("nan")}, {"n_cg": 0}, {"n_cg": 2.5}])
+def test_data_consistency_that_cannot_be(keywords):
+    with pytest.raises(ValueError, match="of MoDL must be"):
+        unrolled.modl(2, 4, **keywords)
+
+
+@pytest.mark.parametrize("n_frames", [None, 3])
+def test_modl_iteration_solves_its_normal_equation(n_frames):
+    """With enough steps, (A^H A + mu I) x+ = A^H y + mu D(x)."""
+    batch = random_batch(n_frames=n_frames)
+    iteration = unrolled.modl(1, 4, n_dims=2 if n_frames is None else 3, mu=0.3, n_cg=40).iterations[0]
+    x = batch.target.roll(1, dims=-1)
+    solution = iteration(x, batch)
+    z = iteration.denoiser(x)
+    torch.testing.assert_close(
+        batch.sense.normal(solution) + 0.3 * solution, batch.zero_filled + 0.3 * z, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_modl_starts_its_conjugate_gradients_at_its_input(batch):
+    """With a CNN that changes nothing, an input that solves the equations already comes back."""
+    iteration = unrolled.MoDLIteration(torch.nn.Identity(), mu=0.3, n_cg=1)
+    full = physics.Batch.undersample(batch.kspace, torch.ones_like(batch.mask), batch.sens_maps, batch.target)
+    torch.testing.assert_close(iteration(full.zero_filled, full), full.zero_filled)
+
+
+def test_learned_mu_starts_where_the_fixed_one_is_and_gets_a_gradient(batch):
+    fixed, learned = (unrolled.modl(2, 4, mu=0.3, learn_mu=learn) for learn in (False, True))
+    torch.testing.assert_close(fixed(batch), learned(batch))
+    for implicit in (False, True):
+        network = unrolled.modl(2, 4, mu=0.3, learn_mu=True, implicit=implicit)
+        complex_l1(network(batch), batch.target).backward()
+        assert all(iteration.log_mu.grad != 0 for iteration in network.iterations)
+
+
+def test_identity_of_a_network_holds_what_is_no_weight():
+    """Training runs are told apart by it."""
+    variants = [
+        unrolled.modl(1, 4, **k) for k in ({}, {"mu": 0.3}, {"n_cg": 5}, {"learn_mu": True}, {"implicit": True})
+    ]
+    assert len({repr(network) for network in variants}) == len(variants)

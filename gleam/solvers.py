@@ -1,0 +1,65 @@
+"""Iterative solvers on callables, for mini-batches in which every example is a problem of its own."""
+
+import torch
+
+
+def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e-6, implicit=False):
+    """Solve H x = b for Hermitian positive definite H by conjugate gradients, each example of the batch on its own.
+
+    ``operator``: the function x -> H x; ``b``: real or complex (batch, ...); ``start``: first guess, default 0. An
+    example whose residual has fallen to ``tolerance`` times ||b|| stays as it is, so more iterations never do harm, and
+    nothing waits for the device. Raises ValueError for fewer than one iteration.
+
+    Gradients with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations, exact
+    for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1 b, by
+    a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
+    """
+    if n_iterations < 1:
+        raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be at least 1")
+    settings = {"n_iterations": n_iterations, "tolerance": tolerance}
+    if not implicit:
+        return _iterate(operator, b, start, **settings)
+    with torch.no_grad():
+        x = _iterate(operator, b, start, **settings)
+    # d x = H^-1 (d b - d H x): the residual at a fixed x carries the derivatives of b and H, the backward solve H^-1
+    return _Implicit.apply(b - operator(x), x, operator, settings)
+
+
+def _iterate(operator, b, start, n_iterations, tolerance):
+    x = torch.zeros_like(b) if start is None else start
+    residual = b if start is None else b - operator(x)
+    direction, energy = residual, _inner(residual, residual)
+    enough = tolerance**2 * _inner(b, b).detach()
+    for _ in range(n_iterations):
+        active = energy > enough
+        image = operator(direction)
+        step = _quotient(energy, _inner(direction, image), active)
+        x = x + step * direction
+        residual = residual - step * image
+        new_energy = _inner(residual, residual)
+        direction = residual + _quotient(new_energy, energy, active) * direction
+        energy = new_energy
+    return x
+
+
+def _inner(a, b):
+    """Real part of <a, b> per example, shaped to broadcast."""
+    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).real.reshape(-1, *[1] * (a.ndim - 1))
+
+
+def _quotient(numerator, denominator, active):
+    """0 where not ``active``, without ever computing 0 / 0, whose gradient would be NaN."""
+    return torch.where(active, numerator, 0) / torch.where(active, denominator, 1)
+
+
+class _Implicit(torch.autograd.Function):
+    """Forward the solution; backward H^-1 applied to its gradient, which then belongs to the residual."""
+
+    @staticmethod
+    def forward(ctx, residual, x, operator, settings):
+        ctx.operator, ctx.settings = operator, settings
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _iterate(ctx.operator, gradient, None, **ctx.settings), None, None, None
