@@ -3,6 +3,10 @@
 import numpy as np
 
 
+class EmptyMapsError(ValueError):
+    """No sensitivity map is left of a slice: it holds too little signal for the settings."""
+
+
 def jsense(kspace, *, kernel_width=8, calibration_width=20, n_iterations=10, n_inner_iterations=10):
     """Sensitivity maps by JSENSE (Ying & Sheng 2007, in the form of Uecker et al. 2008, without regularisation).
 
@@ -11,7 +15,8 @@ def jsense(kspace, *, kernel_width=8, calibration_width=20, n_iterations=10, n_i
     zeros. Kernel 8 is the paper's; 20 is its masks' centre and its code's width.
 
     This is SigPy's ``JsenseRecon`` whose convolutions, there taken coil by coil, are one FFT over all coils: the same
-    maps to 1e-3, seven times as fast. Raises ValueError on a k-space of the wrong shape or size.
+    maps to 1e-3, seven times as fast. Raises ValueError on a k-space of the wrong shape or size, or without a measured
+    centre.
     """
     kspace = _checked(kspace, kernel_width, calibration_width)
     if not kspace.any():
@@ -41,26 +46,50 @@ def espirit(kspace, *, kernel_width=6, calibration_width=12, crop=0.1):
     signal fall far below 1: no map is left at SigPy's usual crop of 0.95. Kernel 6 at crop 0.1, as in the authors'
     code, covers the object.
 
-    Raises ValueError on a k-space of the wrong shape or size, or if no map is left.
+    Raises ValueError on a k-space of the wrong shape or size, EmptyMapsError (a ValueError) if no map is left.
     """
     kspace = _checked(kspace, kernel_width, calibration_width)
     maps = np.zeros_like(kspace)
     live = kspace.any(axis=(1, 2))  # SigPy takes phases relative to the first coil, which therefore must not be dead
     if not live.any():
         return maps
-    from sigpy.mri.app import EspiritCalib
-
     with np.errstate(divide="ignore", invalid="ignore"):
-        app = EspiritCalib(
-            kspace[live], calib_width=calibration_width, kernel_width=kernel_width, crop=crop, show_pbar=False
-        )
-        maps[live] = _normalised(app.run())
+        maps[live] = _normalised(_espirit_by_parts(kspace[live], calibration_width, kernel_width, crop))
     if not maps.any():
-        raise ValueError(
+        raise EmptyMapsError(
             f"ESPIRiT with kernel {kernel_width}, calibration {calibration_width} and crop {crop} leaves empty maps; "
             "lower crop, take a smaller kernel or a larger calibration"
         )
     return maps
+
+
+def _espirit_by_parts(kspace, calibration_width, kernel_width, crop):
+    """Maps (coil, y, x) from SigPy, every n-th pixel at a time.
+
+    ESPIRiT is a computation per pixel on a polynomial that the central k-space alone determines. The central part of
+    k-space stands for every n-th pixel, and a linear phase on it moves these by one.
+    """
+    from sigpy import resize
+    from sigpy.mri.app import EspiritCalib
+
+    maps = np.empty_like(kspace)
+    shape = kspace.shape[1:]
+    side = max(calibration_width, int(np.sqrt(_CACHE_BYTES / kspace.itemsize) / len(kspace)))
+    steps = [next(d for d in range(max(1, n // side), 0, -1) if n % d == 0) for n in shape]
+    sides = [n // d for n, d in zip(shape, steps, strict=True)]
+    center = resize(kspace, [len(kspace), *sides])
+    for first in np.ndindex(*steps):
+        y, x = (
+            np.exp(2j * np.pi / n * (o - n // 2 + d * (m // 2)) * (np.arange(m) - m // 2))
+            for n, d, m, o in zip(shape, steps, sides, first, strict=True)
+        )
+        part = (center * (y[:, None] * x)).astype(kspace.dtype)
+        app = EspiritCalib(part, calib_width=calibration_width, kernel_width=kernel_width, crop=crop, show_pbar=False)
+        maps[:, first[0] :: steps[0], first[1] :: steps[1]] = app.run()
+    return maps
+
+
+_CACHE_BYTES = 4e6  # for one matrix (coil, coil) per pixel
 
 
 def _checked(kspace, kernel_width, calibration_width):
@@ -73,10 +102,22 @@ def _checked(kspace, kernel_width, calibration_width):
             f"kernel_width {kernel_width} and calibration_width {calibration_width} do not fit a slice of "
             f"{kspace.shape[1]} x {kspace.shape[2]}; expected kernel <= calibration <= both sides"
         )
+    n_missing = _n_missing(kspace, calibration_width)
+    if n_missing and kspace.any():
+        raise ValueError(
+            f"{n_missing} samples of the central {calibration_width} x {calibration_width} of kspace are zero in every "
+            "coil: the mask leaves too small a centre to calibrate on; expected all of it measured, or a smaller "
+            "calibration_width"
+        )
     largest = np.abs(kspace).max()
     if not np.isfinite(largest):
         raise ValueError("kspace holds NaN or infinite values; expected finite ones")
     return (kspace / largest if largest > 0 else kspace).astype(np.complex64)
+
+
+def _n_missing(kspace, width):
+    y, x = (slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in kspace.shape[1:])
+    return int((kspace[:, y, x] == 0).all(axis=0).sum())
 
 
 def _normalised(maps):

@@ -4,6 +4,7 @@ Figures do not go through ``pyplot``: nothing is current, nothing has to be clos
 """
 
 import io
+import itertools
 
 import matplotlib
 import matplotlib.figure
@@ -20,7 +21,7 @@ STYLE = {
 }  # fmt: skip
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
-    "GLEAM": "#d55e00",
+    "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
 }  # fmt: skip
 ERROR_GAIN = 4
 
@@ -42,17 +43,18 @@ class Figure(matplotlib.figure.Figure):
     _repr_png_ = png
 
 
-def compare(reconstructions, target, *, aspect=1.0, label=""):
+def compare(reconstructions, target, *, aspect=1.0, label="", window=None):
     """Reconstructions of one slice beside the reference, and their error maps on one scale, as in the paper's Figs.
     3-5.
 
     ``reconstructions``: dict of method to image (y, x), complex; ``target``: the reference (y, x); ``aspect``: height
     over width of a pixel; ``label``: written at the foot, such as "phantom". PSNR (dB) and SSIM stand in the corner.
-    Images are shown up to the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times on the same scale.
+    Images are shown up to ``window``, by default the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times
+    on the same scale.
     """
     columns = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
     target = columns["Ground truth"]
-    window = float(np.percentile(_magnitude(target), 99))
+    window = window or float(np.percentile(_magnitude(target), 99))
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=_size(target, aspect, len(columns), 2), layout="constrained")
         axes = figure.subplots(2, len(columns))
@@ -68,7 +70,7 @@ def compare(reconstructions, target, *, aspect=1.0, label=""):
         axes[1, 0].set_ylabel(f"|error| x {ERROR_GAIN}")
         bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.05, 0.1, 0.08, 0.8]))
         bar.set_ticks([0, window / 2, window], labels=["0", f"{50 / ERROR_GAIN:g} %", f"{100 / ERROR_GAIN:g} %"])
-        bar.set_label("error, of the reference's\n99th percentile", fontsize=8)
+        bar.set_label("error, in units of\nwhat is shown white", fontsize=8)
         if label:
             figure.supxlabel(label, fontsize=9, color="#555555")
     return figure
@@ -77,7 +79,7 @@ def compare(reconstructions, target, *, aspect=1.0, label=""):
 def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", label=""):
     """Magnitudes of ``images``, a dict of title to array (y, x), side by side; each up to its own 99th percentile.
 
-    ``window`` sets one common upper limit instead.
+    ``window`` sets one common upper limit instead; ``aspect`` "auto" makes every panel square, whatever its sides are.
     """
     n_columns = n_columns or len(images)
     n_rows = -(-len(images) // n_columns)
@@ -125,6 +127,29 @@ def learning_curves(fits):
     return figure
 
 
+def curves(lines, *, xlabel, ylabel, log="", reference=None):
+    """Lines with markers: ``lines`` is a dict of label to (x, y); y of (sample, x) gives the mean, with its standard
+    deviation as a band.
+
+    ``log``: axes to scale logarithmically, "x", "y" or "xy"; ``reference``: a value of y to mark by a dashed line.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 3.4), layout="constrained")
+        axis = figure.subplots()
+        for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
+            y = np.atleast_2d(np.asarray(y, float))
+            mean, spread = y.mean(0), y.std(0)
+            (line,) = axis.plot(x, mean, marker=marker, ms=4, lw=1.6, label=name, color=COLORS.get(name))
+            if len(y) > 1:
+                axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, lw=0)
+        if reference is not None:
+            axis.axhline(reference, color="black", lw=0.8, ls="--")
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set(**{f"{side}scale": "log" for side in log})
+        axis.legend()
+    return figure
+
+
 def per_slice(records, metric="psnr", unit="dB"):
     """Each method's score on every test slice; a line joins the scores of a slice, so that shifts can be seen."""
     names = list(records)
@@ -135,7 +160,7 @@ def per_slice(records, metric="psnr", unit="dB"):
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):
             axis.plot(i, values[i].mean(), "o", ms=9, color=COLORS.get(name, "black"), zorder=2)
-        axis.set_xticks(range(len(names)), names)
+        axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
         axis.set_ylabel(f"{metric.upper()} ({unit})" if unit else metric)
     return figure
 
@@ -146,7 +171,8 @@ def _magnitude(image):
 
 def _size(image, aspect, n_columns, n_rows):
     n_y, n_x = np.asarray(image).shape[-2:]
-    return 2.3 * n_columns, 2.3 * n_rows * (n_y * aspect / n_x) + 0.35 * n_rows
+    height = 1 if aspect == "auto" else n_y * aspect / n_x
+    return 2.3 * n_columns, 2.3 * n_rows * height + 0.35 * n_rows
 
 
 def _image(axis, magnitude, window, aspect, title="", cmap="gray"):

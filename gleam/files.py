@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,18 +18,40 @@ def written_whole(path):
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _writable(path):
         temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
-        ) from error
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path):
+    """Hold the lock file ``path`` alone among processes; whoever comes second waits. It ends with its process.
+
+    Where the system has no such locks (Windows, some network drives) nobody waits. Raises OSError as above.
+    """
+    with _writable(path):
+        file = open(path, "w")
+    with file:
+        with suppress(ImportError, OSError):
+            from fcntl import LOCK_EX, flock
+
+            flock(file, LOCK_EX)
+        yield
+
+
+@contextmanager
+def _writable(path):
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that you may write to"
+        ) from error
 
 
 def write_json(path, content):

@@ -1,8 +1,8 @@
-"""Undersampling masks: variable-density Poisson disc and random columns, and a bank of them on disk.
+"""Undersampling masks: variable-density Poisson disc, random columns, lines over k and t, and a bank of them on disk.
 
-A mask is a centred boolean array (y, x), True where k-space is measured. The acceleration R is the number of all
-positions over the number measured, and each generator meets it: within 5 % or with an error, never by chance. The same
-seed gives the same mask; global random state is not used.
+A mask is a centred boolean array ([time,] y, x), True where k-space is measured. The acceleration R is the number of
+all positions over the number measured, and each generator meets it: within 5 % or with an error, never by chance. The
+same seed gives the same mask; global random state is not used.
 """
 
 import contextlib
@@ -17,19 +17,29 @@ from gleam.files import described, digest, written_whole
 VERSION = 1  # of the generators: raise it when the same seed comes to give another mask, and banks are made anew
 
 
-def achieved_acceleration(mask):
-    """Number of positions over number of measured ones, over the last two axes of ``mask``."""
+SPACE, SERIES = (-2, -1), (-3, -2, -1)  # axes of a 2D mask, and of the mask of a series
+
+
+def achieved_acceleration(mask, axes=SPACE):
+    """Number of positions over number of measured ones, over ``axes`` of ``mask``; one value per entry of the others.
+
+    The default is for 2D masks and stacks of them. A series as a whole has the R of ``axes=masks.SERIES``: the mean of
+    the R of its frames is another number wherever frames have different counts.
+    """
     mask = np.asarray(mask)
-    return mask.shape[-2] * mask.shape[-1] / mask.sum(axis=(-2, -1))
+    measured = mask.sum(axis=axes)
+    return mask.size / measured.size / measured
 
 
 def random_columns(shape, acceleration, *, center_fraction=0.04, seed):
     """Random columns with a fully measured centre: 1D undersampling of 2D Cartesian imaging (Section V-A2).
 
-    Parameters: ``shape`` (n_y, n_x), columns along x; ``center_fraction`` of the columns is always measured.
-    Returns a boolean mask (n_y, n_x). Raises ValueError if the centre alone is more than R allows.
+    Parameters: ``shape`` (n_y, n_x), columns along x; ``center_fraction`` of the columns, at least one, is always
+    measured. Returns a boolean mask (n_y, n_x). Raises ValueError if the centre is empty or alone more than R allows.
     """
     shape = _checked_shape(shape, acceleration)
+    if not 0 < center_fraction <= 1:
+        raise ValueError(f"center_fraction={center_fraction!r} leaves no centre to calibrate on; expected 0 < it <= 1")
     n_columns = shape[1]
     n_center, n_sampled = max(1, round(center_fraction * n_columns)), round(n_columns / acceleration)
     if n_center > n_sampled:
@@ -53,9 +63,10 @@ def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
     close; this is a maximal disc sampling, found in a few vectorised rounds. A last random thinning meets R exactly.
 
     Parameters: ``shape`` (n_y, n_x); ``n_calibration``: width of the fully measured square at the centre, in samples.
-    Returns a boolean mask (n_y, n_x). Raises ValueError if R cannot be met.
+    Returns a boolean mask (n_y, n_x). Raises ValueError if R cannot be met, or not with a centre.
     """
     shape = _checked_shape(shape, acceleration)
+    _check_center(n_calibration=n_calibration)
     n_sampled = round(shape[0] * shape[1] / acceleration)
     if n_calibration**2 > n_sampled:
         raise ValueError(
@@ -70,8 +81,54 @@ def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
     return _checked(mask, acceleration)
 
 
+def kt_variable_density(shape, acceleration, *, n_center=4, seed):
+    """Whole readouts along x, another set of lines y in every frame, denser towards the centre (Section V-A3).
+
+    Every frame measures ``n_center`` central lines; the others take turns. A line y is due ``rate(y)`` times a frame;
+    in each frame the lines most overdue are measured. So a line comes back at nearly equal intervals, neighbouring
+    frames complement each other and the frames together cover k-space. Neighbouring lines start a golden ratio of
+    their interval apart, with some random play, so that they fall into different frames.
+
+    Parameters: ``shape`` (n_frames, n_y, n_x). Returns a boolean mask (n_frames, n_y, n_x) whose overall R is met up to
+    the rounding to whole lines of the whole series; frames differ by one line at most. Raises ValueError if R cannot be
+    met, or not with a centre.
+    """
+    n_frames, n_y, _ = shape = _checked_shape(shape, acceleration, ("n_frames", "n_y", "n_x"))
+    _check_center(n_center=n_center)
+    n_lines = round(n_frames * n_y / acceleration)
+    if n_center * n_frames > n_lines:
+        raise ValueError(
+            f"acceleration={acceleration} leaves {n_lines} lines for {n_frames} frames, fewer than n_center={n_center} "
+            "in each; lower one of them"
+        )
+    generator = np.random.default_rng(seed)
+    center = np.arange(n_center) + n_y // 2 - n_center // 2
+    counts = np.diff(np.arange(n_frames + 1) * n_lines // n_frames) - n_center
+    lines = np.zeros((n_frames, n_y), bool)
+    rate = _rate(n_y, center, n_lines / n_frames - n_center)
+    overdue = (np.arange(n_y) * (np.sqrt(5) - 1) / 2 + generator.random() + _PLAY * generator.random(n_y)) % 1
+    for frame, count in zip(lines, counts, strict=True):
+        overdue = overdue + rate
+        overdue[center] = -np.inf
+        taken = np.argsort(-overdue, kind="stable")[:count]
+        overdue[taken] -= 1
+        frame[taken] = frame[center] = True
+    return _checked(np.broadcast_to(lines[..., None], shape).copy(), acceleration, SERIES)
+
+
+_PLAY = 0.5  # of the phases at which lines start, in intervals
+
+
+def _rate(n_y, center, n_lines):
+    """How often each line y is measured, per frame, so that the rates outside ``center`` add up to ``n_lines``."""
+    distance = np.abs(np.arange(n_y) - n_y // 2) / (n_y / 2)
+    weight = 0.3 + (1 - distance).clip(0) ** 2  # the 0.3 keeps the edges of k-space in the average over time
+    weight[center] = 0
+    return n_lines * weight / max(weight.sum(), 1e-9)
+
+
 def bank(generate, n_masks, *, seed, cache_dir=None):
-    """Masks ``generate(seed=...)`` for ``n_masks`` seeds derived from ``seed``: boolean (n_masks, n_y, n_x).
+    """Masks ``generate(seed=...)`` for ``n_masks`` seeds derived from ``seed``: boolean (n_masks, [time,] n_y, n_x).
 
     ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir``
     the bank is made once and read from there ever after, so that training never waits for a mask.
@@ -89,19 +146,26 @@ def bank(generate, n_masks, *, seed, cache_dir=None):
     return masks
 
 
-def _checked_shape(shape, acceleration):
-    if len(shape) != 2 or min(shape) < 2:
-        raise ValueError(f"shape={shape!r} of a mask must be two sizes (n_y, n_x), each at least 2")
+def _checked_shape(shape, acceleration, names=("n_y", "n_x")):
+    if len(shape) != len(names) or min(shape) < 2:
+        count = {2: "two", 3: "three"}[len(names)]
+        raise ValueError(f"shape={shape!r} of a mask must be {count} sizes ({', '.join(names)}), each at least 2")
     if not acceleration >= 1:
         raise ValueError(f"acceleration={acceleration!r} must be a number of at least 1")
     return tuple(int(n) for n in shape)
 
 
-def _checked(mask, acceleration):
-    achieved = achieved_acceleration(mask)
+def _check_center(**width):
+    ((name, n),) = width.items()
+    if n < 1 or n != int(n):
+        raise ValueError(f"{name}={n!r} leaves no centre to calibrate on; expected a whole number of at least 1")
+
+
+def _checked(mask, acceleration, axes=SPACE):
+    achieved = achieved_acceleration(mask, axes)
     if abs(achieved / acceleration - 1) > 0.05:
         raise ValueError(
-            f"acceleration={acceleration} cannot be met within 5 % on a {mask.shape[0]} x {mask.shape[1]} "
+            f"acceleration={acceleration} cannot be met within 5 % on a {' x '.join(map(str, mask.shape))} "
             f"grid with these settings; the nearest mask has {achieved:.2f}"
         )
     return mask

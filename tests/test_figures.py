@@ -37,6 +37,21 @@ def test_other_figures_draw(images):
         assert figure.png().startswith(b"\x89PNG")
 
 
+def test_curves_show_means_with_bands_on_the_scales_asked_for():
+    samples = np.array([[1.0, 2.0, 4.0], [3.0, 4.0, 6.0]])
+    figure = figures.curves(
+        {"GLEAM": ([1, 2, 3], samples), "CS": ([1, 2, 3], samples[0])},
+        xlabel="depth",
+        ylabel="PSNR",
+        log="y",
+        reference=2,
+    )
+    (axis,) = figure.axes
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [2, 3, 5])
+    assert len(axis.collections) == 1 and (axis.get_xscale(), axis.get_yscale()) == ("linear", "log")
+    assert figure.png().startswith(b"\x89PNG")
+
+
 def test_pictures_are_saved_whole(images, tmp_path):
     figures.compare(*images).save(tmp_path / "a" / "figure.png")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["figure.png"]
@@ -49,3 +64,5 @@ def test_slider_needs_no_kernel_and_names_every_frame(images):
     assert page.count("<img") == 2 and page.count(" hidden>") == 2
     assert 'alt="A knee. Acceleration: 8."' in page and 'type="range"' in page and 'max="1"' in page
     assert not re.search(r"(src|href)=[\"']https?:", page)
+    film = widgets.Slider({"1": figures.panels(named)}, name="Frame", alt="A knee.", play=True)._repr_html_()
+    assert ">Play</button>" in film and "<button" not in page

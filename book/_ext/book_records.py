@@ -154,7 +154,8 @@ class RecordTable(SphinxDirective):
             paper = records.published(PUBLISHED, **where)
         columns = [name.strip() for name in self.options.get("columns", "").split(",") if name.strip()]
         metrics = [*records.METRICS, *(["ssim_object"] if "SSIM of the object" in columns else [])]
-        frame = records.table(found, paper, over=self.options.get("over", "slices"), metrics=metrics)
+        over = self.options.get("over", "slices, subjects").split(", ")
+        frame = records.table(found, paper, over=over, metrics=metrics)
         if "columns" in self.options:
             frame = frame[columns]
         header = [*frame.index.names, *frame.columns]

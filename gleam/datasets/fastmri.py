@@ -52,15 +52,24 @@ def find(data_dir, acquisition=None, field_strength=None):
     return [path for path in sorted(folder.glob("*.h5")) if _fits(path, acquisition, field_strength)]
 
 
-def _fits(path, acquisition, field_strength):
+def stated(path):
+    """(acquisition, field strength in tesla) as the file ``path`` says, None for what it does not say."""
     with headers.opened(path, expected=EXPECTED) as file:
-        if acquisition is not None and _text(file.attrs.get("acquisition", "")) != acquisition:
-            return False
-        if field_strength is None:
-            return True
         header = _header(file, path)
-        stated = header.field_strength if header else None
-        return stated is not None and abs(stated - field_strength) <= 0.1 * field_strength
+        acquisition = _text(file.attrs["acquisition"]) if "acquisition" in file.attrs else None
+        return acquisition, header.field_strength if header else None
+
+
+def is_near(field_strength, nominal):
+    """Whether a field strength is within 10 % of the ``nominal`` one: 2.8936 T counts as 3 T."""
+    return abs(field_strength - nominal) <= 0.1 * nominal
+
+
+def _fits(path, acquisition, field_strength):
+    found, tesla = stated(path) if (acquisition, field_strength) != (None, None) else (None, None)
+    if acquisition is not None and found != acquisition:
+        return False
+    return field_strength is None or (tesla is not None and is_near(tesla, field_strength))
 
 
 def _checked(file, path):

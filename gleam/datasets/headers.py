@@ -17,13 +17,15 @@ class Header:
 
     ``encoded``, ``recon``: matrix sizes (x, y, z), x the readout; ``centers``: the line at the centre of k-space for
     encoding steps 1 and 2, None where unsaid; ``spacing``: mm per sample of the encoded field of view (x, y, z);
-    ``field_strength``: tesla or None.
+    ``oversampling``: encoded over recon field of view along the readout, 1 where unsaid; ``field_strength``: tesla or
+    None.
     """
 
     encoded: tuple[int, int, int]
     recon: tuple[int, int, int]
     centers: tuple[int | None, int | None]
     spacing: tuple[float, float, float]
+    oversampling: float
     trajectory: str
     protocol: str | None
     field_strength: float | None
@@ -51,6 +53,7 @@ def parse(xml, path):
         recon=recon,
         centers=tuple(step.center if step else None for step in steps),
         spacing=_spacing(encoding.encodedSpace.fieldOfView_mm, encoded),
+        oversampling=_oversampling(*(space.fieldOfView_mm for space in (encoding.encodedSpace, encoding.reconSpace))),
         trajectory=getattr(encoding.trajectory, "value", str(encoding.trajectory)),
         protocol=(measurement.protocolName or None) if measurement else None,
         field_strength=_field_strength(system, document.experimentalConditions),
@@ -66,6 +69,11 @@ def _spacing(field_of_view, matrix):
     """Where a side says nothing usable (zero, or no field of view at all) samples count as 1 mm apart."""
     sides = [float(getattr(field_of_view, axis, 0) or 0) for axis in "xyz"]
     return tuple(side / n if side > 0 and n > 0 else 1.0 for side, n in zip(sides, matrix, strict=True))
+
+
+def _oversampling(*fields_of_view):
+    encoded, recon = (float(getattr(side, "x", 0) or 0) for side in fields_of_view)
+    return encoded / recon if encoded > recon > 0 else 1.0
 
 
 def _field_strength(system, conditions):

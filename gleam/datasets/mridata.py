@@ -4,16 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers
+from gleam.datasets import headers, ismrmrd_lines
 from gleam.datasets.volume import Volume
-from gleam.fourier import fftc, ifftc
-
-EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
-LINES_PER_BLOCK = 2048  # about 40 MB of 320 samples and 8 coils at a time, of 1.7 GB
-REVERSED = 22
-# Noise, calibration alone, navigators, phase correction, feedback, dummies, surface coil correction, phase
-# stabilisation. ISMRMRD counts its flags from 1.
-NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
+from gleam.fourier import fftc
 
 
 def read(path):
@@ -36,13 +29,12 @@ def read(path):
     several contrasts, phases or sets), each naming the file.
     """
     path = Path(path)
-    with headers.opened(path, expected=EXPECTED) as file:
-        group = _group(file, path)
+    with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
+        group = ismrmrd_lines.group(file, path)
         header = headers.parse(group["xml"][0], path)
-        if header.trajectory != "cartesian":
-            raise ValueError(f"{path}: the trajectory is {header.trajectory!r}; expected 'cartesian'")
-        heads = _heads(group["data"])
-        kept = _kept(heads, path)
+        ismrmrd_lines.check_cartesian(header, path)
+        heads = ismrmrd_lines.heads(group["data"])
+        kept = ismrmrd_lines.kept(heads, path, single=("contrast", "phase", "set"))
         line, shape, by_slice = _line_numbers(heads[kept], header, path)
         kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
         kspace *= _coil_scales(group, kspace.shape[1])[:, None]
@@ -55,42 +47,6 @@ def read(path):
         field_strength=header.field_strength,
         aspect=header.spacing[1] / header.spacing[0 if shape[1] == 1 and not by_slice else 2],
     )
-
-
-def _group(file, path):
-    for name in ("dataset", "dataset/xml", "dataset/data"):
-        if name not in file:
-            raise ValueError(f"{path}: holds no '{name}' but {sorted(file)}; expected {EXPECTED}")
-    if "head" not in (file["dataset/data"].dtype.names or ()) or not len(file["dataset/data"]):
-        raise ValueError(f"{path}: 'dataset/data' holds no acquisitions; expected {EXPECTED}")
-    return file["dataset"]
-
-
-def _heads(data):
-    """All acquisition headers. Read with their samples, block by block: HDF5 leaks the samples of rows read without."""
-    starts = range(0, len(data), LINES_PER_BLOCK)
-    return np.concatenate([data[start : start + LINES_PER_BLOCK]["head"].copy() for start in starts])
-
-
-def _flagged(heads, flags):
-    return (heads["flags"] & np.uint64(sum(1 << (flag - 1) for flag in flags))) != 0
-
-
-def _kept(heads, path):
-    """Numbers of the image acquisitions; complains about what this reader would get wrong."""
-    kept = np.flatnonzero(~_flagged(heads, NOT_IMAGING) & (heads["encoding_space_ref"] == 0))
-    if not len(kept):
-        raise ValueError(f"{path}: none of its {len(heads)} acquisitions is image data; expected a fully sampled scan")
-    heads = heads[kept]
-    if _flagged(heads, [REVERSED]).any():
-        raise ValueError(f"{path}: some readouts are reversed (EPI), which is not supported")
-    for counter in ("contrast", "phase", "set"):
-        if (n := len(np.unique(heads["idx"][counter]))) > 1:
-            raise ValueError(f"{path}: holds {n} values of '{counter}'; expected one, save each to its own file")
-    for field in ("number_of_samples", "active_channels", "center_sample", "discard_pre", "discard_post"):
-        if (n := len(np.unique(heads[field]))) > 1:
-            raise ValueError(f"{path}: '{field}' takes {n} values among the image acquisitions; expected one")
-    return kept
 
 
 def _line_numbers(heads, header, path):
@@ -123,59 +79,12 @@ def _hybrid(data, heads, kept, line, n_lines, header, path):
 
     Block by block, straight into the final layout: beside the result only one block is in memory.
     """
-    n_repeats = np.bincount(line, minlength=n_lines)
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
     n_slices = min(header.recon[0], n_x)
     kspace = np.zeros((n_slices, n_coils, n_lines), np.complex64)
-    number = np.full(len(heads), -1)
-    number[kept] = line
-    turn = np.zeros(len(heads), int)  # how often the same line came before: within one turn no line comes twice
-    turn[kept] = _occurrence(line)
-    samples = data.fields("data")
-    for start in range(0, len(heads), LINES_PER_BLOCK):
-        here = np.arange(start, min(start + LINES_PER_BLOCK, len(heads)))
-        here = here[number[here] >= 0]
-        if not len(here):
-            continue
-        rows = samples[start : start + LINES_PER_BLOCK]
-        block = _readouts([rows[i - start] for i in here], heads[here[0]], n_coils, n_x, path)
-        start_x = n_x // 2 - n_slices // 2
-        block = np.ascontiguousarray(ifftc(block, (-1,))[..., start_x : start_x + n_slices].transpose(2, 1, 0))
-        block /= n_repeats[number[here]].astype(np.float32)
-        for t in np.unique(turn[here]):
-            kspace[:, :, number[here][turn[here] == t]] += block[:, :, turn[here] == t]
+    for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_slices, path):
+        kspace[:, :, numbers] += np.ascontiguousarray(block.transpose(2, 1, 0))
     return kspace
-
-
-def _occurrence(values):
-    order = np.argsort(values, kind="stable")
-    ranked = values[order]
-    first = np.r_[True, ranked[1:] != ranked[:-1]]
-    position = np.arange(len(values))
-    rank = np.empty(len(values), int)
-    rank[order] = position - np.maximum.accumulate(np.where(first, position, 0))
-    return rank
-
-
-def _readouts(rows, head, n_coils, n_x, path):
-    """Samples (line, coil, x) complex64 of ``rows``, the centre sample at n_x // 2, zero where nothing was sampled."""
-    n = int(head["number_of_samples"])
-    if any(len(row) != 2 * n * n_coils for row in rows):
-        raise ValueError(f"{path}: a line does not hold its {n_coils} coils x {n} samples; the file is damaged")
-    values = np.concatenate(rows)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: its k-space holds NaN or infinite values; expected finite ones")
-    block = values.astype(np.float32, copy=False).view(np.complex64).reshape(len(rows), n_coils, n)
-    pre, post = int(head["discard_pre"]), int(head["discard_post"])
-    block = block[..., pre : n - post]
-    if block.shape[-1] == n_x:
-        return block
-    start = n_x // 2 - (int(head["center_sample"]) - pre)
-    if start < 0 or start + block.shape[-1] > n_x:
-        raise ValueError(f"{path}: {block.shape[-1]} samples do not fit the header's matrix of {n_x} along the readout")
-    padded = np.zeros((len(rows), n_coils, n_x), np.complex64)
-    padded[..., start : start + block.shape[-1]] = block
-    return padded
 
 
 def _coil_scales(group, n_coils):

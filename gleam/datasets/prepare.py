@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
+from gleam.calibration import EmptyMapsError
 from gleam.files import described, digest, n_cores, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
@@ -30,11 +31,15 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
     each, and their names and arguments are part of the key. ``settings``: anything else that JSON holds, recorded and
     part of the key.
 
-    A prepared file ``<stem>-<key>.h5`` holds, one slice per chunk, ``kspace`` (slice, coil, y, x) in FFT order,
-    ``sens_maps`` (slice, coil, y, x) and ``target`` (slice, y, x) = sum_c conj(S_c) m_c, both centred images, all
-    complex64. The key covers the raw file's SHA-256, the functions, the settings and PREPARATION_VERSION. A file that
-    is already there and whole is not computed again; a damaged one is. Files are written whole, so that a kill loses
-    only those in progress.
+    A prepared file ``<stem>-<key>.h5`` holds, one slice per chunk, ``kspace`` (slice, coil, [time,] y, x) in FFT order,
+    ``sens_maps`` (slice, coil, [1,] y, x) and ``target`` (slice, [time,] y, x) = sum_c conj(S_c) m_c, both centred
+    images, all complex64. A series gets the maps of its k-space averaged over time. The key covers the raw file's
+    SHA-256, the functions, the settings and PREPARATION_VERSION. A file that is already there and whole is not computed
+    again; a damaged one is. Files are written whole, so that a kill loses only those in progress.
+
+    A slice without signal, whose maps come out empty, has no target: it is left out of its prepared file, whose
+    attribute ``left_out`` holds its number, and a line says so. A file that cannot be prepared, or of which no slice is
+    left, does not stop the others: its error is raised when they are done.
 
     Raises OSError if ``cache_dir`` cannot be written, and what ``read`` and ``calibrate`` raise, naming the file.
     """
@@ -49,11 +54,21 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
     done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
     missing = [path for path in known if path not in done]
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
-        for path, prepared, sha in _results(job, missing, n_jobs):
+        errors = []
+        for path, prepared, sha in _results(job, missing, n_jobs, errors):
             done[path] = prepared
             hashes.add(path, sha)
             bar.update()
+            if progress and (left_out := _left_out(prepared)):
+                tqdm.write(f"{path}: no sensitivity map is left of slice {', '.join(map(str, left_out))}: left out")
+    _raise_first(errors)
     return [done[path] for path in paths]
+
+
+def _left_out(path):
+    """Numbers, in the raw file, of the slices that the prepared file ``path`` lacks for want of sensitivity maps."""
+    with h5py.File(path, "r") as file:
+        return [int(number) for number in file.attrs.get("left_out", ())]
 
 
 def is_whole(path):
@@ -67,7 +82,7 @@ def is_whole(path):
             for name in DATASETS:
                 file[name][0], file[name][-1]
             return (
-                file["sens_maps"].shape == shape
+                file["sens_maps"].shape == (shape[0], *_maps_shape(shape[1:]))
                 and file["target"].shape == (shape[0], *shape[2:])
                 and "source_sha256" in file.attrs
             )
@@ -75,17 +90,20 @@ def is_whole(path):
         return False
 
 
-def _results(job, paths, n_jobs):
-    """Yield what ``job`` returns as files finish; on an error the running ones finish, the waiting ones are dropped."""
+def _results(job, paths, n_jobs, errors):
+    """Yield what ``job`` returns as files finish; what it raises goes to ``errors``, and the other files go on."""
     n_jobs = min(n_jobs or n_cores(), len(paths))
     if n_jobs <= 1:
-        yield from map(job, paths)
+        for path in paths:
+            with _kept_in(errors):
+                yield job(path)
         return
     with _one_thread_each(), ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(job, path) for path in paths]
         try:
             for future in as_completed(futures):
-                yield future.result()
+                with _kept_in(errors):
+                    yield future.result()
         except BrokenProcessPool:
             raise OSError(
                 f"a process preparing one of {len(paths)} files, the first {paths[0]}, ended: for want of memory (give "
@@ -94,6 +112,22 @@ def _results(job, paths, n_jobs):
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _kept_in(errors):
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        errors.append(error)
+
+
+def _raise_first(errors):
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(errors[0], kind))
+        raise kind(f"{errors[0]} (and {len(errors) - 1} more files cannot be prepared; what could be is kept)")
 
 
 @contextlib.contextmanager
@@ -116,7 +150,7 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     if not is_whole(prepared):
         volume = read(path)
         with written_whole(prepared) as temporary, h5py.File(temporary, "w") as file:
-            _write(file, volume, calibrate, path)
+            left_out = _write(file, volume, calibrate, path)
             file.attrs.update(
                 subject=volume.subject,
                 is_phantom=volume.is_phantom,
@@ -127,23 +161,50 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
                 source_file=path.name,
                 source_sha256=sha,
             )
+            if left_out:
+                file.attrs["left_out"] = left_out
     return path, prepared, sha
 
 
 def _write(file, volume, calibrate, path):
-    shape = volume.kspace.shape
-    for name, one in zip(DATASETS, (shape[1:], shape[1:], shape[2:]), strict=True):
-        file.create_dataset(name, (shape[0], *one), np.complex64, chunks=(1, *one), fletcher32=True)
+    """Write the slices that have maps; returns the numbers of the others."""
+    shape, left_out = volume.kspace.shape, []
+    for name, one in zip(DATASETS, (shape[1:], _maps_shape(shape[1:]), shape[2:]), strict=True):
+        whole = (shape[0], *one)
+        file.create_dataset(name, whole, np.complex64, maxshape=whole, chunks=(1, *one), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
-            sens_maps = calibrate(kspace)
+            sens_maps = _maps(kspace, calibrate)
+        except EmptyMapsError as error:
+            left_out.append(s)
+            if len(left_out) == shape[0]:
+                raise ValueError(f"{path}: none of its {shape[0]} slices can be prepared, slice {s}: {error}") from None
+            continue
         except ValueError as error:
             raise ValueError(f"{path}, slice {s}: {error}") from None
-        if np.shape(sens_maps) != shape[1:]:
-            raise ValueError(f"{path}, slice {s}: calibrate gave maps {np.shape(sens_maps)}; expected {shape[1:]}")
-        file["sens_maps"][s] = sens_maps
-        file["target"][s] = np.sum(np.conj(sens_maps) * ifft2c(kspace), axis=0)
-        file["kspace"][s] = to_fft_order(kspace)
+        k = s - len(left_out)
+        file["sens_maps"][k] = sens_maps
+        file["target"][k] = np.sum(np.conj(sens_maps) * ifft2c(kspace), axis=0)
+        file["kspace"][k] = to_fft_order(kspace)
+    for name in DATASETS if left_out else ():
+        file[name].resize(shape[0] - len(left_out), axis=0)
+    return left_out
+
+
+def _maps(kspace, calibrate):
+    """Maps (coil, [1,] y, x) of one slice or, from its temporal mean, of one series."""
+    sens_maps = calibrate(kspace if kspace.ndim == 3 else kspace.mean(axis=1))
+    expected = (kspace.shape[0], *kspace.shape[-2:])
+    if np.shape(sens_maps) != expected:
+        raise ValueError(f"calibrate gave maps {np.shape(sens_maps)}; expected {expected}")
+    if not np.any(sens_maps):
+        raise EmptyMapsError("its sensitivity maps are empty")
+    return np.reshape(sens_maps, _maps_shape(kspace.shape))
+
+
+def _maps_shape(shape):
+    """Shape of the maps that go with k-space of ``shape`` (coil, [time,] y, x)."""
+    return (shape[0], *([1] * (len(shape) - 3)), *shape[-2:])
 
 
 def _cached(path, sha, recipe, cache_dir):

@@ -1,4 +1,4 @@
-"""Prepared slices as mini-batches: masks drawn or fixed, undersampled and normalised."""
+"""Prepared slices or series as mini-batches: masks drawn or fixed, undersampled and normalised."""
 
 import math
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from gleam.physics import Batch
 class Slices:
     """The slices of one split (training, validation or test) of a data set.
 
-    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per subject; ``make_mask``: a mask generator
-    that takes ``shape`` and ``seed``, its other arguments bound by ``functools.partial``; ``n_masks``: size of the
-    bank that training draws from; ``seed``: of the masks; ``cache_dir``: where banks are kept.
+    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per scan; ``make_mask``: a mask generator that
+    takes ``shape``, (y, x) or, for slices that are series, (time, y, x), and ``seed``, its other arguments bound by
+    ``functools.partial``; ``n_masks``: size of the bank that training draws from; ``seed``: of the masks;
+    ``cache_dir``: where banks are kept.
 
     ``slices[i]`` is one slice under its volume's fixed mask, as a batch of one. :meth:`training_batch` draws.
     """
@@ -40,7 +41,7 @@ class Slices:
 
     @cached_property
     def shapes(self):
-        """(slice, coil, y, x) of each file."""
+        """(slice, coil, [time,] y, x) of each file."""
         return [_opened(file)["kspace"].shape for file in self.files]
 
     @cached_property
@@ -59,11 +60,13 @@ class Slices:
         return float(_opened(self.files[0]).attrs.get("aspect", 1.0))
 
     def describe(self):
-        """What a record has to say about this split."""
+        """What a record has to say about this split; ``n_left_out``: slices without sensitivity maps, not in it."""
+        sizes = sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes})
         return {
             "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
+            "n_left_out": sum(len(_opened(file).attrs.get("left_out", ())) for file in self.files),
             "acquisition": str(_opened(self.files[0]).attrs["acquisition"]),
-            "coil_y_x": sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes}),
+            "coil_time_y_x" if any(len(size) == 4 for size in sizes) else "coil_y_x": sizes,
             "mask": described(self.make_mask), "fingerprint": self.fingerprint,
         }  # fmt: skip
 
@@ -101,7 +104,7 @@ class Slices:
         )
 
     def _size(self, i):
-        return self.shapes[self.index[i][0]][-2:]
+        return self.shapes[self.index[i][0]][2:]
 
     def _bank(self, size, n_masks):
         return _bank(self.make_mask, size, n_masks, self.seed, self.cache_dir)
@@ -153,5 +156,5 @@ def _read(file, key, number):
 
 @lru_cache(maxsize=64)
 def _bank(make_mask, size, n_masks, seed, cache_dir):
-    """Masks in FFT order: shifted here, once, and not at every step."""
+    """Masks (mask, [time,] y, x) in FFT order: shifted here, once, and not at every step."""
     return ifftshift2(bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir))

@@ -6,6 +6,7 @@ from pathlib import Path
 SPLITS = ("train", "val", "test")
 KNEES = "mridata_knee.csv"
 BRAINS = "fastmri_brain.csv"
+HEARTS = "cine_heart.csv"
 PAPER_LISTS = Path(__file__).parent / "lists"
 
 
@@ -36,7 +37,8 @@ def listed_files(path):
 def files_by_split(data_dir, folder="mridata", split_list=KNEES):
     """Raw files of each split, as a dict of "train", "val", "test" to paths in ``data_dir/folder``.
 
-    ``split_list``: name of a CSV with columns file and split (:func:`find_list`). Raises FileNotFoundError if the
+    ``split_list``: name of a CSV with columns file and split (:func:`find_list`); its files lie in ``folder``, "" being
+    ``data_dir`` itself. Raises FileNotFoundError if the
     list or a file in it is missing, ValueError if a split is unknown or empty, or a file stands in it twice.
     """
     path = find_list(data_dir, split_list)
@@ -55,3 +57,23 @@ def files_by_split(data_dir, folder="mridata", split_list=KNEES):
             f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}"
         )
     return files
+
+
+def split_by_subject(files, subject, shares):
+    """Split ``files`` where no list says how: by subject, in the order of ``files``, without chance.
+
+    ``subject``: file to subject; ``shares``: subjects of train, val and test in proportion, each split having one at
+    least. The first subjects train, the next validate, the last test, so that neighbours stay together. Returns a dict
+    like :func:`files_by_split`. Raises ValueError if there are fewer than three subjects.
+    """
+    subjects = list(dict.fromkeys(subject(file) for file in files))
+    if len(subjects) < len(SPLITS):
+        raise ValueError(
+            f"{files[0]} and {len(files) - 1} more files show {len(subjects)} subjects; expected 3 or more to split "
+            f"into {', '.join(SPLITS)}"
+        )
+    n_val, n_test = (max(1, round(share / sum(shares) * len(subjects))) for share in shares[1:])
+    n_train = len(subjects) - n_val - n_test
+    bounds = {"train": (0, n_train), "val": (n_train, n_train + n_val), "test": (n_train + n_val, len(subjects))}
+    members = {split: set(subjects[slice(*bound)]) for split, bound in bounds.items()}
+    return {split: [file for file in files if subject(file) in members[split]] for split in SPLITS}

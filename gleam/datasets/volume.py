@@ -9,9 +9,10 @@ import numpy as np
 class Volume:
     """The fully sampled k-space of one scan, and what is known about it.
 
-    ``kspace``: (slice, coil, y, x) complex64, centred; ``subject``: the file's stem (mridata) or patient id (fastMRI);
-    ``is_phantom``: simulated by this project; ``acquisition``: e.g. "3D FSE" or "AXT2"; ``field_strength``: tesla, None
-    where the file does not say; ``aspect``: height over width of a pixel, from the header's field of view.
+    ``kspace``: (slice, coil, y, x) or, of a series, (slice, coil, time, y, x); complex64, centred over (y, x);
+    ``subject``: the file's stem (mridata, OCMR), patient id (fastMRI) or folder (CMRxRecon); ``is_phantom``: simulated
+    by this project; ``acquisition``: e.g. "3D FSE" or "AXT2"; ``field_strength``: tesla, None where the file does not
+    say; ``aspect``: height (y) over width (x) of a pixel, from the header's field of view.
     """
 
     kspace: np.ndarray

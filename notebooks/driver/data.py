@@ -15,11 +15,15 @@ PROFILES = ("quick", "paper")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set as a chapter knows it: the folder with raw files inside a data folder, and its list of files."""
+    """A data set as a chapter knows it: the folder with raw files inside a data folder, and its list of files.
+
+    ``also``: a further pattern of raw files, relative to the data folder, that the set may have.
+    """
 
     name: str
     raw: str
     splits: str
+    also: str = ""
 
     @property
     def parameter(self):
@@ -28,20 +32,32 @@ class DataSet:
 
     def files(self, folder):
         """Raw files of this set in a data folder, sorted by name."""
-        return sorted((Path(folder) / self.raw).glob("*.h5"))
+        folder = Path(folder)
+        return sorted([*(folder / self.raw).glob("*.h5"), *(folder.glob(self.also) if self.also else ())])
+
+    def list_in(self, folder):
+        """Path of the split list that holds for a data folder, None if there is none for this set."""
+        from gleam.datasets.splits import find_list
+
+        path = find_list(folder, self.splits)
+        return path if path.is_file() else None
 
     def is_complete(self, folder):
-        """Whether every file of the split list is in the folder."""
-        from gleam.datasets.splits import find_list, listed_files
+        """Whether every file of the split list is in the folder; without a list, whether there are any files."""
+        from gleam.datasets.splits import listed_files
 
-        listed = set(listed_files(find_list(folder, self.splits)))
-        here = {path.name for path in self.files(folder)} | {path.stem for path in self.files(folder)}
+        files, splits = self.files(folder), self.list_in(folder)
+        if splits is None:
+            return bool(files)
+        listed = set(listed_files(splits))
+        here = {name for path in files for name in (path.name, path.stem, path.relative_to(folder).as_posix())}
         return bool(listed) and listed <= here
 
 
 SETS = (
     DataSet("knee", raw="mridata", splits="mridata_knee.csv"),
     DataSet("brain", raw="fastmri/multicoil_val", splits="fastmri_brain.csv"),
+    DataSet("heart", raw="ocmr", splits="cine_heart.csv", also="cmrxrecon/**/cine_*.mat"),
 )
 
 
@@ -150,15 +166,14 @@ def _phantom(dataset, profile, phantoms, root, jobs):
 def identity(parameter, folder, root):
     """What a chapter's key keeps of a data folder: the split list, and the phantoms' manifest or facts of real
     files."""
-    from gleam.datasets.splits import find_list
-
     dataset = next(dataset for dataset in SETS if dataset.parameter == parameter)
     stamp = folder / f"{dataset.name}.json"
     if folder.is_relative_to(root / "data" / "phantoms") and stamp.is_file():
         facts = digest(stamp)
     else:
         facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in dataset.files(folder)]
-    text = json.dumps([facts, digest(find_list(folder, dataset.splits))])
+    splits = dataset.list_in(folder)
+    text = json.dumps([facts, splits and digest(splits)])
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -16,7 +16,7 @@ def rows(folder):
     """The table as README lines."""
     experiment = records.load_experiment(ROOT / folder, "mridata_pgd_R12", METHODS)
     paper = records.published(ROOT / "data" / "published" / "tables.csv", table="I", acceleration=12)
-    frame = records.table(experiment, paper, metrics=SCORES)[COLUMNS]
+    frame = records.table(experiment, paper, over=["slices"], metrics=SCORES)[COLUMNS]
     return [
         "| " + " | ".join([*index, *values]) + " |" for index, values in zip(frame.index, frame.to_numpy(), strict=True)
     ]

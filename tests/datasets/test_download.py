@@ -114,6 +114,79 @@ def test_missing_fastmri_files_are_named(tmp_path):
     download.check_fastmri(tmp_path)
 
 
+HEARTS = ["fs_0001_1_5T.h5", "fs_0012_3T.h5"]
+
+
+@pytest.fixture
+def ocmr(server):
+    """OCMR's bucket on the same server: a table of three series, one of them undersampled."""
+    (server.folder / "data").mkdir()
+    for i, name in enumerate([*HEARTS, "us_0001_3T.h5"]):
+        with h5py.File(server.folder / "data" / name, "w") as file:
+            file["number"] = i
+    rows = [
+        "file name,scn,smp,ech",
+        *(f"{name},30pris,fs,sym" for name in HEARTS),
+        ",,,",
+        "us_0001_3T.h5,30pris,pse,asy",
+    ]
+    (server.folder / "ocmr_data_attributes.csv").write_text("\n".join(rows))
+    return server
+
+
+def get_hearts(server, data_dir, files=None, **more):
+    return download.ocmr(data_dir, files, base_url=server.url, progress=False, **more)
+
+
+def test_fully_sampled_hearts_of_the_table_are_fetched_once_and_their_hashes_recorded(ocmr, tmp_path):
+    paths = get_hearts(ocmr, tmp_path)
+    assert paths == [tmp_path / "ocmr" / name for name in HEARTS]
+    assert [path.read_bytes() for path in paths] == [(ocmr.folder / "data" / name).read_bytes() for name in HEARTS]
+    with open(tmp_path / "ocmr" / "checksums.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == HEARTS
+    assert get_hearts(ocmr, tmp_path) == paths
+    assert ocmr.paths == ["/ocmr_data_attributes.csv", *(f"/data/{name}" for name in HEARTS)]
+    paths[0].write_bytes(b"other")
+    with pytest.raises(ValueError, match=r"fs_0001_1_5T\.h5: its SHA-256 is .* is on record"):
+        get_hearts(ocmr, tmp_path)
+
+
+def test_hearts_of_the_split_list_go_first(ocmr, tmp_path):
+    (tmp_path / "splits").mkdir()
+    rows = ["file,split", f"ocmr/{HEARTS[1]},train", "cmrxrecon/FullSample/P001/cine_sax.mat,test"]
+    (tmp_path / "splits" / splits.HEARTS).write_text("\n".join(rows))
+    assert [path.name for path in get_hearts(ocmr, tmp_path)] == HEARTS[1:]
+    assert ocmr.paths == [f"/data/{HEARTS[1]}"]
+
+
+@pytest.mark.parametrize("name", ["us_0001_3T.h5", "../fs_0001.h5", "fs_0001_1_5T"])
+def test_no_fully_sampled_heart_is_named(ocmr, tmp_path, name):
+    with pytest.raises(ValueError, match=rf"'{name}' is none of OCMR's fully sampled series"):
+        get_hearts(ocmr, tmp_path, [name])
+    assert ocmr.paths == []
+
+
+def test_a_table_that_is_none_is_not_kept(ocmr, tmp_path):
+    (ocmr.folder / "ocmr_data_attributes.csv").write_text("<html>moved</html>")
+    with pytest.raises(ValueError, match=r"ocmr_data_attributes\.csv: has no column file name, smp"):
+        get_hearts(ocmr, tmp_path)
+    assert not list((tmp_path / "ocmr").glob("*.csv"))
+
+
+def test_missing_cmrxrecon_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"cmrxrecon: no cine_\*\.mat is there; .* need registration"):
+        download.check_cmrxrecon(tmp_path)
+    path = tmp_path / "cmrxrecon" / "FullSample" / "P001" / "cine_sax.mat"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    download.check_cmrxrecon(tmp_path)
+    (tmp_path / "splits").mkdir()
+    other = "cmrxrecon/FullSample/P002/cine_sax.mat"
+    (tmp_path / "splits" / splits.HEARTS).write_text(f"file,split\n{path.relative_to(tmp_path)},train\n{other},val\n")
+    with pytest.raises(FileNotFoundError, match=rf"1 files are missing, such as {other}; .*cmrxrecon\.github\.io"):
+        download.check_cmrxrecon(tmp_path)
+
+
 @pytest.mark.parametrize("text", [None, "name,split\na,b\n"])
 def test_missing_or_wrong_split_list_is_named(tmp_path, text):
     path = tmp_path / "list.csv"
@@ -123,9 +196,12 @@ def test_missing_or_wrong_split_list_is_named(tmp_path, text):
         splits.read_csv(path, ("file",))
 
 
-def test_command_line(server, tmp_path, capsys):
+def test_command_line(server, ocmr, tmp_path):
     download.main(["mridata", str(tmp_path), UUIDS[0], "--base-url", server.url])
     assert (tmp_path / "mridata" / f"{UUIDS[0]}.h5").is_file()
-    with pytest.raises(SystemExit) as stopped:
-        download.main(["fastmri", str(tmp_path)])
-    assert "154 files are missing" in stopped.value.code
+    download.main(["ocmr", str(tmp_path), HEARTS[0], "--base-url", ocmr.url])
+    assert (tmp_path / "ocmr" / HEARTS[0]).is_file()
+    for data, words in {"fastmri": "154 files are missing", "cmrxrecon": "need registration"}.items():
+        with pytest.raises(SystemExit) as stopped:
+            download.main([data, str(tmp_path)])
+        assert words in stopped.value.code

@@ -1,13 +1,19 @@
 import csv
+import shutil
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
+from raw_files import coil_images, header, line, write_fastmri, write_ismrmrd
 
 import gleam
-from gleam import masks
-from gleam.datasets import Slices, files_by_split, phantoms
+from gleam import calibration, masks
+from gleam.datasets import Slices, cine, files_by_split, load, phantoms
 from gleam.datasets.load import check_no_subject_in_two
-from gleam.datasets.splits import PAPER_LISTS
+from gleam.datasets.splits import PAPER_LISTS, SPLITS, split_by_subject
+from gleam.fourier import fft2c, ifft2c
 
 
 def folder_with(tmp_path, rows, present=None):
@@ -73,7 +79,7 @@ def test_without_a_list_of_its_own_a_folder_is_split_as_in_the_paper(tmp_path):
 def test_a_subject_in_two_splits_is_refused_whatever_the_files_are_called(splits):
     train, val, test = splits
     check_no_subject_in_two(splits)
-    with pytest.raises(ValueError, match="subject train0 is in both train and test"):
+    with pytest.raises(ValueError, match="the prepared files: subject train0 is in both train and test"):
         check_no_subject_in_two((train, val, Slices("test", (*test.files, train.files[0]), test.make_mask)))
 
 
@@ -93,3 +99,176 @@ def test_from_raw_phantoms_to_normalised_batches(tmp_path):
         scores = gleam.evaluate(gleam.baselines.zero_filled, test)
         assert len(scores) == len(test) and (scores["nrmse"] < 1).all()
     assert {tuple(b.mask.shape[-2:]) for b in (knees[0][0], brains[0][0])} == {(48, 40), (48, 48)}
+
+
+COUNTS = {"train": 3, "val": 1, "test": 1}
+
+
+def write_list(folder, name, rows):
+    (folder / "splits").mkdir(parents=True, exist_ok=True)
+    with open(folder / "splits" / name, "w", newline="") as file:
+        csv.writer(file).writerows([("file", "split"), *rows])
+
+
+@pytest.fixture
+def brain_dir(tmp_path):
+    """Five files of one slice of a T2-weighted brain at 3 T, and their list."""
+    rows = [(f"{split}{k}.h5", split) for split, n in COUNTS.items() for k in range(n)]
+    for k, (name, _) in enumerate(rows):
+        write_brain(tmp_path, name, seed=k)
+    write_list(tmp_path, "fastmri_brain.csv", rows)
+    return tmp_path
+
+
+def write_brain(folder, name, *, tesla=2.8936, seed=0, **attributes):
+    attributes = {"acquisition": "AXT2", "patient_id": name} | attributes
+    kspace = fft2c(coil_images((32, 28), 3, seed=seed))[None]
+    return write_fastmri(folder / "fastmri" / "multicoil_val" / name, kspace, header((32, 28, 1), tesla=tesla),
+                         **{key: value for key, value in attributes.items() if value})  # fmt: skip
+
+
+def brains(folder, acceleration=3, **more):
+    return gleam.datasets.brains(
+        folder, acceleration=acceleration, center_fraction=0.1, cache_dir=folder / "cache", n_masks=4, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"acquisition": "AXT1"}, r"val0\.h5: is AXT1, not AXT2; take it off the split list"),
+        ({"tesla": 1.5}, r"val0\.h5: was measured at 1\.5 T, not 3\.0 T; take it off"),
+    ],
+)
+def test_brains_of_another_contrast_or_field_are_refused_before_any_is_prepared(brain_dir, stated, words):
+    write_brain(brain_dir, "val0.h5", **stated)
+    with pytest.raises(ValueError, match=words):
+        brains(brain_dir)
+    assert not (brain_dir / "cache").exists()
+    _, val, _ = brains(brain_dir, acquisition=None, field_strength=None)
+    assert len(val) == 1
+
+
+def test_a_brain_that_does_not_say_what_it_is_is_taken(brain_dir):
+    write_brain(brain_dir, "val0.h5", acquisition=None, tesla="")
+    assert [len(slices) for slices in brains(brain_dir)] == list(COUNTS.values())
+
+
+def test_all_methods_and_accelerations_of_a_table_share_one_split(brain_dir, tmp_path):
+    """Records of different strategies tell the same data and masks; another R has other masks on the same files."""
+    records = {}
+    for name, strategy in {"End-to-end": gleam.EndToEnd(), "GLEAM": gleam.Greedy(n_modules=2)}.items():
+        data = brains(brain_dir)  # loaded anew for each method, as two notebooks would
+        network = gleam.unrolled.pgd(n_iterations=2, n_features=4, seed=0)
+        fit = gleam.fit(network, *data[:2], strategy, n_steps=2, batch_size=2, run_dir=tmp_path / name)
+        table = gleam.evaluate(network, data[2])
+        records[name] = gleam.records.record("brain", name, table, data, network=network, fit=fit)
+    classical = gleam.evaluate(gleam.baselines.zero_filled, data[2])
+    records["zero-filled"] = gleam.records.record("brain", "zero-filled", classical, data)
+    for split in SPLITS:
+        assert len({record.data[split]["fingerprint"] for record in records.values()}) == 1
+        assert {record.data[split]["n_slices"] for record in records.values()} == {COUNTS[split]}
+    scored = [list(zip(record.table["subject"], record.table["slice"], strict=True)) for record in records.values()]
+    assert scored[0] == scored[1] == scored[2]
+    for one, other in zip(data, brains(brain_dir, acceleration=4), strict=True):
+        assert one.files == other.files and one.fingerprint != other.fingerprint
+        torch.testing.assert_close(one[0].target * one[0].scale, other[0].target * other[0].scale)
+    for one, other in zip(data, brains(brain_dir, seed=1), strict=True):
+        assert one.files == other.files and one.fingerprint != other.fingerprint
+
+
+def test_a_split_without_a_list_is_by_subject_in_the_papers_proportions():
+    files = [f"P{i:03}/cine_{view}.mat" for i in range(24) for view in ("lax", "sax")]
+    split = split_by_subject(files, lambda file: file[:4], load.HEART_SHARES)
+    assert [len(split[s]) for s in SPLITS] == [34, 4, 10]
+    assert split["train"] + split["val"] + split["test"] == files
+    for n in range(3, 30):
+        some = split_by_subject(range(n), lambda i: i, load.HEART_SHARES)
+        assert all(some.values()) and sum(map(len, some.values())) == n and len(some["train"]) >= len(some["test"])
+    with pytest.raises(ValueError, match=r"P000/cine_lax\.mat and 3 more files show 2 subjects; expected 3"):
+        split_by_subject(files[:4], lambda file: file[:4], load.HEART_SHARES)
+
+
+def write_heart(path, kspace):
+    """OCMR's layout from (coil, time, y, x)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    lines = [line(kspace[:, t, y], step_1=y, phase=t) for t in range(kspace.shape[1]) for y in range(kspace.shape[2])]
+    return write_ismrmrd(path, header((kspace.shape[3], kspace.shape[2], 1)), lines)
+
+
+@pytest.fixture(scope="module")
+def written_hearts(tmp_path_factory):
+    """Four series of OCMR, of different lengths, in which a shadow moves; one of an undersampled name."""
+    folder = tmp_path_factory.mktemp("hearts")
+    for i in range(4):
+        images = coil_images((32, 28), 4, seed=i)
+        beat = 1 + 0.3 * np.sin(np.arange(4 + i % 2))[:, None, None] * np.linspace(-1, 1, 28)
+        write_heart(folder / "ocmr" / f"fs_000{i}.h5", fft2c(images[:, None] * beat).astype(np.complex64))
+    (folder / "ocmr" / "us_0001.h5").touch()
+    return folder
+
+
+@pytest.fixture
+def heart_dir(written_hearts, tmp_path):
+    return shutil.copytree(written_hearts, tmp_path / "hearts")
+
+
+def hearts(folder, **more):
+    return gleam.datasets.hearts(folder, acceleration=4, cache_dir=folder / "cache", n_center=2, n_masks=3, **more)
+
+
+def test_hearts_without_a_list_become_batches_of_series(heart_dir):
+    train, val, test = splits = hearts(heart_dir)
+    assert [slices.subjects for slices in splits] == [["fs_0000", "fs_0001"], ["fs_0002"], ["fs_0003"]]
+    for step, slices in enumerate((train, train, val, test)):
+        batch = slices.training_batch(step, 2, seed=0)
+        assert batch.kspace.ndim == 5 and batch.sens_maps.shape[2] == 1 and len(batch) == 1
+        assert 1 / batch.mask.mean() == pytest.approx(4, rel=0.05)
+        assert (batch.mask == batch.mask[..., :1]).all()
+        torch.testing.assert_close(batch.sense.adjoint(batch.kspace), batch.zero_filled, rtol=1e-3, atol=1e-4)
+    assert {tuple(train[i].target.shape) for i in range(2)} == {(1, 4, 32, 28), (1, 5, 32, 28)}
+    scores = gleam.evaluate(gleam.baselines.zero_filled, test)
+    assert len(scores) == 1 and 0 < scores["nrmse"][0] < 1
+
+
+def test_maps_of_hearts_explain_their_coil_images(heart_dir):
+    """ESPIRiT on the temporal mean, and no worse than JSENSE, which is why."""
+    kspace = cine.read(heart_dir / "ocmr" / "fs_0000.h5").kspace[0]
+    prepared = hearts(heart_dir)[0].files[0]
+    with h5py.File(prepared) as file:
+        maps = file["sens_maps"][0]
+    np.testing.assert_allclose(
+        maps[:, 0], calibration.espirit(kspace.mean(1), kernel_width=8, calibration_width=24), atol=1e-5
+    )
+    images, errors = ifft2c(kspace), []
+    for one in (maps, calibration.jsense(kspace.mean(1))[:, None]):
+        errors.append(np.linalg.norm(images - one * (one.conj() * images).sum(0)) / np.linalg.norm(images))
+    assert errors[0] < errors[1] and errors[0] < 0.2
+
+
+def test_hearts_follow_a_list_and_refuse_a_subject_in_two_splits(heart_dir):
+    rows = [(f"ocmr/fs_000{i}.h5", split) for i, split in enumerate(("test", "val", "train"))]
+    write_list(heart_dir, "cine_heart.csv", rows)
+    assert [slices.subjects for slices in hearts(heart_dir)] == [["fs_0002"], ["fs_0001"], ["fs_0000"]]
+    folder = heart_dir / "cmrxrecon" / "FullSample" / "P001"
+    folder.mkdir(parents=True)
+    views = [(f"cmrxrecon/FullSample/P001/cine_{view}.mat", split) for view, split in (("lax", "val"), ("sax", "test"))]
+    for name, _ in views:
+        (heart_dir / name).touch()
+    write_list(heart_dir, "cine_heart.csv", [*rows, *views])
+    with pytest.raises(ValueError, match=r"cine_heart\.csv: subject P001 is in both val and test; split by subject"):
+        hearts(heart_dir)
+
+
+def test_hearts_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no cine series; expected fully sampled ones, ocmr/\*\.h5 or cmrx"):
+        hearts(tmp_path)
+
+
+def test_a_heart_without_signal_does_not_stop_the_others(heart_dir):
+    write_heart(heart_dir / "ocmr" / "fs_0001.h5", np.zeros((4, 4, 32, 28), np.complex64))
+    with pytest.raises(ValueError, match=r"fs_0001\.h5: none of its 1 slices can be prepared"):
+        hearts(heart_dir)
+    prepared = sorted(path.name[:7] for path in Path(heart_dir / "cache").glob("*.h5"))
+    assert prepared == ["fs_0000", "fs_0002", "fs_0003"]

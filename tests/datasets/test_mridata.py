@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from raw_files import header, line, noise, raster, write_ismrmrd
 
-from gleam.datasets import mridata
+from gleam.datasets import ismrmrd_lines, mridata
 from gleam.fourier import ifft2c
 
 SIZES = (10, 6, 4)  # readout, step 1, step 2
@@ -48,7 +48,7 @@ def test_order_of_lines_and_blocks_do_not_matter(tmp_path, kspace, volume, monke
     lines = raster(kspace)
     np.random.default_rng(0).shuffle(lines)
     path = write(tmp_path, lines)
-    monkeypatch.setattr(mridata, "LINES_PER_BLOCK", 5)
+    monkeypatch.setattr(ismrmrd_lines, "LINES_PER_BLOCK", 5)
     assert_holds(mridata.read(path), volume)
 
 

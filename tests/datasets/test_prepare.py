@@ -5,14 +5,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from problems import small_disc, write_prepared
 from raw_files import coil_images, header, relative_maps, write_fastmri
 
 from gleam import baselines
-from gleam.calibration import espirit, jsense
+from gleam.calibration import EmptyMapsError, espirit, jsense
 from gleam.datasets import Slices, fastmri
 from gleam.datasets import prepare as module
 from gleam.datasets.prepare import prepare
-from gleam.fourier import fft2c, ifft2, ifft2c
+from gleam.datasets.volume import Volume
+from gleam.files import described
+from gleam.fourier import fft2c, ifft2, ifft2c, ifftshift2
 from gleam.masks import random_columns
 from gleam.metrics import nrmse
 
@@ -166,9 +170,118 @@ def test_a_bad_file_loses_none_that_was_finished(run, raw, tmp_path):
     assert not list(cache.glob(".*"))
 
 
-def test_calibration_that_fails_names_file_and_slice(run):
-    with pytest.raises(ValueError, match=r"a\.h5, slice 0: .*leaves empty maps"):
-        run(calibrate=partial(espirit, kernel_width=8, calibration_width=9, crop=1.5))
+def test_calibration_that_fails_names_file_and_slice(run, raw):
+    with pytest.raises(ValueError, match=r"a\.h5, slice 0: kernel_width 30 and .*and 2 more files cannot be prepared"):
+        run(calibrate=partial(espirit, kernel_width=30))
+    with pytest.raises(ValueError, match=r"a\.h5, slice 0: calibrate gave maps \(24, 20\); expected \(3, 24, 20\)"):
+        run(raw[:1], calibrate=one_coil)
+
+
+def one_coil(kspace):
+    return kspace[0]
+
+
+def test_a_file_without_any_maps_is_named_and_does_not_stop_the_others(run, raw, tmp_path):
+    with h5py.File(raw[0], "a") as file:
+        file["kspace"][:] = 0
+    with pytest.raises(ValueError, match=r"a\.h5: none of its 2 slices can be prepared, slice 1: .* maps are empty$"):
+        run()
+    assert sorted(path.name[0] for path in (tmp_path / "cache").glob("*.h5")) == ["b", "c"]
+    espirit_leaves_none = partial(espirit, kernel_width=8, calibration_width=9, crop=1.5)
+    with pytest.raises(ValueError, match=r"b\.h5: none of its 2 .*leaves empty maps; lower crop"):
+        run(raw[1:2], calibrate=espirit_leaves_none)
+
+
+def maps_where_there_is_signal(kspace):
+    """Raises, like ESPIRiT, for a weak slice; gives empty maps, like every calibration, for a slice of zeros."""
+    if 0 < np.linalg.norm(kspace) < 1e-3:
+        raise EmptyMapsError("empty maps")
+    return relative_maps(kspace) if kspace.any() else np.zeros_like(kspace)
+
+
+@pytest.mark.parametrize("weak", [0, 1e-9])
+def test_a_slice_with_empty_maps_is_left_out_and_the_others_are_kept(run, raw, tmp_path, capsys, weak):
+    whole = run(raw[:2], calibrate=maps_where_there_is_signal)
+    with h5py.File(raw[0], "a") as file:
+        file["kspace"][0] *= weak
+    prepared = run(raw[:2], calibrate=maps_where_there_is_signal, progress=True)
+    assert "a.h5: no sensitivity map is left of slice 0: left out" in capsys.readouterr().out
+    assert all(map(module.is_whole, prepared)) and prepared[1] == whole[1]
+    with h5py.File(prepared[0]) as file, h5py.File(whole[0]) as before:
+        assert list(file.attrs["left_out"]) == [0] and "left_out" not in before.attrs
+        for name in module.DATASETS:
+            np.testing.assert_array_equal(file[name][:], before[name][1:])
+    slices = Slices("test", tuple(prepared), random_columns)
+    assert (len(slices), slices.describe()["n_left_out"]) == (3, 1)
+
+
+N_FRAMES = 5
+
+
+def read_series(path):
+    """fastMRI's file as a series that brightens."""
+    volume = fastmri.read(path)
+    brightness = 1 + np.arange(N_FRAMES, dtype=np.float32)[:, None, None]
+    return Volume(volume.kspace[:, :, None] * brightness, path.stem, False, "cine", None)
+
+
+def test_series_get_the_maps_of_their_temporal_mean(run, raw):
+    for path, prepared in zip(raw, run(read=read_series), strict=True):
+        kspace = read_series(path).kspace
+        assert module.is_whole(prepared)
+        with h5py.File(prepared) as file:
+            fft_order, maps, target = (file[name][:] for name in module.DATASETS)
+            chunks = [file[name].chunks for name in module.DATASETS]
+        n, n_coils, n_frames, *size = kspace.shape
+        assert fft_order.shape == kspace.shape and target.shape == (n, n_frames, *size)
+        assert maps.shape == (n, n_coils, 1, *size)
+        assert chunks == [(1, *array.shape[1:]) for array in (fft_order, maps, target)]
+        np.testing.assert_allclose(ifft2(fft_order), ifft2c(kspace), atol=1e-5)
+        np.testing.assert_allclose(np.sum(maps.conj() * ifft2(fft_order), axis=1), target, atol=1e-4)
+        for one, of_mean in zip(maps[:, :, 0], kspace.mean(axis=2), strict=True):
+            np.testing.assert_allclose(one, CALIBRATE(of_mean), atol=1e-5)
+
+
+def lines_over_time(shape, *, seed, acceleration):
+    n_frames, n_y, n_x = shape
+    generator = np.random.default_rng(seed)
+    lines = np.stack([generator.permutation(n_y) < n_y / acceleration for _ in range(n_frames)])
+    lines[:, n_y // 2] = True
+    return np.repeat(lines[..., None], n_x, axis=2)
+
+
+def test_batches_of_series_obey_the_physics_and_never_mix_shapes(run, tmp_path):
+    make_mask = partial(lines_over_time, acceleration=3)
+    series = Slices("train", tuple(run(read=read_series)), make_mask, n_masks=4, seed=1, cache_dir=tmp_path)
+    assert series.describe()["coil_time_y_x"] == [(3, N_FRAMES, 16, 18), (3, N_FRAMES, 24, 20)]
+    assert "coil_y_x" not in series.describe() and len(series) == 5
+    seen = []
+    for step in range(series._n_batches(2)):
+        batch = series.training_batch(step, 2, seed=0)
+        n, _, n_frames, n_y, n_x = batch.mask.shape
+        assert batch.mask.shape[1] == 1 and n_frames == N_FRAMES
+        assert batch.kspace.shape == (n, 3, n_frames, n_y, n_x) and batch.sens_maps.shape == (n, 3, 1, n_y, n_x)
+        assert batch.target.shape == batch.zero_filled.shape == (n, n_frames, n_y, n_x)
+        # FFT order: the centre line comes first
+        assert batch.mask[..., 0, :].all() and (batch.mask == batch.mask[..., :1]).all()
+        assert (batch.mask != batch.mask[:, :, :1]).any()
+        torch.testing.assert_close(batch.sense.adjoint(batch.kspace), batch.zero_filled, rtol=1e-4, atol=1e-5)
+        seen.append((n_y, n_x, n))
+    assert sorted(seen) == [(16, 18, 1), (24, 20, 2), (24, 20, 2)]
+    assert sorted(i for indices, _ in series.batches(2) for i in indices) == list(range(5))
+
+
+def test_keys_and_masks_of_slices_are_those_of_earlier_versions(tmp_path):
+    """Prepared files and training runs of 2D data stay valid."""
+    recipe = {"version": module.PREPARATION_VERSION, "settings": {}}
+    recipe |= {"read": described(fastmri.read), "calibrate": described(espirit)}
+    assert module._cached(Path("a.h5"), "0" * 64, recipe, tmp_path).name == "a-6c4d052e135f.h5"
+    path = write_prepared(tmp_path / "a.h5", n_slices=5)
+    slices = Slices("train", (path,), partial(small_disc, acceleration=3), n_masks=4, seed=5)
+    assert slices._epoch(0, 2, 3) == [[4, 2], [1, 3], [0]]
+    drawn = slices.training_batch(0, 2, seed=3).mask[:, 0].numpy().astype(bool)
+    bank = np.stack([small_disc((24, 20), acceleration=3, seed=s) for s in np.random.SeedSequence(5).spawn(4)])
+    np.testing.assert_array_equal(drawn, ifftshift2(bank[[3, 1]]))
 
 
 def test_bad_arguments_are_named(run, raw, tmp_path):

@@ -366,6 +366,25 @@ def test_phantoms_are_written_once_and_again_when_their_settings_change(root, mo
     assert data.identity("knee_dir", folders["knee_dir"], root) != first
 
 
+def test_hearts_without_a_list_are_complete_if_there_are_any(root):
+    folder, heart = root / "data", data.SETS[2]
+    assert not heart.is_complete(folder) and data.needed_by(chapters.discover(root)) == []
+    (folder / "ocmr").mkdir()
+    (folder / "ocmr" / "fs_0001.h5").touch()
+    assert heart.is_complete(folder)
+    series = folder / "cmrxrecon" / "FullSample" / "P001" / "cine_sax.mat"
+    series.parent.mkdir(parents=True)
+    series.touch()
+    assert len(heart.files(folder)) == 2
+    found = data.identity("heart_dir", folder, root)
+    (folder / "splits").mkdir()
+    names = ["ocmr/fs_0001.h5", series.relative_to(folder).as_posix()]
+    for listed, complete in ((names, True), ([*names, "ocmr/fs_0002.h5"], False)):
+        (folder / "splits" / heart.splits).write_text("\n".join(["file,split", *(f"{name},test" for name in listed)]))
+        assert heart.is_complete(folder) is complete
+        assert data.identity("heart_dir", folder, root) != found
+
+
 def test_a_data_folder_elsewhere_is_reached_through_a_link(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("scans")
     (elsewhere / "mridata").mkdir()

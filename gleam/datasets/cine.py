@@ -1,0 +1,196 @@
+"""Cardiac cine series: OCMR's fully sampled ISMRMRD files, and CMRxRecon's ``.mat`` files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gleam.datasets import headers, ismrmrd_lines
+from gleam.datasets.volume import Volume
+from gleam.fourier import fftc
+
+OCMR, CMRXRECON = "ocmr", "cmrxrecon"
+FULL = ("kspace_full", "kspace")  # the name of the variable in 2023 and 2024, and in 2025
+EXPECTED_MAT = f"a CMRxRecon file (MATLAB v7.3, which is HDF5, with '{FULL[0]}')"
+FULL_FOLDER = "FullSample"
+NOT_FULL = ("accfactor", "undersample", "singlecoil")
+
+
+def read(path):
+    """Read one cine file as a :class:`gleam.datasets.volume.Volume` of series (slice, coil, time, y, x).
+
+    y is the phase encoding and x the readout. ``.mat`` is read as CMRxRecon's, anything else as OCMR's.
+
+    OCMR (ISMRMRD): the counter ``phase`` is the cardiac frame, ``slice`` the slice, encoding step 1 the line. Averages
+    and repetitions are averaged; noise scans and other lines that are no image data are left out. Readout oversampling
+    is cropped in image space, to the header's recon matrix and field of view, whichever is less. Samples of an
+    asymmetric echo keep their place, the rest is zero. Along y nothing is padded: the lines acquired make the matrix,
+    so its pixel is the header's field of view over their number.
+
+    CMRxRecon: MATLAB's (x, y, coil, slice, time), of which HDF5 shows the reverse; without the slice axis it is one
+    slice. These files do not say whether the readout is oversampled, nor their field of view: nothing is cropped, and
+    ``aspect`` is 1.
+
+    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (other keys, an older MATLAB file, NaN, not
+    fully sampled, one frame, slices with different numbers of frames), each naming the file.
+    """
+    path = Path(path)
+    return _read_mat(path) if path.suffix.lower() == ".mat" else _read_ismrmrd(path)
+
+
+def find(data_dir):
+    """Sorted paths of the fully sampled series in a data folder, by their names.
+
+    ``data_dir``/ocmr/*.h5 but the undersampled ``us_*``, and ``data_dir``/cmrxrecon/**/cine_*.mat but masks,
+    single-coil and undersampled folders. Raises FileNotFoundError if there is none.
+    """
+    data_dir = Path(data_dir)
+    ocmr = [path for path in (data_dir / OCMR).glob("*.h5") if not path.name.startswith("us_")]
+    mat = [path for path in (data_dir / CMRXRECON).rglob("cine_*.mat") if _is_full(path.relative_to(data_dir))]
+    if not (ocmr or mat):
+        raise FileNotFoundError(
+            f"{data_dir}: no cine series; expected fully sampled ones, {OCMR}/*.h5 or {CMRXRECON}/**/cine_*.mat"
+        )
+    return sorted(ocmr) + sorted(mat)
+
+
+def subject(path):
+    """Whom ``path`` shows, by its name alone: OCMR files do not say, so each is its own subject; of CMRxRecon, the
+    folders below FullSample (such as P001), or the file's own folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mat" or path.parent.name == CMRXRECON:
+        return path.stem
+    folders = path.parent.parts
+    if FULL_FOLDER in folders[:-1]:
+        return "/".join(folders[len(folders) - folders[::-1].index(FULL_FOLDER) :])
+    return path.parent.name
+
+
+def _is_full(path):
+    folders = [part.lower() for part in path.parts[:-1]]
+    return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
+
+
+def _read_ismrmrd(path):
+    with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
+        group = ismrmrd_lines.group(file, path)
+        header = headers.parse(group["xml"][0], path)
+        ismrmrd_lines.check_cartesian(header, path)
+        heads = ismrmrd_lines.heads(group["data"])
+        kept = ismrmrd_lines.kept(heads, path, single=("contrast", "set", "kspace_encode_step_2"))
+        line, shape = _line_numbers(heads[kept], header, path)
+        kspace = _series(group["data"], heads, kept, line, shape, header, path)
+    return Volume(
+        kspace=kspace,
+        subject=subject(path),
+        is_phantom=header.is_phantom,
+        acquisition=header.protocol or "cine",
+        field_strength=header.field_strength,
+        aspect=header.spacing[1] * header.encoded[1] / shape[2] / header.spacing[0],
+    )
+
+
+def _line_numbers(heads, header, path):
+    """Number of each acquisition's line in ``shape`` = (slice, frame, step 1), and that shape, of a full series."""
+    (slices, s), (frames, t) = (np.unique(heads["idx"][name], return_inverse=True) for name in ("slice", "phase"))
+    _check_frames(np.unique(np.stack([s, t]), axis=1), len(slices), len(frames), path)
+    y, n_y = _lines_from_zero(heads["idx"]["kspace_encode_step_1"].astype(int), header, path)
+    shape = len(slices), len(frames), n_y
+    line = np.ravel_multi_index((s, t, y), shape)
+    if (n_missing := np.prod(shape) - len(np.unique(line))) > 0:
+        raise ValueError(
+            f"{path}: is undersampled, {n_missing} of the {np.prod(shape)} lines of its {len(slices)} x {len(frames)} "
+            "frames are missing; expected a fully sampled series (OCMR's fs_ files)"
+        )
+    return line, shape
+
+
+def _check_frames(pairs, n_slices, n_frames, path):
+    """Raise ValueError unless the (slice, frame) pairs there are, are all pairs of two frames or more."""
+    if n_frames == 1:
+        raise ValueError(f"{path}: is a series with one frame; expected at least 2")
+    if pairs.shape[1] < n_slices * n_frames:
+        counts = np.bincount(pairs[0])
+        raise ValueError(
+            f"{path}: its slices do not have the same frames, {counts.min()} to {counts.max()} of {n_frames}; expected "
+            "all of them in every slice"
+        )
+
+
+def _lines_from_zero(step, header, path):
+    """Encoding steps 1 counted from the lowest acquired one, the centre of k-space at n // 2, and their number n.
+
+    Steps that fill the header's matrix are taken as they are numbered, as :mod:`gleam.datasets.mridata` does.
+    """
+    low, n, center = int(step.min()), int(np.ptp(step)) + 1, header.centers[0]
+    as_numbered = center is None or (low == 0 and n == header.encoded[1])
+    if not as_numbered and abs(center - low - n // 2) > 1:  # 1: an even number of lines centred as if it were odd
+        raise ValueError(
+            f"{path}: its lines reach from {low - center} to {low - center + n - 1} about the centre of k-space "
+            "(partial Fourier); expected a fully sampled series"
+        )
+    return step - low, n
+
+
+def _series(data, heads, kept, line, shape, header, path):
+    """K-space (slice, coil, time, y, x), the readout cropped; beside it only one block of lines is in memory."""
+    n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
+    n_cropped = min(n_x, header.recon[0], round(n_x / header.oversampling))
+    kspace = np.zeros((shape[0], n_coils, *shape[1:], n_cropped), np.complex64)
+    for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_cropped, path):
+        s, t, y = np.unravel_index(numbers, shape)
+        kspace[s, :, t, y] += fftc(block, (-1,))
+    return kspace
+
+
+def _read_mat(path):
+    _check_matlab_version(path)
+    with headers.opened(path, expected=EXPECTED_MAT) as file:
+        raw = _checked_mat(file, path)
+        raw_shape = raw.shape if raw.ndim == 5 else (raw.shape[0], 1, *raw.shape[1:])
+        kspace = np.empty((raw_shape[1], raw_shape[2], raw_shape[0], *raw_shape[3:]), np.complex64)
+        for s in range(len(kspace)):  # one slice at a time: 12 slices of 12 frames and 10 coils take 1 GB
+            values = raw[:, s] if raw.ndim == 5 else raw[:]
+            kspace[s].real, kspace[s].imag = (values[part].swapaxes(0, 1) for part in ("real", "imag"))
+            _check_slice(kspace[s], path, s)
+    return Volume(
+        kspace=kspace, subject=subject(path), is_phantom=False, acquisition=path.stem, field_strength=None, aspect=1.0
+    )
+
+
+def _check_matlab_version(path):
+    if path.is_file():
+        with open(path, "rb") as file:
+            if file.read(10) == b"MATLAB 5.0":
+                raise ValueError(f"{path}: is a MATLAB file older than v7.3; save it again with '-v7.3'")
+
+
+def _checked_mat(file, path):
+    """The k-space data set, not yet read, once it is known to be one."""
+    name = next((name for name in FULL if name in file), None)
+    if name is None:
+        raise ValueError(f"{path}: holds no '{FULL[0]}' but {sorted(file)}; expected full k-space of several coils")
+    raw = file[name]
+    names = getattr(getattr(raw, "dtype", None), "names", None)
+    if names is None or {"real", "imag"} - set(names) or raw.ndim not in (4, 5) or 0 in raw.shape:
+        form = f"{raw.dtype} {raw.shape}" if hasattr(raw, "dtype") else "a group"
+        raise ValueError(
+            f"{path}: '{name}' is {form}; expected fields real and imag, and in MATLAB (x, y, coil, [slice,] time)"
+        )
+    if len(raw) == 1:
+        raise ValueError(f"{path}: is a series with one frame; expected at least 2")
+    return raw
+
+
+def _check_slice(kspace, path, s):
+    """Raise ValueError for NaN, and for lines of zeros between measured ones; zeros at both ends are padding."""
+    if not np.isfinite(kspace).all():
+        raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
+    measured = kspace.any(axis=(0, 3))  # (time, y)
+    edges = np.flatnonzero(measured.any(axis=0))
+    inside = measured[:, edges.min() : edges.max() + 1] if len(edges) else measured
+    if len(edges) and not inside.all():
+        raise ValueError(
+            f"{path}: is undersampled, {np.sum(~inside)} of the {inside.size} lines of slice {s} are zero; expected a "
+            "fully sampled series"
+        )
