@@ -1,9 +1,10 @@
 """Phantoms that write the real raw formats, so that every later step is the one that real data takes.
 
-``knee`` writes mridata.org's ISMRMRD files, ``brain`` fastMRI's multicoil files. Anatomy (``knee_anatomy``,
-``brain_anatomy``), acquisition (``acquire``) and file formats (``write``) know nothing of each other.
+``knee`` writes mridata.org's ISMRMRD files, ``brain`` fastMRI's multicoil files, ``heart`` series as OCMR's. Anatomy
+(``knee_anatomy``, ``brain_anatomy``, ``heart_anatomy``), acquisition (``acquire``) and file formats (``write``) know
+nothing of each other.
 """
 
-from gleam.datasets.phantoms.generate import brain, knee
+from gleam.datasets.phantoms.generate import brain, heart, knee
 
-__all__ = ["brain", "knee"]
+__all__ = ["brain", "heart", "knee"]

@@ -17,6 +17,15 @@ def smooth_phase(rng, grid, strength=1.0):
     return (strength * (polynomial + 0.2 * Field(rng, (40, 28, 28), (130, 130, 130))(grid))).astype(np.float32)
 
 
+def banding(rng, grid):
+    """Factor (s, y, x), 0 to 1, that off-resonance leaves of a balanced sequence's signal: dark bands near its edge."""
+    s, y, x = np.meshgrid(*(g / 110 for g in grid), indexing="ij", sparse=True)
+    scales = (0.4, 0.3, 0.7, 0.7, 0.5, 0.7, 0.7)
+    angle = sum(rng.normal(0, c) * term for c, term in zip(scales, (1, s, y, x, x * y, x**2, y**2), strict=True))
+    angle = angle + 0.3 * Field(rng, (60, 35, 35), (130, 180, 260))(grid)
+    return (1 - 0.7 * np.exp(-(((np.abs(angle) - np.pi) / 0.6) ** 2)) - 0.03 * angle**2 / (1 + angle**2)).astype("f4")
+
+
 def _loops(rng, n_coils, radii, half_length):
     """Corners (coil, segment + 1, 3) in mm of ``n_coils`` round loops, on one ring or more around the object."""
     n_rings = 1 if n_coils < 9 else 2 if n_coils < 17 else 3

@@ -43,6 +43,18 @@ class Field:
     def __call__(self, grid):
         return interpolate(self.lattice, self.first, self.spacing, grid)
 
+    def at(self, levels, y, x):
+        """The field at scattered points of the planes ``levels`` (1D): ``y`` and ``x`` (s, y, x) in mm; float32."""
+        from scipy import ndimage
+
+        taps = spline_taps(levels, self.first[0], self.spacing[0], self.lattice.shape[0])
+        planes = sum(self.lattice[index] * weight[:, None, None] for index, weight in taps)
+        knots = np.stack([(v - f) / d for v, f, d in zip((y, x), self.first[1:], self.spacing[1:], strict=True)], 1)
+        out = np.empty(y.shape, np.float32)
+        for plane, knot, values in zip(planes, knots, out, strict=True):
+            ndimage.map_coordinates(plane, knot, values, order=3, mode="nearest", prefilter=False)
+        return out
+
 
 def sheets(values, grid, thickness, spread):
     """Coverage (0..1) of thin curved sheets where a smooth field crosses zero; ``thickness`` in mm.

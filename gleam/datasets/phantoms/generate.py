@@ -11,14 +11,15 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from gleam.datasets import fastmri
+from gleam.datasets import cine, fastmri
 from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
-from gleam.datasets.splits import BRAINS, KNEES, SPLITS
+from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS
 from gleam.files import n_cores, write_json, written_whole
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
 MANIFEST = "phantoms.json"
+KINDS = ("knee", "brain", "heart")
 
 
 def knee(
@@ -63,6 +64,34 @@ def brain(
     return _make(jobs, Path(out_dir), BRAINS, columns, n_jobs)
 
 
+def heart(
+    out_dir,
+    *,
+    n_train,
+    n_val,
+    n_test,
+    n_slices,
+    matrix=(80, 64),
+    n_frames=20,
+    n_coils=8,
+    noise=(0.02, 0.04),
+    seed=0,
+    n_jobs=None,
+):
+    """Write short-axis cine series of beating hearts in OCMR's layout and their split list; returns the list's path.
+
+    ``n_slices``: from the base of the left ventricle to its apex. ``matrix``: the reconstructed (y, x), phase encoding
+    and readout, with square pixels; raw readouts are twice as long (oversampling). ``n_frames``: over one heart beat.
+    The list holds paths relative to ``out_dir``. The other arguments and errors are those of :func:`knee`.
+    """
+    plan = {"kind": "heart", "n_slices": _count("n_slices", n_slices, 1), "matrix": _matrix(matrix, 32)}
+    plan |= {"n_frames": _count("n_frames", n_frames, 2)}
+    plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
+    jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / cine.OCMR, seed)
+    columns = ("n_slices", "n_coils", "n_frames", "n_y", "n_x")
+    return _make(jobs, Path(out_dir), HEARTS, columns, n_jobs)
+
+
 def _count(name, value, least):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
@@ -99,7 +128,7 @@ def _jobs(plan, counts, folder, seed):
     jobs = []
     for code, split in enumerate(SPLITS):
         for number in range(_count(f"n_{split}", counts[split], 0)):
-            subject = [plan["seed"], 0 if plan["kind"] == "knee" else 1, code, number]
+            subject = [plan["seed"], KINDS.index(plan["kind"]), code, number]
             settings = {**plan, "subject": subject}
             jobs.append({"path": str(folder / _file_name(subject)), "split": split, "settings": settings})
     if not jobs:
@@ -108,8 +137,10 @@ def _jobs(plan, counts, folder, seed):
 
 
 def _file_name(subject):
-    seed, is_brain, split, number = subject
-    if is_brain:
+    seed, kind, split, number = subject
+    if KINDS[kind] == "heart":
+        return f"fs_{90 + split}{number + 1:02d}_phantom.h5"
+    if KINDS[kind] == "brain":
         return f"file_brain_AXT2_phantom_{3000 * split + number + 1:04d}.h5"
     return f"{uuid.uuid5(uuid.NAMESPACE_URL, f'gleam/phantom/knee/{seed}/{split}/{number}')}.h5"
 
@@ -132,7 +163,7 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
         for _ in _run(missing, n_jobs):
             bar.update()
     rows = [
-        {"file": Path(job["path"]).name, "split": job["split"], **dict(zip(columns, sizes(job), strict=True))}
+        {"file": _listed_as(job, out_dir), "split": job["split"], **dict(zip(columns, sizes(job), strict=True))}
         for job in jobs
     ]
     with written_whole(split_list) as temporary:
@@ -140,9 +171,17 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
     return split_list
 
 
+def _listed_as(job, out_dir):
+    path = Path(job["path"])
+    return path.relative_to(out_dir).as_posix() if job["settings"]["kind"] == "heart" else path.name
+
+
 def _run(jobs, n_jobs):
     """Do the jobs, in this process if there is little to do; yields as they finish."""
-    n_voxels = sum(job["settings"]["n_slices"] * math.prod(job["settings"]["matrix"]) for job in jobs)
+    n_voxels = sum(
+        job["settings"]["n_slices"] * math.prod(job["settings"]["matrix"]) * job["settings"].get("n_frames", 1)
+        for job in jobs
+    )
     n_processes = min(n_jobs, len(jobs), n_voxels // VOXELS_PER_PROCESS)
     if n_processes <= 1:
         yield from map(write_subject, jobs)

@@ -1,6 +1,6 @@
-"""Writers of the two raw formats: ISMRMRD as on mridata.org, and fastMRI's multicoil HDF5.
+"""Writers of the raw formats: ISMRMRD as on mridata.org and as OCMR's cine, and fastMRI's multicoil HDF5.
 
-Both put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor, so that no phantom passes for a person.
+All put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor, so that no phantom passes for a person.
 """
 
 import h5py
@@ -54,23 +54,31 @@ def _space(matrix, fov_mm):
             "fieldOfView_mm": {k: f"{v:.4f}" for k, v in zip(sides, fov_mm, strict=True)}}  # fmt: skip
 
 
-def header_xml(*, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coils, field_strength, protocol, settings):
+def header_xml(
+    *, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coils, field_strength, protocol, settings,
+    n_frames=None, sequence=None,
+):  # fmt: skip
     """The ISMRMRD header of a Cartesian scan as a string; matrices are (x, y, z), x the readout.
 
     ``settings``: a short string that says how the file was made, kept as the user parameter ``gleam_phantom``.
+    ``n_frames``: frames of a series; ``sequence``: its sequence parameters by their ISMRMRD names.
     """
 
     def limit(n):
         return {"minimum": 0, "maximum": n - 1, "center": n // 2}
 
     limits = {f"kspace_encoding_step_{axis}": limit(n) for axis, n in enumerate(encoded)}
+    limits["slice"] = limit(n_slices)
+    if n_frames is not None:
+        limits["phase"] = limit(n_frames)
     document = {
         "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
         "acquisitionSystemInformation": {"systemVendor": PHANTOM_VENDOR, "systemFieldStrength_T": field_strength,
                                          "receiverChannels": n_coils},
         "experimentalConditions": {"H1resonanceFrequency_Hz": round(PROTON_HZ_PER_TESLA * field_strength)},
         "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
-                     "encodingLimits": {**limits, "slice": limit(n_slices)}, "trajectory": "cartesian"},
+                     "encodingLimits": limits, "trajectory": "cartesian"},
+        **({"sequenceParameters": sequence} if sequence else {}),
         "userParameters": {"userParameterString": {"name": "gleam_phantom", "value": settings}},
     }  # fmt: skip
     body = "".join(_element(key, value) for key, value in document.items())
@@ -80,35 +88,71 @@ def header_xml(*, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coil
 def write_mridata(path, kspace, header):
     """Write centred 3D ``kspace`` (coil, readout, step 1, step 2), complex64, as ISMRMRD HDF5, whole or not at all.
 
-    One acquisition per (step 1, step 2), step 1 the faster, each with all channels. The compound layout is that of the
-    ``ismrmrd`` package, written in blocks, since its own ``append_acquisition`` takes a millisecond per line.
+    One acquisition per (step 1, step 2), step 1 the faster, each with all channels.
     """
-    n_coils, n_readout, n_1, n_2 = kspace.shape
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group("dataset")
-        group.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
-        lines = group.create_dataset("data", (n_1 * n_2,), dtype=LINE, maxshape=(None,), chunks=(min(1024, n_1 * n_2),))
+    _, _, n_1, n_2 = kspace.shape
+
+    def blocks():
         for start in range(0, n_1 * n_2, LINES_PER_BLOCK):
             counter = np.arange(start, min(start + LINES_PER_BLOCK, n_1 * n_2))
             step_1, step_2 = counter % n_1, counter // n_1
-            block = np.zeros(len(counter), LINE)
-            block["head"] = _heads(counter, step_1, step_2, n_1 * n_2, n_coils, n_readout)
-            samples = np.ascontiguousarray(np.moveaxis(kspace[:, :, step_1, step_2], -1, 0), np.complex64)
-            for row, line in zip(block, samples.reshape(len(counter), -1).view(np.float32), strict=True):
+            counters = {"kspace_encode_step_1": step_1, "kspace_encode_step_2": step_2}
+            yield counters, np.moveaxis(kspace[:, :, step_1, step_2], -1, 0)
+
+    _write_lines(path, header, n_1 * n_2, blocks())
+
+
+def write_ocmr(path, series, shape, header, *, levels_mm):
+    """Write centred 2D cine k-space in OCMR's layout of ISMRMRD HDF5, whole or not at all.
+
+    ``series``: an iterable of one (frame, coil, step 1, readout) complex64 per slice, so that no more than one slice
+    need be in memory; ``shape``: (slice, frame, step 1). One acquisition per (slice, frame, step 1), step 1 the
+    fastest, each with all channels; the counter ``phase`` is the frame. ``levels_mm``: the slices' positions.
+    """
+    step_1 = np.arange(shape[2])
+
+    def blocks():
+        for number, kspace in enumerate(series):
+            for frame, lines in enumerate(kspace):
+                counters = {"kspace_encode_step_1": step_1, "slice": number, "phase": frame}
+                yield {**counters, "position": (float(levels_mm[number]), 0, 0)}, lines.swapaxes(0, 1)
+
+    _write_lines(path, header, int(np.prod(shape)), blocks())
+
+
+def _write_lines(path, header, n_lines, blocks):
+    """Write acquisitions from blocks of (counters, samples (line, coil, readout)).
+
+    The compound layout is that of the ``ismrmrd`` package, written in blocks, since its own ``append_acquisition``
+    takes a millisecond per line.
+    """
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        group = file.create_group("dataset")
+        group.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+        lines = group.create_dataset("data", (n_lines,), dtype=LINE, maxshape=(None,), chunks=(min(1024, n_lines),))
+        start = 0
+        for counters, samples in blocks:
+            block = np.zeros(len(samples), LINE)
+            scan_counter = np.arange(start, start + len(samples))
+            block["head"] = _heads(scan_counter, counters, n_lines, *samples.shape[1:])
+            samples = np.ascontiguousarray(samples, np.complex64)
+            for row, line in zip(block, samples.reshape(len(samples), -1).view(np.float32), strict=True):
                 row["traj"], row["data"] = np.empty(0, np.float32), line
-            lines[start : start + len(counter)] = block
+            lines[start : start + len(samples)] = block
+            start += len(samples)
 
 
-def _heads(counter, step_1, step_2, n_lines, n_coils, n_readout):
-    heads = np.zeros(len(counter), HEAD)
+def _heads(scan_counter, counters, n_lines, n_coils, n_readout):
+    heads = np.zeros(len(scan_counter), HEAD)
     heads["version"] = 1
-    heads["scan_counter"] = counter
-    heads["flags"][counter == n_lines - 1] |= LAST_IN_MEASUREMENT
+    heads["scan_counter"] = scan_counter
+    heads["flags"][scan_counter == n_lines - 1] |= LAST_IN_MEASUREMENT
     heads["number_of_samples"], heads["center_sample"] = n_readout, n_readout // 2
     heads["available_channels"] = heads["active_channels"] = n_coils
     heads["sample_time_us"] = 10
     heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = (0, 0, 1), (0, 1, 0), (1, 0, 0)
-    heads["idx"]["kspace_encode_step_1"], heads["idx"]["kspace_encode_step_2"] = step_1, step_2
+    for name, value in counters.items():
+        (heads if name == "position" else heads["idx"])[name] = value
     return heads
 
 
