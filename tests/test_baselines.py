@@ -1,38 +1,128 @@
+from functools import partial
+
 import pytest
 import torch
-from problems import random_batch
+from problems import complex_normal, random_batch, unit_maps
 
-from gleam import baselines, metrics, physics
-from gleam.fourier import fft2
+from gleam import baselines, masks, metrics, physics
+from gleam.fourier import fft2, ifftshift2
+
+LAMDAS = {"lamda_wavelet": 0.003, "lamda_space": 0.01, "lamda_time": 0.03}
 
 
-def objective(x, batch, lamda):
-    """0.5 ||A x - y||^2 + lamda ||W x||_1, which FISTA minimises."""
-    import sigpy
+def sampled(target, maps, mask):
+    """The noiseless batch of ``target`` (batch, [time,] y, x) under a centred ``mask`` ([time,] y, x)."""
+    mask = torch.from_numpy(ifftshift2(mask)).expand(len(target), *mask.shape)[:, None]
+    return physics.Batch.undersample(fft2(maps * target.unsqueeze(1)), mask, maps, target)
 
-    wavelet = sigpy.linop.Wavelet(x.shape[1:], wave_name="db4")
-    l1 = sum(abs(wavelet(one.numpy())).sum() for one in x)
-    return 0.5 * (batch.sense.forward(x) - batch.kspace).abs().square().sum().item() + lamda * l1
+
+@pytest.fixture(scope="module")
+def series():
+    """A disc that beats, with a phase, 6 frames of 32 x 24 under a k-t mask."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 24), indexing="ij")
+    radius = 0.5 + 0.2 * torch.cos(2 * torch.pi * torch.arange(6) / 6)[:, None, None]
+    target = ((y**2 + x**2 < radius**2) + 0.3) * torch.exp(1j * x)
+    return sampled(target[None], unit_maps(1, 4, 1, 32, 24), masks.kt_variable_density((6, 32, 24), 3, seed=0))
 
 
 def test_zero_filled_is_the_adjoint(batch):
     torch.testing.assert_close(baselines.zero_filled(batch), batch.sense.adjoint(batch.kspace))
 
 
+def test_objective_of_an_image_known_by_hand():
+    batch = random_batch(n=2, n_frames=4)
+    flat = torch.ones_like(batch.target)
+    misfit = baselines.objective(flat, batch)
+    expected = 0.5 * (batch.sense.forward(flat) - batch.kspace).abs().square().sum((1, 2, 3, 4))
+    torch.testing.assert_close(misfit, expected)
+    for lamda in ("lamda_space", "lamda_time"):  # neighbours are taken around the edges: a flat image has no variation
+        torch.testing.assert_close(baselines.objective(flat, batch, **{lamda: 7.0}), misfit)
+    flat[:, 2, 5, 5] += 3  # differs from four neighbours in space, two in time, by 3 each
+    added = [
+        baselines.objective(flat, batch, **{name: 7.0}) - baselines.objective(flat, batch)
+        for name in ("lamda_space", "lamda_time")
+    ]
+    torch.testing.assert_close(added[0], torch.full((2,), 7.0 * 4 * 3), rtol=1e-4, atol=0)
+    torch.testing.assert_close(added[1], torch.full((2,), 7.0 * 2 * 3), rtol=1e-4, atol=0)
+
+
 def test_wavelet_lowers_its_objective():
     batch = random_batch(n=2, shape=(32, 24))
-    values = [objective(baselines.wavelet(0.02, n_iterations=n)(batch), batch, 0.02) for n in (1, 5, 50)]
-    assert objective(batch.zero_filled, batch, 0.02) > values[0] > values[1] > values[2]
+    objective = partial(baselines.objective, batch=batch, lamda_wavelet=0.02)
+    values = [objective(baselines.wavelet(0.02, n_iterations=n)(batch)).sum() for n in (1, 5, 50)]
+    assert objective(0 * batch.target).sum() > values[0] > values[1] > values[2]
+    assert objective(batch.zero_filled).sum() > values[2]
 
 
-def test_fully_sampled_wavelet_without_weight_returns_the_image():
-    batch = random_batch(n=1, shape=(32, 24))
-    full = physics.Batch.undersample(
-        fft2(batch.sens_maps * batch.target[:, None]), torch.ones_like(batch.mask), batch.sens_maps, batch.target
-    )
-    image = baselines.wavelet(0.0, n_iterations=60)(full)
+def test_spatiotemporal_lowers_its_objective(series):
+    objective = partial(baselines.objective, batch=series, **LAMDAS)
+    images = [baselines.spatiotemporal(**LAMDAS, n_iterations=n)(series) for n in (5, 20, 80, 320)]
+    values = [objective(image).item() for image in images]
+    assert objective(series.zero_filled).item() > values[0] > values[1] > values[2]
+    assert values[2] < 1.01 * values[3]
+    for seed in range(5):
+        moved = images[3] + 0.01 * complex_normal(*series.target.shape, seed=seed)
+        assert objective(moved).item() > values[3]
+    for other in (series.target, baselines.wavelet(0.003)(series)):
+        assert objective(other).item() > values[3]
+
+
+def test_each_weight_does_its_part_and_the_result_is_better(series):
+    image = baselines.spatiotemporal(**LAMDAS)(series)
+    assert metrics.nrmse(image, series.target) < 0.5 * metrics.nrmse(series.zero_filled, series.target)
+    for name in LAMDAS:
+        more = baselines.spatiotemporal(**{**LAMDAS, name: 0.3})(series)
+        norm = partial(baselines.objective, batch=series, **{name: 1.0})
+        norms = [(norm(x) - baselines.objective(x, series)).item() for x in (more, image)]
+        assert norms[0] < norms[1]
+
+
+def test_one_weight_alone_is_the_wavelet_baseline():
+    batch = random_batch(n=1, n_frames=3, acceleration=2)  # masks that change along the readout too
+    reference = baselines.wavelet(0.05, n_iterations=200)(batch)
+    image = baselines.spatiotemporal(0.05, 0, 0, n_iterations=200)(batch)
+    assert (image - reference).norm() < 1e-2 * reference.norm()
+    torch.testing.assert_close(baselines.wavelet(0.05, n_iterations=200)(frame(batch, 2)), reference[:, 2])
+
+
+@pytest.mark.parametrize("method", [baselines.wavelet(0.01), baselines.spatiotemporal(0.01, 0.01, 0.01)])
+def test_maps_that_are_not_normalised_do_not_diverge(series, method):
+    maps = 3 * series.sens_maps
+    start = 3 * series.zero_filled
+    image = method(physics.Batch(series.kspace, series.mask, maps, start, series.target, series.scale))
+    assert metrics.nrmse(3 * image, series.target) < metrics.nrmse(series.zero_filled, series.target)
+
+
+def frame(batch, t):
+    """Frame ``t`` of a batch of series as a batch of images."""
+    return physics.Batch(
+        batch.kspace[:, :, t], batch.mask[:, :, t], batch.sens_maps[:, :, 0],
+        batch.zero_filled[:, t], batch.target[:, t], batch.scale,
+    )  # fmt: skip
+
+
+def test_whole_readouts_take_the_shorter_transform_to_the_same_image(series):
+    assert (series.mask == series.mask[..., :1]).all()
+    keep = series.mask.clone()
+    keep[..., 0, 0, 0, 7] = 1 - keep[..., 0, 0, 0, 7]  # one sample more or less: A along the readout is needed again
+    other = physics.Batch(series.kspace * keep, keep, *(getattr(series, n) for n in FIELDS))
+    a, b = (baselines.spatiotemporal(**LAMDAS, n_iterations=50)(one) for one in (series, other))
+    assert 0 < (a - b).norm() < 0.02 * a.norm()
+    assert abs(baselines.objective(b, other, **LAMDAS) / baselines.objective(a, series, **LAMDAS) - 1) < 0.02
+
+
+FIELDS = ("sens_maps", "zero_filled", "target", "scale")
+
+
+@pytest.mark.parametrize("n_frames", [None, 3])
+@pytest.mark.parametrize("method", [baselines.wavelet, lambda lamda, **n: baselines.spatiotemporal(lamda, 0, 0, **n)])
+def test_fully_sampled_without_weight_returns_the_image(method, n_frames):
+    time = () if n_frames is None else (n_frames,)
+    mask = torch.ones(*time, 32, 24, dtype=bool).numpy()
+    full = sampled(complex_normal(2, *time, 32, 24), unit_maps(2, 3, *(1 for _ in time), 32, 24), mask)
+    image = method(0.0, n_iterations=60)(full)
     assert image.dtype == full.target.dtype
-    assert metrics.nrmse(image, full.target).item() < 1e-3
+    assert (metrics.nrmse(image, full.target) < 1e-3).all()
 
 
 def test_weight_is_chosen_on_validation(splits):
@@ -42,6 +132,29 @@ def test_weight_is_chosen_on_validation(splits):
     assert scores[5.0] > scores[best]
 
 
-def test_negative_weight_is_refused():
-    with pytest.raises(ValueError, match="lamda=-1"):
-        baselines.wavelet(-1)
+def test_several_weights_are_chosen_together(series):
+    make = partial(baselines.spatiotemporal, n_iterations=40)
+    settings = [tuple(LAMDAS.values()), (0.5, 0.5, 0.5), (0, 0, 1e-6)]
+    best, scores = baselines.choose_lamda(settings, [series], make=make)
+    assert best == settings[0] and list(scores) == settings
+    assert scores[best] == metrics.nrmse(make(*best)(series), series.target).item()
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: baselines.wavelet(-1), "lamda=-1 of compressed sensing must be a number of at least 0"),
+        (lambda: baselines.wavelet(float("nan")), "lamda=nan"),
+        (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 of compressed sensing must be at least 1"),
+        (lambda: baselines.spatiotemporal(0.1, -0.1, 0.1), "lamda_space=-0.1"),
+        (lambda: baselines.spatiotemporal(0.1, 0.1, float("nan")), "lamda_time=nan"),
+        (
+            lambda: baselines.spatiotemporal(0, 0, 0.1)(random_batch()),
+            r"needs series .* but the batch holds \(24, 20\)",
+        ),
+        (lambda: baselines.spatiotemporal(0, 0, 0.1)(random_batch(n_frames=1)), "at least 2 frames"),
+    ],
+)
+def test_bad_weights_and_batches_are_named(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from raw_files import coil_images, noise
 
+from gleam import calibration
 from gleam.calibration import espirit, jsense
 from gleam.fourier import fft2c, ifft2c
+from gleam.masks import kt_variable_density, random_columns
 
 METHODS = [jsense, espirit]
 
@@ -75,6 +77,36 @@ def test_jsense_is_sigpys(kspace, kernel_width, calibration_width):
     expected = JsenseRecon(kspace, kernel_width, calibration_width, show_pbar=False).run()
     maps = jsense(kspace, kernel_width=kernel_width, calibration_width=calibration_width)
     assert np.linalg.norm(maps - expected) < 1e-3 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_coils", "calibration_width"), [((96, 84), 5, 12), ((75, 64), 3, 11), ((67, 60), 4, 12)]
+)
+def test_espirit_by_parts_is_sigpys(monkeypatch, shape, n_coils, calibration_width):
+    from sigpy.mri.app import EspiritCalib
+
+    kspace = fft2c(coil_images(shape, n_coils=n_coils))
+    kspace /= abs(kspace).max()
+    with np.errstate(invalid="ignore"):
+        app = EspiritCalib(kspace, calib_width=calibration_width, kernel_width=6, crop=0.1, show_pbar=False)
+        expected = calibration._normalised(app.run())
+    for n_bytes in (1e3, 5e4):  # as if the cache were small: many parts
+        monkeypatch.setattr(calibration, "_CACHE_BYTES", n_bytes)
+        np.testing.assert_allclose(espirit(kspace, calibration_width=calibration_width), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_centre_that_was_not_measured_is_named(method, kspace):
+    mask = random_columns(kspace.shape[1:], 4, center_fraction=0.1, seed=0)  # 4 central columns
+    width = {"calibration_width": 16}
+    with pytest.raises(ValueError, match=r"samples of the central 16 x 16 .* too small a centre to calibrate on"):
+        method(kspace * mask, **width)
+    series = kspace[:, None] * kt_variable_density((8, *kspace.shape[1:]), 4, seed=0)
+    frames = np.maximum((series != 0).sum(axis=1), 1)
+    assert (series != 0).all(axis=0).any(axis=0)[16:32].any(axis=1).all()  # together the frames have the centre
+    np.testing.assert_allclose(method(series.sum(axis=1) / frames, **width), method(kspace, **width), atol=1e-3)
+    with pytest.raises(ValueError, match="too small a centre"):
+        method(series[:, 0], **width)
 
 
 def test_espirit_as_in_the_paper_is_empty_and_says_so(kspace):

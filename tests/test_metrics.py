@@ -34,6 +34,22 @@ def test_do_not_depend_on_phase_or_scale_and_take_single_slices(metric, pair):
     torch.testing.assert_close(metric(x[1], target[1]), values[1], rtol=1e-6, atol=1e-9)
 
 
+def test_of_series_agree_with_scikit_image():
+    target = complex_normal(2, 4, 32, 24) * torch.tensor([1, 2, 3, 1])[:, None, None]
+    reconstruction = target + 0.2 * complex_normal(2, 4, 32, 24, seed=1)
+    values = [metric(reconstruction, target) for metric in (metrics.nrmse, metrics.psnr, metrics.ssim)]
+    for i, (x, truth) in enumerate(zip(*(t.abs().double().numpy() for t in (reconstruction, target)), strict=True)):
+        frames = [
+            structural_similarity(a, b, gaussian_weights=True, use_sample_covariance=False, data_range=truth.max())
+            for a, b in zip(x, truth, strict=True)
+        ]
+        expected = normalized_root_mse(truth, x), peak_signal_noise_ratio(truth, x, data_range=truth.max())
+        np.testing.assert_allclose([value[i] for value in values], [*expected, np.mean(frames)], rtol=1e-5)
+    target[..., 0, 0] = 20  # one range for all frames, so that each may be scored by itself
+    each = metrics.ssim_object(reconstruction.flatten(0, 1), target.flatten(0, 1)).reshape(2, 4)
+    torch.testing.assert_close(metrics.ssim_object(reconstruction, target), each.mean(1))
+
+
 def test_ssim_of_the_object_ignores_the_air():
     y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 56), indexing="ij")
     target = torch.where(y**2 + x**2 < 0.5, 1.0 + 0.2 * torch.sin(20 * x), 0.0) * (y**2 + x**2 > 0.05)
