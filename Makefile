@@ -4,7 +4,9 @@ JOBS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-RUN    := $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(JOBS)"
+# `make -j2` means JOBS=2
+AT_ONCE = $(or $(JOBS),$(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))))
+RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
 STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -17,7 +17,7 @@ from gleam import (
 )
 from gleam.evaluation import evaluate, reconstruct
 from gleam.records import Record
-from gleam.strategies import Checkpointed, EndToEnd, Greedy
+from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible
 from gleam.training import Fit, fit, fit_all
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "EndToEnd",
     "Fit",
     "Greedy",
+    "Invertible",
     "Record",
     "baselines",
     "calibration",

@@ -10,6 +10,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
@@ -146,7 +147,15 @@ def curves(lines, *, xlabel, ylabel, log="", reference=None):
             axis.axhline(reference, color="black", lw=0.8, ls="--")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.set(**{f"{side}scale": "log" for side in log})
-        axis.legend()
+        if "x" not in log:
+            axis.xaxis.set_major_locator(
+                MaxNLocator(integer=all(float(v).is_integer() for x, _ in lines.values() for v in x))
+            )
+        if len(lines) > 4:
+            figure.legend(loc="outside right upper", fontsize=9)
+            figure.set_figwidth(8)
+        else:
+            axis.legend()
     return figure
 
 

@@ -2,6 +2,9 @@
 
 PSNR and SSIM take their range from the reference, ``max|x|``. All functions take (y, x) or (batch, [time,] y, x)
 tensors in the same units for both arguments and return one value per batch entry (a 0-d tensor for one 2D image).
+
+A series counts as one slice: nRMSE and PSNR are of all its voxels together. SSIM, whose window is 2D, is the mean over
+its frames. The range is that of the whole series, ``max|x|`` of any frame.
 """
 
 import numpy as np

@@ -8,7 +8,7 @@ import json
 import platform
 import re
 import subprocess
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -91,13 +91,13 @@ def record(
 def evaluate_all(experiment, methods, data, folder, *, fits=None, costs=None, settings=None, profile="", device="cpu"):
     """Score every method of an experiment on the test split and save its record under ``folder``.
 
-    ``methods``: dict of name to a network or one of :mod:`gleam.baselines`; ``data``: (train, val, test); ``fits``,
-    ``costs``, ``settings``: dicts of name to what :func:`record` takes, for the methods that have it. Returns a dict of
-    name to :class:`Record`.
+    ``methods``: dict of name to a network, one of :mod:`gleam.baselines`, or the :class:`Record` of another experiment
+    with the same data, which counts for this one too; ``data``: (train, val, test); ``fits``, ``costs``, ``settings``:
+    dicts of name to what :func:`record` takes, for the methods that have it. Returns a dict of name to :class:`Record`.
     """
     found = {}
     for name, method in methods.items():
-        found[name] = record(
+        found[name] = replace(method, experiment=experiment) if isinstance(method, Record) else record(
             experiment, name, evaluate(method, data[-1], device=device), data, profile=profile,
             network=method if hasattr(method, "parameters") else None, fit=(fits or {}).get(name),
             cost=(costs or {}).get(name), settings=(settings or {}).get(name), device=device,

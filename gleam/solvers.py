@@ -63,3 +63,46 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         return _iterate(ctx.operator, gradient, None, **ctx.settings), None, None, None
+
+
+class NotConverged(ValueError):
+    """An iteration that was needed to converge did not; ``residual`` says how far it came."""
+
+    def __init__(self, message, residual):
+        super().__init__(message)
+        self.residual = residual
+
+
+def fixed_point(function, start, *, n_iterations=100, tolerance=None):
+    """x = function(x) by iteration from ``start`` (batch, ...), each example of the batch on its own.
+
+    Steps are measured against the norm of the first iterates. The iteration stops when the last step of every example
+    was at most ``tolerance`` (default: ten roundings), was ten times a former one, or none of ten was the smallest.
+    Returns (x, residual): for each example the iterate that the smallest step led to, and the size (batch,) of that
+    step. An example that does not converge has a large residual, never NaN in x, and is no harm to the others. Asks the
+    device once per iteration whether to go on. Raises ValueError for fewer than one iteration.
+    """
+    if n_iterations < 1:
+        raise ValueError(f"n_iterations={n_iterations!r} of a fixed-point iteration must be at least 1")
+    tolerance = 10 * torch.finfo(start.dtype).eps if tolerance is None else tolerance
+    x = best = start
+    residual = torch.full_like(_norm(start), torch.inf)
+    since_best, size = torch.zeros_like(residual), None
+    for _ in range(n_iterations):
+        new = function(x)
+        size = (
+            torch.maximum(_norm(start), _norm(new)).clamp_min(torch.finfo(start.dtype).tiny) if size is None else size
+        )
+        step = _norm(new - x) / size
+        better, diverges = step < residual, ~(step <= 10 * residual)  # NaN is divergence
+        best = torch.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, best)
+        residual = torch.where(better, step, residual)
+        since_best = torch.where(better, 0, since_best + 1)
+        if not ((residual > tolerance) & ~diverges & (since_best < 10)).any():
+            break
+        x = new
+    return best, residual
+
+
+def _norm(x):
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)

@@ -6,6 +6,7 @@ losses, one per module, detached. Any network that is a start plus a list of ite
 (:mod:`gleam.unrolled`).
 
 How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
+A strategy may also have ``findings()``, a dict of what it noticed since it was last asked; it joins a run's history.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from gleam.inversion import Monitor, propagate_by_inversion
 from gleam.metrics import complex_l1
 from gleam.unrolled import split
 
@@ -27,6 +29,10 @@ class _Undivided:
     def step(self, network, batch, optimizers):
         """One update of the network from the loss of its last output."""
         return _decoupled_step(self.modules(network), self.propagate, network, batch, optimizers)
+
+    def findings(self):
+        """Nothing to report."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,46 @@ class Checkpointed(_Undivided):
 
 
 @dataclass(frozen=True)
+class Invertible(_Undivided):
+    """Memory-efficient learning: backpropagation that keeps few images and recovers the others by inversion (Eq. 11).
+
+    Of the inputs of N iterations ``n_checkpoints`` are kept, evenly over the unroll (more than N keeps all, which is
+    :class:`Checkpointed`). On the way back each of the others is recovered from the iteration's output by
+    ``iteration.inverse(x_next, batch)``, and the iteration is computed again from there. With one checkpoint the one
+    that is kept is the start of the unroll, which costs nothing, since the batch holds it; with none it is recovered as
+    well.
+
+    An inversion can fail, and errors grow from one to the next: :mod:`gleam.inversion` tells the relative error of each
+    recovered input from a signature. Where it is above ``tolerance`` the inputs down to the nearest checkpoint are
+    computed again, forward, and no gradient is taken at the wrong place. The first time this happens there is an
+    :class:`gleam.inversion.InversionWarning`; :meth:`findings` counts.
+    """
+
+    n_checkpoints: int = 1
+    tolerance: float = 1e-3
+    monitor: Monitor = field(default_factory=Monitor, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not hasattr(self.n_checkpoints, "__index__") or self.n_checkpoints < 0:
+            raise ValueError(f"n_checkpoints={self.n_checkpoints!r} must be a whole number of at least 0")
+
+    def propagate(self, iterations, x, batch):
+        """Run ``iterations`` on ``x``; keep checkpoints and signatures. ValueError if one of them has no inverse."""
+        for iteration in iterations:
+            if not hasattr(iteration, "inverse"):
+                raise ValueError(
+                    f"{self} needs iterations with a method inverse(x_next, batch), which {type(iteration).__name__} "
+                    "lacks; gleam.unrolled.modl has it"
+                )
+        places = {i * len(iterations) // self.n_checkpoints for i in range(self.n_checkpoints)}
+        return propagate_by_inversion(iterations, x, batch, places, self.tolerance, self.monitor)
+
+    def findings(self):
+        """What the monitor noticed since it was last asked (:meth:`gleam.inversion.Monitor.findings`)."""
+        return self.monitor.findings()
+
+
+@dataclass(frozen=True)
 class Greedy:
     """GLEAM (Algorithm 1, Eq. 10): ``n_modules`` modules, each with its own loss and update, no gradient between them.
 
@@ -60,7 +106,7 @@ class Greedy:
     """
 
     n_modules: int
-    within: EndToEnd | Checkpointed = field(default_factory=EndToEnd)
+    within: EndToEnd | Checkpointed | Invertible = field(default_factory=EndToEnd)
 
     def modules(self, network):
         """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""
@@ -69,6 +115,10 @@ class Greedy:
     def step(self, network, batch, optimizers):
         """Forward, local loss, backward and update, module by module; the output passes on detached."""
         return _decoupled_step(self.modules(network), self.within.propagate, network, batch, optimizers)
+
+    def findings(self):
+        """Those of ``within``."""
+        return self.within.findings()
 
 
 def _decoupled_step(modules, propagate, network, batch, optimizers):

@@ -16,22 +16,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from gleam import denoisers, fourier, masks, metrics, physics, solvers, strategies, unrolled
+from gleam import convolutions, denoisers, fourier, inversion, masks, metrics, physics, solvers, strategies, unrolled
 from gleam.datasets import slices
 from gleam.evaluation import evaluate
-from gleam.files import digest, written_whole
+from gleam.files import digest, locked, written_whole
 from gleam.identity import code_digest, sources, weights_digest
 from gleam.strategies import parameters_by_module
 
 BETAS = (0.9, 0.999)
 DECIDING = [
-    denoisers, fourier, masks, metrics, physics, slices, solvers, strategies, unrolled, sys.modules[__name__],
+    convolutions, denoisers, fourier, inversion, masks, metrics, physics, slices, solvers, strategies, unrolled,
+    sys.modules[__name__],
 ]  # fmt: skip
 
 
 @dataclass
 class Fit:
-    """What a training run did. ``history`` has one row per validation: step, loss per module, nRMSE, seconds so far."""
+    """What a training run did. ``history`` has one row per validation: step, loss per module, nRMSE, seconds so far,
+    and what the strategy noticed."""
 
     settings: dict
     history: list = field(default_factory=list)
@@ -86,15 +88,16 @@ def fit(
     }  # fmt: skip
     network.to(device)
     run = _Run(network, train, val, strategy, settings, Path(run_dir), device)
-    run.resume()
-    with tqdm(total=n_steps, initial=run.fit.n_steps_done, desc=name or repr(strategy), unit="step") as bar:
-        while run.fit.n_steps_done < n_steps:
-            run.train_until_validation(bar)
-            run.validate()
-            run.save()
-            bar.set_postfix(
-                loss=f"{run.fit.history[-1]['loss'][-1]:.4f}", val_nrmse=f"{run.fit.history[-1]['nrmse']:.4f}"
-            )
+    with locked(run.path.with_name("lock")):  # a second process with the same run waits, and finds it complete
+        run.resume()
+        with tqdm(total=n_steps, initial=run.fit.n_steps_done, desc=name or repr(strategy), unit="step") as bar:
+            while run.fit.n_steps_done < n_steps:
+                run.train_until_validation(bar)
+                run.validate()
+                run.save()
+                bar.set_postfix(
+                    loss=f"{run.fit.history[-1]['loss'][-1]:.4f}", val_nrmse=f"{run.fit.history[-1]['nrmse']:.4f}"
+                )
     network.load_state_dict(run.best)
     return run.fit
 
@@ -161,6 +164,7 @@ class _Run:
         first = self.fit.n_steps_done
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
+        _findings(self.strategy)  # those of steps outside this run are not its own
         with torch.random.fork_rng():
             for step in range(first, last):
                 torch.manual_seed(_seed_of(step, settings))
@@ -181,7 +185,8 @@ class _Run:
     def validate(self):
         nrmse = float(evaluate(self.network, self.val, device=self.device, scores=("nrmse",))["nrmse"].mean())
         fit = self.fit
-        fit.history.append({"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds})
+        row = {"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds}
+        fit.history.append(row | _findings(self.strategy))
         if nrmse < fit.best_nrmse:
             fit.best_nrmse, fit.best_step = nrmse, fit.n_steps_done
             self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
@@ -215,6 +220,10 @@ class _Run:
                 i, name = key.split(".", 1)
                 state.setdefault(int(i), {})[name] = value
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _findings(strategy):
+    return getattr(strategy, "findings", dict)()
 
 
 def _seed_of(step, settings):

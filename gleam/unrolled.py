@@ -67,6 +67,22 @@ class MoDLIteration(nn.Module):
     def forward(self, x, batch):
         return self.data_consistency(self.denoiser(x), batch, start=x)
 
+    @torch.no_grad()
+    def inverse(self, x_next, batch):
+        """x from x+: z = ((A^H A + mu I) x+ - A^H y) / mu (Eq. 11), then the inverse of the CNN; no gradient.
+
+        Eq. 11 holds for the exact solution. What conjugate gradients left over comes back divided by mu, and an error
+        of x+ multiplied by up to 1 + 1 / mu. That they started at x makes x+ depend on x a second time, which vanishes
+        as they converge and is left out here: given x, :meth:`forward` has its exact gradient again, start included.
+        Raises ValueError if the CNN has no inverse, and what that raises.
+        """
+        if not hasattr(self.denoiser, "inverse"):
+            raise ValueError(
+                f"{type(self.denoiser).__name__} cannot be inverted; MoDL needs a CNN with a method inverse"
+            )
+        z = x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
+        return self.denoiser.inverse(z)
+
     def data_consistency(self, z, batch, start):
         """x+ for the CNN's output ``z``, by conjugate gradients from ``start``."""
         mu = self.mu
@@ -119,15 +135,26 @@ def pgd(n_iterations=8, n_features=100, *, n_dims=2, step_size=2.0, seed=0):
     )
 
 
-def modl(n_iterations=8, n_features=70, *, n_dims=2, mu=0.05, n_cg=10, learn_mu=False, implicit=False, seed=0):
+def modl(
+    n_iterations=8,
+    n_features=70,
+    *,
+    n_dims=2,
+    mu=0.05,
+    n_cg=10,
+    learn_mu=False,
+    implicit=False,
+    lipschitz=None,
+    seed=0,
+):
     """Unrolled MoDL (Section V-C2): N iterations with a plain residual CNN each, weights not shared.
 
-    The arguments are those of :func:`pgd` and :class:`MoDLIteration`. The paper: 8 iterations of 70 features in 2D,
-    mu 4.0 at R = 4 and 0.05 at R = 16; 4 iterations of 50 features and 0.05 in 3D.
+    The arguments are those of :func:`pgd`, :class:`MoDLIteration` and :class:`gleam.denoisers.PlainCNN`. The paper: 8
+    iterations of 70 features in 2D, mu 4.0 at R = 4 and 0.05 at R = 16; 4 iterations of 50 features and 0.05 in 3D.
     """
     return Unrolled(
         MoDLIteration(
-            _seeded(seed, i, PlainCNN, n_features, n_dims=n_dims),
+            _seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz),
             mu=mu, n_cg=n_cg, learn_mu=learn_mu, implicit=implicit,
         )
         for i in range(_positive(n_iterations, "n_iterations"))

@@ -21,7 +21,7 @@ def parse(argv):
     parser.add_argument("--profile", default="", help="quick or paper; default: paper with a GPU and the real data")
     parser.add_argument("--data", default="", help="folder with real data (data/README.md); default: data")
     parser.add_argument("--chapters", default="", help='some chapters, for example "01 04_mridata"; default: all')
-    parser.add_argument("--jobs", default="", help="chapters run at the same time; default: the number of cores")
+    parser.add_argument("--jobs", default="", help="chapters at the same time; default: the number of cores, 1 on a GPU")
     return parser.parse_args(argv)
 
 
@@ -75,7 +75,8 @@ def make(arguments, root):
             print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
             if stale:
                 tasks.append(execute.Task(chapter, parameters | n_jobs, key))
-        if not execute.run_all(tasks, profile, root, jobs):
+        on_gpu = any(task.parameters.get("device", "cpu") != "cpu" for task in tasks)
+        if not execute.run_all(tasks, profile, root, 1 if on_gpu and not arguments.jobs else jobs):
             return False
     if arguments.what == "notebooks":
         return True

@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "gleam"
 LAYERS = [
-    "files", "fourier", "masks", "solvers", "metrics", "denoisers", "calibration", "physics", "datasets",
-    "baselines", "unrolled", "strategies", "evaluation", "identity", "training", "cost", "records",
-    "figures", "widgets",
+    "files", "fourier", "masks", "solvers", "metrics", "convolutions", "denoisers", "calibration", "physics",
+    "datasets", "baselines", "unrolled", "inversion", "strategies", "evaluation", "identity", "training", "cost",
+    "records", "figures", "widgets",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -1,12 +1,20 @@
+import copy
+import dataclasses
+import math
+import pickle
+
 import pytest
 import torch
 from problems import random_batch
 
-from gleam import Checkpointed, EndToEnd, Greedy, unrolled
+from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
+from gleam.cost import LiveBytes
+from gleam.inversion import InversionWarning, _signature
 from gleam.metrics import complex_l1
 from gleam.strategies import parameters_by_module
 
 STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed())]
+BY_INVERSION = [Invertible(0), Invertible(), Invertible(3), Greedy(2, within=Invertible())]
 
 
 class Foreign(torch.nn.Module):
@@ -34,6 +42,14 @@ def pgd(n_dims=2):
     return unrolled.pgd(n_iterations=4, n_features=4, n_dims=n_dims, seed=1)
 
 
+def modl(n_dims=2, n_iterations=4, **keywords):
+    keywords = {"n_features": 4, "mu": 4.0, "seed": 1} | keywords
+    return unrolled.modl(n_iterations=n_iterations, n_dims=n_dims, **keywords)
+
+
+CASES = [(s, make) for s in STRATEGIES for make in (pgd, Foreign, modl)] + [(s, modl) for s in BY_INVERSION]
+
+
 def steps(network, strategy, batch, n_steps=2):
     groups = parameters_by_module(strategy, network)
     optimizers = [torch.optim.Adam(group, lr=1e-2) for group in groups]
@@ -44,8 +60,7 @@ def weights(network):
     return torch.cat([p.detach().ravel() for p in network.parameters()])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
-@pytest.mark.parametrize("make", [pgd, Foreign])
+@pytest.mark.parametrize(("strategy", "make"), CASES, ids=str)
 def test_every_strategy_updates_every_weight_of_any_unrolled_network(strategy, make, batch):
     network = make()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -57,11 +72,13 @@ def test_every_strategy_updates_every_weight_of_any_unrolled_network(strategy, m
     assert all(p.grad is None for p in network.parameters())
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+@pytest.mark.parametrize("strategy", STRATEGIES + BY_INVERSION, ids=str)
 @pytest.mark.parametrize("n_frames", [None, 3])
 def test_loss_falls(strategy, n_frames):
     batch = random_batch(n_frames=n_frames)
-    losses = steps(pgd(2 if n_frames is None else 3), strategy, batch, n_steps=12)
+    n_dims = 2 if n_frames is None else 3
+    network = modl(n_dims, lipschitz=0.9) if strategy in BY_INVERSION else pgd(n_dims)
+    losses = steps(network, strategy, batch, n_steps=6 if strategy in BY_INVERSION else 12)
     assert losses[-1][-1] < losses[0][-1]
 
 
@@ -127,3 +144,147 @@ def test_weights_shared_between_modules_are_refused(batch):
     with pytest.raises(ValueError, match="share weights"):
         parameters_by_module(Greedy(4), network)
     assert len(parameters_by_module(EndToEnd(), network)) == 1
+
+
+def gradient(network, strategy, batch):
+    """Gradient of the loss with respect to all weights, as one vector."""
+    x = strategy.propagate(network.iterations, network.start(batch), batch)
+    gradients = torch.autograd.grad(complex_l1(x, batch.target), list(network.parameters()))
+    return torch.cat([g.ravel() for g in gradients])
+
+
+def relative(difference, truth):
+    return (difference.norm() / truth.norm()).item()
+
+
+def double(batch):
+    values = (getattr(batch, f.name) for f in dataclasses.fields(batch))
+    return type(batch)(*(v.to(torch.complex128 if v.is_complex() else torch.float64) for v in values))
+
+
+@pytest.mark.parametrize("n_checkpoints", range(6))
+@pytest.mark.parametrize("keywords", [{}, {"lipschitz": 0.9}, {"learn_mu": True}, {"implicit": True}], ids=str)
+def test_gradients_by_inversion_are_those_of_backpropagation(n_checkpoints, keywords, batch):
+    strategy = Invertible(n_checkpoints)
+    network = modl(n_iterations=5, **keywords)
+    n_kept = min(n_checkpoints, 5)
+    for net, data in [(network, batch), (copy.deepcopy(network).double(), double(batch))]:
+        expected = gradient(net, EndToEnd(), data)
+        assert relative(gradient(net, strategy, data) - expected, expected) < 1e-4
+        findings = strategy.findings()
+        assert findings["n_fallbacks"] == 0 and findings["n_inversions"] == 5 - n_kept
+        assert findings["inversion_error"] < 2e-5
+
+
+def test_without_a_fallback_the_gradient_would_be_garbage_and_with_it_it_is_not(batch):
+    network = modl(n_iterations=6, n_features=8, mu=0.05)
+    expected = gradient(network, EndToEnd(), batch)
+    blind, watched = Invertible(tolerance=math.inf), Invertible()
+    assert relative(gradient(network, blind, batch) - expected, expected) > 1
+    with pytest.warns(InversionWarning, match=r"iteration \d could not be inverted \(it left a relative error of"):
+        found = gradient(network, watched, batch)
+    assert relative(found - expected, expected) < 0.01
+    findings = watched.findings()
+    assert findings["n_fallbacks"] == 1 == sum(n for _, n in findings["fallbacks_at"])
+    assert 0 < findings["inversion_error"] <= watched.tolerance
+    assert watched.findings()["n_inversions"] == 0  # asked already
+    gradient(network, watched, batch)  # warns once only
+    assert watched.findings() == findings
+
+
+def test_an_inverse_that_does_not_converge_falls_back_to_the_nearest_checkpoint(batch):
+    """A CNN that no fixed-point iteration inverts: every input is computed again, and the gradient is exact."""
+    network = modl(n_iterations=6, n_features=8)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.mul_(3)
+    expected = gradient(network, EndToEnd(), batch)
+    for n_checkpoints, places in {0: [5], 1: [5], 2: [2, 5], 3: [1, 3, 5]}.items():
+        strategy = Invertible(n_checkpoints)
+        with pytest.warns(InversionWarning, match="did not converge"):
+            found = gradient(network, strategy, batch)
+        torch.testing.assert_close(found, expected)
+        assert strategy.findings()["fallbacks_at"] == [[i, 1] for i in places]
+
+
+def test_shared_weights_and_frozen_ones_get_their_gradients(batch):
+    network = modl()
+    network.iterations[3] = network.iterations[0]
+    for parameter in network.iterations[1].parameters():
+        parameter.requires_grad_(False)
+    results = []
+    for strategy in (EndToEnd(), Invertible()):
+        x = strategy.propagate(network.iterations, network.start(batch), batch)
+        complex_l1(x, batch.target).backward()
+        results.append([None if p.grad is None else p.grad.clone() for p in network.parameters()])
+        network.zero_grad()
+    assert results[0][5] is None and results[0][4] is not None
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_start_gets_its_gradient_too(batch):
+    results = []
+    for strategy in (EndToEnd(), Invertible(2)):
+        x = batch.zero_filled.clone().requires_grad_()
+        loss = complex_l1(strategy.propagate(modl().iterations, x, batch), batch.target)
+        results += torch.autograd.grad(loss, x)
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_signature_estimates_the_norm_of_any_error():
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.randn(2, 40, 30, dtype=torch.complex64, generator=generator)
+    spot = torch.zeros(2, 40, 30, dtype=torch.complex64)
+    spot[:, 7, 9] = 5
+    smooth = torch.ones(2, 40, 30, dtype=torch.complex64)
+    for error in (spread, spot, smooth):
+        assert _signature(error).norm().item() == pytest.approx(error.norm().item(), rel=0.15)
+    torch.testing.assert_close(_signature(spread + spot), _signature(spread) + _signature(spot))
+    assert _signature(spread[:, :5, :5]).shape == (2, 256)
+
+
+def test_memory_by_inversion_is_below_end_to_end_and_does_not_grow_with_depth():
+    batch = random_batch(n_coils=2, shape=(64, 56))
+
+    def peak(strategy, n_iterations):
+        network = modl(n_iterations=n_iterations, n_features=16)
+        with LiveBytes(held=list(network.parameters())) as live:
+            gradient(network, strategy, batch)
+        return live.peak - 2 * sum(p.numel() * 4 for p in network.parameters())
+
+    by_inversion = {n: peak(Invertible(2), n) for n in (4, 12)}
+    image = batch.target.numel() * 8
+    assert by_inversion[12] - by_inversion[4] < 2 * image  # signatures
+    assert peak(Invertible(12), 12) - by_inversion[12] == pytest.approx(10 * image, rel=0.2)
+    assert by_inversion[12] < peak(EndToEnd(), 12) / 5
+
+
+def test_iterations_without_an_inverse_are_named_before_anything_runs(batch):
+    with pytest.raises(
+        ValueError, match=r"Invertible\(.*\) needs iterations with a method inverse.*PGDIteration lacks"
+    ):
+        steps(pgd(), Invertible(), batch)
+    for n in (-1, 2.5):
+        with pytest.raises(ValueError, match="whole number of at least 0"):
+            Invertible(n)
+
+
+def test_what_was_noticed_is_no_part_of_the_strategys_identity(batch):
+    used, new = Invertible(2), Invertible(2)
+    steps(modl(), used, batch, 1)
+    assert used.monitor.n_inversions and used == new and repr(used) == repr(new) and hash(used) == hash(new)
+    assert "monitor" not in repr(used)
+    assert pickle.loads(pickle.dumps(used)).findings() == used.findings()
+
+
+def test_history_of_a_run_says_how_often_inversion_failed(splits, tmp_path):
+    train, val, _ = splits
+    network, strategy = modl(mu=0.05), Invertible()
+    with pytest.warns(InversionWarning):
+        result = fit(network, train, val, strategy, n_steps=4, batch_size=2, validate_every=2, run_dir=tmp_path)
+    for row in result.history:
+        assert 2 <= row["n_fallbacks"] <= row["n_inversions"] <= 6
+    resumed = fit(modl(mu=0.05), train, val, Invertible(), n_steps=4, batch_size=2, validate_every=2, run_dir=tmp_path)
+    assert isinstance(resumed, Fit) and resumed.history == result.history
+    plain = fit(modl(), train, val, EndToEnd(), n_steps=2, batch_size=2, validate_every=2, run_dir=tmp_path)
+    assert "n_fallbacks" not in plain.history[0]

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -130,6 +131,17 @@ def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path, 
     second = network()
     again = gleam.fit(second, train, val, Greedy(3), run_dir=tmp_path, **SETTINGS)
     assert again == done and torch.equal(weights(first), weights(second))
+
+
+def test_the_same_run_in_two_places_is_trained_once(splits, tmp_path, steps):
+    """Two chapters that need one network: the second waits for the first."""
+    train, val, _ = splits
+    networks = [network(), network()]
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(gleam.fit, n, train, val, EndToEnd(), run_dir=tmp_path, **SETTINGS) for n in networks]
+        fits = [run.result() for run in runs]
+    assert steps.done == SETTINGS["n_steps"] and fits[0] == fits[1]
+    assert torch.equal(*map(weights, networks))
 
 
 def test_the_kept_weights_are_those_of_the_lowest_validation_nrmse(splits, tmp_path):

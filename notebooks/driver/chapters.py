@@ -145,7 +145,7 @@ def published_profiles(chapters):
 
 def lacks_records(chapter, profile, root):
     """Whether the chapter saves records and there are none of the profile, so that prose and tables find no numbers."""
-    saves = any("records.save(" in cell.source for cell in read_notebook(chapter.source).cells)
+    saves = any("records.evaluate_all(" in cell.source for cell in read_notebook(chapter.source).cells)
     return saves and not any((root / "_work" / profile / "records").rglob("*.json"))
 
 
@@ -198,7 +198,7 @@ def publish(executed, chapter, key, root):
 
 
 def label_caption(cell, parameters=None):
-    """Replace ``{knee}`` and ``{brain}`` in a figure's caption by what that data was in this run; drop them without."""
+    """Replace ``{knee}``, ``{brain}`` and ``{heart}`` in a figure's caption by what that data was in this run; drop them without."""
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
     for dataset in data.SETS:
         folder = (parameters or {}).get(dataset.parameter, "")
