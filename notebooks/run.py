@@ -21,7 +21,7 @@ def parse(argv):
     parser.add_argument("--profile", default="", help="quick or paper; default: paper with a GPU and the real data")
     parser.add_argument("--data", default="", help="folder with real data (data/README.md); default: data")
     parser.add_argument("--chapters", default="", help='some chapters, for example "01 04_mridata"; default: all')
-    parser.add_argument("--jobs", default="", help="chapters at the same time; default: the number of cores, 1 on a GPU")
+    parser.add_argument("--jobs", default="", help="chapters at a time; default: the number of cores, 1 on a GPU")
     return parser.parse_args(argv)
 
 

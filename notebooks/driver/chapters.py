@@ -198,7 +198,7 @@ def publish(executed, chapter, key, root):
 
 
 def label_caption(cell, parameters=None):
-    """Replace ``{knee}``, ``{brain}`` and ``{heart}`` in a figure's caption by what that data was in this run; drop them without."""
+    """Replace ``{knee}``, ``{brain}``, ``{heart}`` in a figure's caption by what those data were; drop them without."""
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
     for dataset in data.SETS:
         folder = (parameters or {}).get(dataset.parameter, "")

@@ -470,3 +470,36 @@ def test_captions_say_what_the_data_were(folder, caption):
     cell = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {knee}"}}})
     chapters.label_caption(cell, {"knee_dir": folder} if folder else None)
     assert cell.metadata["mystnb"]["figure"]["caption"] == caption
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "at_once"), [("cuda", [], 1), ("cuda", ["--jobs", "3"], 3), ("cpu", [], 5)]
+)
+def test_chapters_share_cores_but_not_a_gpu_unless_asked(root, monkeypatch, device, given, at_once):
+    write_chapter(root, "01_one", "pass", parameters=f"device = '{device}'")
+    (root / "notebooks" / "quick.yaml").write_text(f"01_one: {{device: {device}}}\n")
+    monkeypatch.setattr(execute, "n_cores", lambda: 5)
+    seen = []
+    monkeypatch.setattr(execute, "run_all", lambda tasks, profile, root, jobs: seen.append(jobs) or True)
+    assert run.main(["notebooks", *given], root) == 0
+    assert seen == [at_once]
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_chapters_that_share_networks_have_the_same_parameters(profile):
+    """Else the second one would train its own."""
+    root = REAL.parent
+    settings = chapters.read_settings(root, profile)
+    knee, inside = (c for c in chapters.discover(root) if c.name in ("04_mridata", "08_interpretation"))
+    one, other = (c.declared | chapters.check_parameters(c, settings) for c in (knee, inside))
+    shared = set(one) & set(other) - {"n_jobs", "acceleration", "mu"}
+    assert {"n_steps", "modl_steps", "learning_rate", "batch_size"} <= shared
+    assert [name for name in sorted(shared) if one[name] != other[name]] == []
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_every_parameter_of_the_profiles_is_declared_by_its_chapter(profile):
+    root = REAL.parent
+    settings = chapters.read_settings(root, profile)
+    for chapter in chapters.discover(root):
+        chapters.check_parameters(chapter, settings)
