@@ -236,10 +236,14 @@ def markdown_table(frame, caption, name):
     lines = [
         header,
         ["---"] * len(header),
-        *([*index, *row] for index, row in zip(frame.index, frame.values, strict=True)),
+        *([*_parts(index), *row] for index, row in zip(frame.index, frame.values, strict=True)),
     ]
     body = "\n".join("| " + " | ".join(str(cell) or " " for cell in line) + " |" for line in lines)
     return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
+
+
+def _parts(index):
+    return index if isinstance(index, tuple) else (index,)
 
 
 def _our_row(record, over, metrics):
