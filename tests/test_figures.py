@@ -48,6 +48,8 @@ def test_curves_show_means_with_bands_on_the_scales_asked_for():
     )
     (axis,) = figure.axes
     np.testing.assert_allclose(axis.lines[0].get_ydata(), [2, 3, 5])
+    zero = figures.curves({"CG": ([1, 2], [1e-3, 0])}, xlabel="steps", ylabel="error", log="y").axes[0]
+    assert zero.get_ylim()[0] > 1e-5  # converged exactly: no line down to the floor
     assert len(axis.collections) == 1 and (axis.get_xscale(), axis.get_yscale()) == ("linear", "log")
     assert figure.png().startswith(b"\x89PNG")
 

@@ -62,7 +62,7 @@ def test_tables_put_the_paper_below_ours():
         ("GLEAM", "ours"),
         ("GLEAM", "paper"),
     ]
-    assert table.loc[("GLEAM", "ours"), "PSNR (dB)"] == "32.50 (2.06 / 2.00)"
+    assert table.loc[("GLEAM", "ours"), "PSNR (dB)"] == "32.50 (2.06\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}2.00)"
     assert records.table({"CS": make()}, over=["slices"]).iloc[0]["PSNR (dB)"] == "32.50 (2.06)"
     assert table.loc[("GLEAM", "paper"), "PSNR (dB)"] == "40.09 (0.34)"
     assert table.loc[("GLEAM", "paper"), "Memory"] == "2 GB" and table.loc[("GLEAM", "ours"), "Memory"] == "12.3 MB"

@@ -236,7 +236,7 @@ def fill_in_missing(chapters):
         cells = []
         for cell in notebook.cells:
             cells.append(cell)
-            cells += [_markdown(text, f"stand-in-{len(cells)}") for text in _stand_ins(cell)]
+            cells += [_markdown(text, f"stand-in-{len(cells)}-{k}") for k, text in enumerate(_stand_ins(cell))]
         title = next(cell for cell in cells if cell.cell_type == "markdown")
         heading, _, rest = title.source.partition("\n")
         title.source = "\n".join([heading, note, rest])
