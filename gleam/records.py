@@ -270,9 +270,11 @@ _DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
 
 
 def _with_spread(metric, mean, *spreads):
+    if pd.isna(mean):
+        return MISSING
     digits = _DIGITS[metric]
     inside = "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(f"{spread:.{digits}f}" for spread in spreads)
-    return MISSING if pd.isna(mean) else f"{mean:.{digits}f} ({inside})"
+    return f"{mean:.{digits}f} ({inside})"
 
 
 def _millions(n):
