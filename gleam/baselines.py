@@ -4,6 +4,7 @@ Each is a function ``batch -> image`` that :func:`gleam.evaluate` takes like a n
 """
 
 import functools
+import math
 
 import numpy as np
 import torch
@@ -68,6 +69,8 @@ def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet):
     """
     from gleam.metrics import nrmse
 
+    if not len(lamdas):
+        raise ValueError("lamdas is empty; expected at least one weight, or tuple of weights, to choose from")
     slices = [val[int(i)] for i in np.linspace(0, len(val) - 1, min(n_slices, len(val)))]
     methods = {lamda: make(*lamda) if isinstance(lamda, tuple) else make(lamda) for lamda in lamdas}
     scores = {
@@ -79,10 +82,10 @@ def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet):
 
 def _check_weights(n_iterations, **lamdas):
     for name, lamda in lamdas.items():
-        if not lamda >= 0:
+        if not 0 <= lamda < math.inf:
             raise ValueError(f"{name}={lamda!r} of compressed sensing must be a number of at least 0")
-    if n_iterations < 1:
-        raise ValueError(f"n_iterations={n_iterations!r} of compressed sensing must be at least 1")
+    if not hasattr(n_iterations, "__index__") or n_iterations < 1:
+        raise ValueError(f"n_iterations={n_iterations!r} of compressed sensing must be a whole number of at least 1")
 
 
 def _wavelet(batch, *, lamda, n_iterations):

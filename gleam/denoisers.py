@@ -24,6 +24,16 @@ def to_complex(channels):
     return torch.view_as_complex(channels.movedim(1, -1).contiguous())
 
 
+def _check_dims(x, convolution):
+    n_dims = len(convolution.kernel_size)
+    if x.ndim != n_dims + 1:
+        raise ValueError(
+            f"a CNN with n_dims={n_dims} cannot take images of shape {tuple(x.shape)}; expected "
+            + ("(batch, y, x), and the other n_dims for series" if n_dims == 2 else "(batch, time, y, x)")
+            + ("" if n_dims == 2 else ", and the other n_dims for images")
+        )
+
+
 class _InPlaceReLU(torch.autograd.Function):
     """ReLU between two convolutions that allocates nothing, forward or backward.
 
@@ -79,6 +89,7 @@ class ResidualCNN(nn.Module):
         self.body = nn.Sequential(*blocks, convolution(n_features, 2, 3, padding=1))
 
     def forward(self, x):
+        _check_dims(x, self.body[-1])
         return x + to_complex(self.body(to_channels(x)))
 
 
@@ -143,6 +154,7 @@ class PlainCNN(nn.Module):
 
     def _convolutions(self, x):
         first, *others = self.layers
+        _check_dims(x, first)
         channels = first(to_channels(x))
         for layer in others:
             channels = layer(_InPlaceReLU.apply(channels))

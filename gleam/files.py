@@ -3,11 +3,15 @@
 import hashlib
 import inspect
 import json
+import multiprocessing
 import os
+import threading
 import uuid
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 
 @contextmanager
@@ -28,18 +32,26 @@ def written_whole(path):
 
 
 @contextmanager
-def locked(path):
-    """Hold the lock file ``path`` alone among processes; whoever comes second waits. It ends with its process.
+def locked(path, waiting=""):
+    """Hold the lock file ``path`` alone among processes; it ends with its process.
+
+    Whoever comes second waits, and prints ``waiting``.
 
     Where the system has no such locks (Windows, some network drives) nobody waits. Raises OSError as above.
     """
+    path = Path(path)
     with _writable(path):
         file = open(path, "w")
     with file:
         with suppress(ImportError, OSError):
-            from fcntl import LOCK_EX, flock
+            from fcntl import LOCK_EX, LOCK_NB, flock
 
-            flock(file, LOCK_EX)
+            try:
+                flock(file, LOCK_EX | LOCK_NB)
+            except BlockingIOError:
+                if waiting:
+                    tqdm.write(waiting)
+                flock(file, LOCK_EX)
         yield
 
 
@@ -81,6 +93,16 @@ def described(function):
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return {"function": name, "arguments": arguments, "positional": [list(p.args) for p in partials if p.args]}
+
+
+def end_with_parent():
+    """For the start of a worker process: end with the process that started it, even if that one was killed."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def n_cores():

@@ -157,7 +157,7 @@ def _checked_shape(shape, acceleration, names=("n_y", "n_x")):
 
 def _check_center(**width):
     ((name, n),) = width.items()
-    if n < 1 or n != int(n):
+    if not hasattr(n, "__index__") or n < 1:
         raise ValueError(f"{name}={n!r} leaves no centre to calibrate on; expected a whole number of at least 1")
 
 

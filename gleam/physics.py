@@ -114,9 +114,18 @@ def _check_slice(kspace, mask, sens_maps):
             f"kspace {shapes[0]}, mask {shapes[1]} and sens_maps {shapes[2]} do not fit; expected (coil, y, x), (y, x) "
             "and (coil, y, x)"
         )
+    _check_measured(mask, sens_maps)
     for name, values in {"kspace": torch.as_tensor(kspace), "sens_maps": torch.as_tensor(sens_maps)}.items():
         if not values.is_complex() or not values.isfinite().all():
             raise ValueError(f"{name} is {values.dtype} or holds NaN or infinite values; expected finite complex ones")
+
+
+def _check_measured(mask, sens_maps):
+    mask = torch.as_tensor(mask)
+    if not mask.any() or not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("mask measures nothing or holds values other than 0 and 1; expected True where measured")
+    if not torch.as_tensor(sens_maps).any():
+        raise ValueError("sens_maps are empty (all zero): the calibration found no coil; expected maps of the object")
 
 
 def per_example(values, like):

@@ -1,6 +1,9 @@
 """Iterative solvers on callables, for mini-batches in which every example is a problem of its own."""
 
+import math
+
 import torch
+from torch.autograd.function import once_differentiable
 
 
 def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e-6, implicit=False):
@@ -14,8 +17,8 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
     for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1 b, by
     a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
     """
-    if n_iterations < 1:
-        raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be at least 1")
+    if not hasattr(n_iterations, "__index__") or n_iterations < 1:
+        raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be a whole number of at least 1")
     settings = {"n_iterations": n_iterations, "tolerance": tolerance}
     if not implicit:
         return _iterate(operator, b, start, **settings)
@@ -61,6 +64,7 @@ class _Implicit(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):
         return _iterate(ctx.operator, gradient, None, **ctx.settings), None, None, None
 
@@ -68,7 +72,7 @@ class _Implicit(torch.autograd.Function):
 class NotConverged(ValueError):
     """An iteration that was needed to converge did not; ``residual`` says how far it came."""
 
-    def __init__(self, message, residual):
+    def __init__(self, message, residual=math.inf):  # the default lets it cross from one process to another
         super().__init__(message)
         self.residual = residual
 

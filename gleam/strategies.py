@@ -74,12 +74,14 @@ class Invertible(_Undivided):
     """
 
     n_checkpoints: int = 1
-    tolerance: float = 1e-3
+    tolerance: float = 1e-5
     monitor: Monitor = field(default_factory=Monitor, repr=False, compare=False)
 
     def __post_init__(self):
         if not hasattr(self.n_checkpoints, "__index__") or self.n_checkpoints < 0:
             raise ValueError(f"n_checkpoints={self.n_checkpoints!r} must be a whole number of at least 0")
+        if not self.tolerance > 0:
+            raise ValueError(f"tolerance={self.tolerance!r} of an inversion must be greater than 0")
 
     def propagate(self, iterations, x, batch):
         """Run ``iterations`` on ``x``; keep checkpoints and signatures. ValueError if one of them has no inverse."""

@@ -16,17 +16,29 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
-from gleam import convolutions, denoisers, fourier, inversion, masks, metrics, physics, solvers, strategies, unrolled
+from gleam import (
+    convolutions,
+    denoisers,
+    evaluation,
+    fourier,
+    inversion,
+    masks,
+    metrics,
+    physics,
+    solvers,
+    strategies,
+    unrolled,
+)  # fmt: skip
 from gleam.datasets import slices
 from gleam.evaluation import evaluate
-from gleam.files import digest, locked, written_whole
+from gleam.files import digest, end_with_parent, locked, written_whole
 from gleam.identity import code_digest, sources, weights_digest
 from gleam.strategies import parameters_by_module
 
 BETAS = (0.9, 0.999)
 DECIDING = [
-    convolutions, denoisers, fourier, inversion, masks, metrics, physics, slices, solvers, strategies, unrolled,
-    sys.modules[__name__],
+    convolutions, denoisers, evaluation, fourier, inversion, masks, metrics, physics, slices, solvers, strategies,
+    unrolled, sys.modules[__name__],
 ]  # fmt: skip
 
 
@@ -88,7 +100,8 @@ def fit(
     }  # fmt: skip
     network.to(device)
     run = _Run(network, train, val, strategy, settings, Path(run_dir), device)
-    with locked(run.path.with_name("lock")):  # a second process with the same run waits, and finds it complete
+    waiting = f"{name or strategy}: another process trains this very network, waiting for it"
+    with locked(run.path.with_name("training.lock"), waiting):
         run.resume()
         with tqdm(total=n_steps, initial=run.fit.n_steps_done, desc=name or repr(strategy), unit="step") as bar:
             while run.fit.n_steps_done < n_steps:
@@ -113,11 +126,16 @@ def fit_all(runs, *, n_jobs=1):
     if n_jobs > 1 and len(runs) > 1:
         context = multiprocessing.get_context("spawn")
         n_threads = max(1, torch.get_num_threads() // n_jobs)
-        with ProcessPoolExecutor(min(n_jobs, len(runs)), context, torch.set_num_threads, (n_threads,)) as pool:
+        with ProcessPoolExecutor(min(n_jobs, len(runs)), context, _start_worker, (n_threads,)) as pool:
             futures = [pool.submit(_fit_one, arguments) for arguments in runs.values()]
             wait(futures)
             _raise_first(futures)
     return {key: fit(**arguments) for key, arguments in runs.items()}
+
+
+def _start_worker(n_threads):
+    end_with_parent()
+    torch.set_num_threads(n_threads)
 
 
 def _raise_first(futures):

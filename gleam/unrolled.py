@@ -38,13 +38,14 @@ class MoDLIteration(nn.Module):
     """One iteration of MoDL: the CNN, then data consistency by conjugate gradients (Eqs. 7 and 8).
 
     z = D(x), then x+ minimises ||A x+ - y||^2 + mu ||x+ - z||^2, that is (A^H A + mu I) x+ = A^H y + mu z, by ``n_cg``
-    steps that start at x. ``mu`` is fixed or, with ``learn_mu``, where learning starts; ``implicit`` chooses the
-    gradient of :func:`gleam.solvers.conjugate_gradient`. Raises ValueError for mu <= 0 or no step.
+    steps that start at x. ``mu`` is fixed or, with ``learn_mu``, where learning starts; then its logarithm is a weight,
+    so that weight decay draws mu towards 1. ``implicit`` chooses the gradient of
+    :func:`gleam.solvers.conjugate_gradient`. Raises ValueError for mu <= 0 or no step.
     """
 
     def __init__(self, denoiser, *, mu=0.05, n_cg=10, learn_mu=False, implicit=False):
         super().__init__()
-        if not mu > 0:
+        if not 0 < mu < math.inf:
             raise ValueError(
                 f"mu={mu!r} of MoDL must be greater than 0, or its data consistency has no unique solution"
             )

@@ -63,25 +63,35 @@ def make(arguments, root):
         folders = data.provide(data.needed_by(selected), data_dir, profile, settings["phantoms"], root, jobs)
         if arguments.what == "data":
             return True
-        tasks = []
-        for chapter in selected:
-            supplied = {"profile": profile, "work_dir": f"../_work/{profile}"}
-            supplied |= {name: data.relative(folder, profile, root) for name, folder in folders.items()}
-            parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
-            key = chapters.current_key(chapter, parameters, profile, folders, root)
-            stale = chapters.why_stale(chapter, key)
-            if not stale and chapters.lacks_records(chapter, profile, root):
-                stale = "stale (its records are gone)"
-            print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
-            if stale:
-                tasks.append(execute.Task(chapter, parameters | n_jobs, key))
+        tasks = stale_tasks(selected, given, folders, profile, root, jobs)
         on_gpu = any(task.parameters.get("device", "cpu") != "cpu" for task in tasks)
-        if not execute.run_all(tasks, profile, root, 1 if on_gpu and not arguments.jobs else jobs):
+        at_once = 1 if on_gpu and not arguments.jobs else min(jobs, max(1, len(tasks)))
+        for task in tasks:
+            if "n_jobs" in task.parameters:  # a chapter's share: more processes than cores slow each other down
+                task.parameters["n_jobs"] = max(1, min(task.parameters["n_jobs"], jobs // at_once))
+        if not execute.run_all(tasks, profile, root, at_once):
             return False
     if arguments.what == "notebooks":
         return True
     chapters.fill_in_missing(chapters.discover(root))
     return book.build(profile, root)
+
+
+def stale_tasks(selected, given, folders, profile, root, jobs):
+    """The chapters that have to run, after a line about each of those selected."""
+    tasks = []
+    for chapter in selected:
+        supplied = {"profile": profile, "work_dir": f"../_work/{profile}"}
+        supplied |= {name: data.relative(folder, profile, root) for name, folder in folders.items()}
+        parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
+        key = chapters.current_key(chapter, parameters, profile, folders, root)
+        stale = chapters.why_stale(chapter, key)
+        if not stale and chapters.lacks_records(chapter, profile, root):
+            stale = "stale (its records are gone)"
+        print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
+        if stale:
+            tasks.append(execute.Task(chapter, parameters | n_jobs, key))
+    return tasks
 
 
 def main(argv=None, root=ROOT):

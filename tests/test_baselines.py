@@ -145,7 +145,9 @@ def test_several_weights_are_chosen_together(series):
     [
         (lambda: baselines.wavelet(-1), "lamda=-1 of compressed sensing must be a number of at least 0"),
         (lambda: baselines.wavelet(float("nan")), "lamda=nan"),
-        (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 of compressed sensing must be at least 1"),
+        (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 of compressed sensing must be a whole"),
+        (lambda: baselines.wavelet(float("inf")), "lamda=inf"),
+        (lambda: baselines.choose_lamda([], None), "lamdas is empty"),
         (lambda: baselines.spatiotemporal(0.1, -0.1, 0.1), "lamda_space=-0.1"),
         (lambda: baselines.spatiotemporal(0.1, 0.1, float("nan")), "lamda_time=nan"),
         (

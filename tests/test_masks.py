@@ -126,6 +126,7 @@ def test_existing_seeds_keep_their_masks():
         (partial(masks.kt_variable_density, (8, 64, 32), 0.5), "at least 1"),
         (partial(masks.poisson_disc, (32, 32), 16, n_calibration=20), "n_calibration=20"),
         (partial(masks.poisson_disc, (32, 32), 1, n_calibration=4), "cannot be met within 5 %"),
+        (partial(masks.kt_variable_density, (4, 32, 8), 4, n_center=4.0), "n_center=4.0 leaves no centre"),
         (partial(masks.poisson_disc, (32,), 4), "two sizes"),
         (partial(masks.random_columns, (32, 32), 0.5), "at least 1"),
         (partial(masks.random_columns, (32, 64), 8, center_fraction=0.5), "center_fraction=0.5"),

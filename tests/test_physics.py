@@ -98,6 +98,9 @@ GOOD = {"kspace": np.ones((3, 8, 6), np.complex128), "mask": np.ones((8, 6)), "s
         ({"kspace": np.ones((1, 8, 6), complex)}, r"kspace \(1, 8, 6\)"),
         ({"kspace": np.ones((3, 8, 6))}, "kspace is torch.float64"),
         ({"kspace": np.full((3, 8, 6), np.nan + 0j)}, "kspace .* holds NaN"),
+        ({"sens_maps": np.zeros((3, 8, 6), complex)}, "sens_maps are empty"),
+        ({"mask": np.zeros((8, 6))}, "mask measures nothing"),
+        ({"mask": np.full((8, 6), 2.5)}, "values other than 0 and 1"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(change, words):

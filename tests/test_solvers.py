@@ -1,10 +1,11 @@
+import pickle
 from itertools import pairwise
 
 import pytest
 import torch
 from problems import complex_normal, random_batch
 
-from gleam.solvers import conjugate_gradient
+from gleam.solvers import NotConverged, conjugate_gradient
 
 
 def system(n=2, size=6, seed=0, condition=20.0, dtype=torch.complex128):
@@ -101,6 +102,21 @@ def test_series_are_solved_too():
     torch.testing.assert_close(x, batch.target, rtol=1e-3, atol=1e-4)
 
 
-def test_no_iteration_is_refused():
+@pytest.mark.parametrize("n_iterations", [0, 2.5])
+def test_no_iteration_is_refused(n_iterations):
     with pytest.raises(ValueError, match="at least 1"):
-        conjugate_gradient(lambda x: x, torch.ones(1, 2), n_iterations=0)
+        conjugate_gradient(lambda x: x, torch.ones(1, 2), n_iterations=n_iterations)
+
+
+def test_implicit_gradients_are_of_first_order_and_say_so():
+    matrix, b = system()
+    b.requires_grad_()
+    x = conjugate_gradient(applied(matrix), b, implicit=True)
+    (gradient,) = torch.autograd.grad(x.abs().square().sum(), b, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.abs().sum().backward()
+
+
+def test_failure_to_converge_crosses_processes():
+    failure = pickle.loads(pickle.dumps(NotConverged("did not", 0.25)))
+    assert str(failure) == "did not" and failure.residual == 0.25

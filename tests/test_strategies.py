@@ -60,7 +60,7 @@ def weights(network):
     return torch.cat([p.detach().ravel() for p in network.parameters()])
 
 
-@pytest.mark.parametrize(("strategy", "make"), CASES, ids=str)
+@pytest.mark.parametrize(("strategy", "make"), CASES, ids=lambda case: getattr(case, "__name__", str(case)))
 def test_every_strategy_updates_every_weight_of_any_unrolled_network(strategy, make, batch):
     network = make()
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
@@ -183,10 +183,10 @@ def test_without_a_fallback_the_gradient_would_be_garbage_and_with_it_it_is_not(
     assert relative(gradient(network, blind, batch) - expected, expected) > 1
     with pytest.warns(InversionWarning, match=r"iteration \d could not be inverted \(it left a relative error of"):
         found = gradient(network, watched, batch)
-    assert relative(found - expected, expected) < 0.01
+    assert relative(found - expected, expected) < 1e-3
     findings = watched.findings()
     assert findings["n_fallbacks"] == 1 == sum(n for _, n in findings["fallbacks_at"])
-    assert 0 < findings["inversion_error"] <= watched.tolerance
+    assert 0 <= findings["inversion_error"] <= watched.tolerance
     assert watched.findings()["n_inversions"] == 0  # asked already
     gradient(network, watched, batch)  # warns once only
     assert watched.findings() == findings
@@ -237,10 +237,12 @@ def test_signature_estimates_the_norm_of_any_error():
     spot = torch.zeros(2, 40, 30, dtype=torch.complex64)
     spot[:, 7, 9] = 5
     smooth = torch.ones(2, 40, 30, dtype=torch.complex64)
-    for error in (spread, spot, smooth):
+    row = torch.zeros(2, 40, 30, dtype=torch.complex64)
+    row[:, 11] = spread[:, 11]
+    for error in (spread, spot, smooth, row):
         assert _signature(error).norm().item() == pytest.approx(error.norm().item(), rel=0.15)
     torch.testing.assert_close(_signature(spread + spot), _signature(spread) + _signature(spot))
-    assert _signature(spread[:, :5, :5]).shape == (2, 256)
+    assert _signature(spread[:, :5, :5]).shape == (2, 251)
 
 
 def test_memory_by_inversion_is_below_end_to_end_and_does_not_grow_with_depth():

@@ -131,7 +131,9 @@ def test_networks_that_cannot_be(make, keywords):
         make(**keywords)
 
 
-@pytest.mark.parametrize("keywords", [{"mu": 0}, {"mu": -1.0}, {"mu": float("nan")}, {"n_cg": 0}, {"n_cg": 2.5}])
+@pytest.mark.parametrize(
+    "keywords", [{"mu": 0}, {"mu": -1.0}, {"mu": float("nan")}, {"mu": float("inf")}, {"n_cg": 0}, {"n_cg": 2.5}]
+)
 def test_data_consistency_that_cannot_be(keywords):
     with pytest.raises(ValueError, match="of MoDL must be"):
         unrolled.modl(2, 4, **keywords)
@@ -172,3 +174,10 @@ def test_identity_of_a_network_holds_what_is_no_weight():
         unrolled.modl(1, 4, **k) for k in ({}, {"mu": 0.3}, {"n_cg": 5}, {"learn_mu": True}, {"implicit": True})
     ]
     assert len({repr(network) for network in variants}) == len(variants)
+
+
+@pytest.mark.parametrize("make", [unrolled.pgd, unrolled.modl])
+@pytest.mark.parametrize(("n_dims", "n_frames", "word"), [(2, 3, "series"), (3, None, "images")])
+def test_images_for_the_other_number_of_dimensions(make, n_dims, n_frames, word):
+    with pytest.raises(ValueError, match=f"n_dims={n_dims} cannot take images .* the other n_dims for {word}"):
+        make(1, 4, n_dims=n_dims)(random_batch(n_frames=n_frames))

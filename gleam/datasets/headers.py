@@ -96,6 +96,8 @@ def opened(path, *, expected):
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, KeyError, RuntimeError) as error:  # h5py raises each of them for damaged files
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises each of them for damaged files
+        if isinstance(error, ValueError) and str(error).startswith(str(path)):
+            raise  # a reader's own complaint
         what = "is not an HDF5 file" if not h5py.is_hdf5(path) else "is truncated or damaged"
         raise OSError(f"{path}: {what}; expected {expected}, download or copy it again ({error})") from None

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.calibration import EmptyMapsError
-from gleam.files import described, digest, n_cores, write_json, written_whole
+from gleam.files import described, digest, end_with_parent, locked, n_cores, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
 PREPARATION_VERSION = 2  # part of every key: raise it when what is computed changes
@@ -98,7 +98,7 @@ def _results(job, paths, n_jobs, errors):
             with _kept_in(errors):
                 yield job(path)
         return
-    with _one_thread_each(), ProcessPoolExecutor(n_jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(n_jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         futures = [pool.submit(job, path) for path in paths]
         try:
             for future in as_completed(futures):
@@ -147,23 +147,27 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     """Prepare ``path`` unless it is cached; returns (path, prepared file, sha256 of the raw file)."""
     sha = _sha256(path)
     prepared = _cached(path, sha, recipe, cache_dir)
-    if not is_whole(prepared):
-        volume = read(path)
-        with written_whole(prepared) as temporary, h5py.File(temporary, "w") as file:
-            left_out = _write(file, volume, calibrate, path)
-            file.attrs.update(
-                subject=volume.subject,
-                is_phantom=volume.is_phantom,
-                acquisition=volume.acquisition,
-                aspect=volume.aspect,
-                field_strength=np.nan if volume.field_strength is None else volume.field_strength,
-                settings=json.dumps(recipe, sort_keys=True),
-                source_file=path.name,
-                source_sha256=sha,
-            )
-            if left_out:
-                file.attrs["left_out"] = left_out
+    with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run side by side share a cache
+        if not is_whole(prepared):
+            _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
     return path, prepared, sha
+
+
+def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
+    with written_whole(prepared) as temporary, h5py.File(temporary, "w") as file:
+        left_out = _write(file, volume, calibrate, path)
+        file.attrs.update(
+            subject=volume.subject,
+            is_phantom=volume.is_phantom,
+            acquisition=volume.acquisition,
+            aspect=volume.aspect,
+            field_strength=np.nan if volume.field_strength is None else volume.field_strength,
+            settings=json.dumps(recipe, sort_keys=True),
+            source_file=path.name,
+            source_sha256=sha,
+        )
+        if left_out:
+            file.attrs["left_out"] = left_out
 
 
 def _write(file, volume, calibrate, path):

@@ -88,10 +88,10 @@ def check_folder(given, data_dir, needed):
     if not data_dir.is_dir():
         raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
     if needed and not any(dataset.files(data_dir) for dataset in needed):
-        places = " or ".join(f"{dataset.raw}/" for dataset in needed)
-        raise ValueError(
-            f"The data folder '{given}' has no raw file, *.h5, in {places} (DATA=dir, see data/README.md)."
+        places = " or ".join(
+            f"{dataset.raw}/*.h5" + (f" or {dataset.also}" if dataset.also else "") for dataset in needed
         )
+        raise ValueError(f"The data folder '{given}' has no raw file {places} (DATA=dir, see data/README.md).")
 
 
 def has_gpu():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def _run(task, profile, root, scratch, n_threads, children, progress):
     child = children.start(command, cwd=root / "notebooks", env=_environment(root, n_threads))
     last = ""
     with child.stdout:
-        for line in _lines(child.stdout):
+        for line in _lines(child):
             last = line
             progress.show(name, line)
     if child.wait() == 0:
@@ -99,14 +100,23 @@ def _environment(root, n_threads):
     return os.environ | dict.fromkeys(threads, str(n_threads)) | own
 
 
-def _lines(stream):
-    """Lines of a binary stream as they come, where a carriage return ends a line too."""
+def _lines(child):
+    """Lines of a process as they come, where a carriage return ends a line too."""
     rest = b""
-    while chunk := os.read(stream.fileno(), 65536):
+    while chunk := _chunk(child):
         *whole, rest = re.split(rb"(?:\r|\n|\x1b\[[0-9;]*[A-Za-z])+", rest + chunk)
         yield from (line.decode(errors="replace").strip() for line in whole if line.strip())
     if rest.strip():
         yield rest.decode(errors="replace").strip()
+
+
+def _chunk(child):
+    """The next bytes of a process; none at its end, also if something that it left behind holds its output open."""
+    stream = child.stdout.fileno()
+    while not select.select([stream], [], [], 0.5)[0]:
+        if child.poll() is not None:
+            return b""
+    return os.read(stream, 65536)
 
 
 def error_in(path):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from gleam.datasets import cine, fastmri
 from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS
-from gleam.files import n_cores, write_json, written_whole
+from gleam.files import end_with_parent, n_cores, write_json, written_whole
 
 VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
@@ -187,7 +187,7 @@ def _run(jobs, n_jobs):
         yield from map(write_subject, jobs)
         return
     # Spawned, not forked: the parent may run threads of torch.
-    with ProcessPoolExecutor(n_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
         try:
             yield from (done.result() for done in as_completed([pool.submit(write_subject, job) for job in jobs]))
         except BaseException:
