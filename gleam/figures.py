@@ -104,8 +104,8 @@ def source(data):
 
 
 def masks(named, *, aspect=1.0):
-    """Undersampling masks, a dict of title to boolean array (y, x); white is measured."""
-    return panels({title: np.asarray(mask, float) for title, mask in named.items()}, window=1.0, aspect=aspect)
+    """Undersampling masks, a dict of title to boolean array (y, x); what is measured is light, not as white as paper."""
+    return panels({title: np.asarray(mask, float) for title, mask in named.items()}, window=1.2, aspect=aspect)
 
 
 def kspace_magnitude(kspace):
