@@ -12,7 +12,7 @@ import torch
 from problems import write_prepared
 
 import gleam
-from gleam import identity, metrics, strategies, training
+from gleam import files, identity, metrics, strategies, training
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
 
 SETTINGS = {
@@ -136,12 +136,29 @@ def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path, 
 def test_the_same_run_in_two_places_is_trained_once(splits, tmp_path, steps):
     """Two chapters that need one network: the second waits for the first."""
     train, val, _ = splits
-    networks = [network(), network()]
+    networks, runs = [network(), network()], []
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(gleam.fit, n, train, val, EndToEnd(), run_dir=tmp_path, **SETTINGS) for n in networks]
+        for net in networks:  # one after the other has begun: Python's parser, which names a run, is not for threads
+            runs.append(pool.submit(gleam.fit, net, train, val, EndToEnd(), run_dir=tmp_path, **SETTINGS))
+            while not steps.done and not runs[0].done():
+                time.sleep(0.01)
         fits = [run.result() for run in runs]
     assert steps.done == SETTINGS["n_steps"] and fits[0] == fits[1]
     assert torch.equal(*map(weights, networks))
+
+
+def test_a_lock_is_held_by_one_at_a_time(tmp_path, capsys):
+    def take():
+        with files.locked(tmp_path / "run" / "x.lock", "waiting"):
+            return True
+
+    with ThreadPoolExecutor(1) as pool:
+        with files.locked(tmp_path / "run" / "x.lock"):
+            second = pool.submit(take)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=0.3)
+        assert second.result(timeout=10)
+    assert capsys.readouterr().out == "waiting\n"
 
 
 def test_the_kept_weights_are_those_of_the_lowest_validation_nrmse(splits, tmp_path):
