@@ -104,7 +104,7 @@ def source(data):
 
 
 def masks(named, *, aspect=1.0):
-    """Undersampling masks, a dict of title to boolean array (y, x); what is measured is light, not as white as paper."""
+    """Undersampling masks, a dict of title to boolean array (y, x); what is measured is light, but not paper white."""
     return panels({title: np.asarray(mask, float) for title, mask in named.items()}, window=1.2, aspect=aspect)
 
 
