@@ -8,7 +8,9 @@ from gleam import (
     fourier,
     masks,
     metrics,
+    parallel,
     physics,
+    prediction,
     records,
     solvers,
     strategies,
@@ -16,9 +18,10 @@ from gleam import (
     unrolled,
 )
 from gleam.evaluation import evaluate, reconstruct
+from gleam.parallel import ParallelGreedy
 from gleam.records import Record
-from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible
-from gleam.training import Fit, fit, fit_all
+from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible, Offloaded
+from gleam.training import Fit, fit, fit_all, fit_parallel
 
 __all__ = [
     "Checkpointed",
@@ -26,6 +29,8 @@ __all__ = [
     "Fit",
     "Greedy",
     "Invertible",
+    "Offloaded",
+    "ParallelGreedy",
     "Record",
     "baselines",
     "calibration",
@@ -34,10 +39,13 @@ __all__ = [
     "evaluate",
     "fit",
     "fit_all",
+    "fit_parallel",
     "fourier",
     "masks",
     "metrics",
+    "parallel",
     "physics",
+    "prediction",
     "reconstruct",
     "records",
     "solvers",

@@ -62,6 +62,18 @@ class Monitor:
         return found
 
 
+def combined(findings):
+    """The :meth:`Monitor.findings` of several processes as one."""
+    places = Counter()
+    for one in findings:
+        places.update({i: n for i, n in one["fallbacks_at"]})
+    return {
+        "n_inversions": sum(one["n_inversions"] for one in findings), "n_fallbacks": places.total(),
+        "fallbacks_at": sorted(map(list, places.items())),
+        "inversion_error": max(one["inversion_error"] for one in findings),
+    }  # fmt: skip
+
+
 def propagate_by_inversion(iterations, x, batch, places, tolerance, monitor):
     """Run ``iterations`` on ``x``; keep the inputs of those numbered in ``places`` and recover the others on the way
     back.

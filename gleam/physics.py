@@ -100,8 +100,21 @@ class Batch:
         return cls.undersample(to_fft_order(kspace), ifftshift2(mask)[:, None], sens_maps, target)
 
     def to(self, device):
-        """The same batch on another device."""
-        return Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        """The same batch on another device; copied once, however often it is asked for."""
+        device = torch.device(device)
+        if device == self.target.device:
+            return self
+        if device not in self._copies:
+            self._copies[device] = Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return self._copies[device]
+
+    @cached_property
+    def _copies(self):
+        return {}
+
+    def part(self, i, n):
+        """Part ``i`` of ``n``: every n-th example from the i-th on; empty if there are too few."""
+        return self if n == 1 else Batch(*(getattr(self, f.name)[i::n] for f in fields(self)))
 
     def __len__(self):
         return len(self.target)

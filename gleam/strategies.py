@@ -1,17 +1,21 @@
 """Training strategies: how one gradient step on one mini-batch is taken.
 
 A strategy has two methods. ``modules(network)`` cuts the network's iterations into the parts that are updated on
-their own; ``step(network, batch, optimizers)``, with one optimizer per module, makes one update and returns the
-losses, one per module, detached. Any network that is a start plus a list of iterations will do
-(:mod:`gleam.unrolled`).
+their own; ``step(network, batch, optimizers)``, with one optimizer per module, makes one update and returns the list
+of losses, one per module, detached, each where its module is. Any network that is a start plus a list of iterations
+will do (:mod:`gleam.unrolled`).
 
 How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
 A strategy may also have ``findings()``, a dict of what it noticed since it was last asked; it joins a run's history.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from gleam.inversion import Monitor, propagate_by_inversion
@@ -55,6 +59,59 @@ class Checkpointed(_Undivided):
         for iteration in iterations:
             x = checkpoint(iteration, x, batch, use_reentrant=False)
         return x
+
+
+@dataclass(frozen=True)
+class Offloaded(_Undivided):
+    """Backpropagation whose activations wait in host memory, from where each is fetched when its turn comes.
+
+    Weights and the batch stay where they are. On CUDA the host memory is pinned, and no copy makes the host wait. On a
+    CPU there is nowhere to go: copies are made into another part of the same memory, one that
+    :class:`gleam.cost.LiveBytes` does not see. So their time is real and the bytes are those that a device would keep,
+    but nothing is saved.
+    """
+
+    def propagate(self, iterations, x, batch):
+        """Run ``iterations`` on ``x``; copy what is kept for the way back to the host, each tensor once."""
+        weights = [t for iteration in iterations for t in (*iteration.parameters(), *iteration.buffers())]
+        batches = [batch.to(device) for device in {x.device, *(t.device for t in weights)}]
+        staying = weights + [t for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor)]
+        storages = {t.untyped_storage().data_ptr() for t in staying}
+        with saved_tensors_hooks(partial(_to_host, storages, WeakKeyDictionary()), _from_host):
+            return EndToEnd().propagate(iterations, x, batch)
+
+
+def _to_host(staying, copies, tensor):
+    """(device, copy on the host, whether conjugated) of ``tensor``; itself if its storage is among ``staying``.
+
+    ``copies``: of each storage, what was copied of it before; the next layer often keeps what the last one kept.
+    """
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() in staying:
+        return tensor.detach()
+    known = copies.setdefault(storage, {})
+    view = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
+    if view not in known:  # as it lies in memory: the host must not work on a copy that is still under way
+        values = (tensor.conj() if tensor.is_conj() else tensor).resolve_neg()
+        known[view] = _empty_on_host(values).copy_(values, non_blocking=tensor.is_cuda)
+    return tensor.device, known[view], tensor.is_conj()
+
+
+def _from_host(packed):
+    if isinstance(packed, torch.Tensor):
+        return packed
+    device, copy, is_conj = packed
+    tensor = copy.clone() if device.type == "cpu" else copy.to(device, non_blocking=True)
+    return tensor.conj() if is_conj else tensor
+
+
+def _empty_on_host(like):
+    """Host memory for ``like``, with its strides; that for a tensor on a CPU is numpy's."""
+    if like.device.type != "cpu":
+        return torch.empty_like(like, device="cpu", pin_memory=like.is_cuda)
+    strides = torch.empty_like(like, device="meta").stride()
+    memory = torch.from_numpy(np.empty(like.numel() * like.element_size(), np.uint8))
+    return memory.view(like.dtype).as_strided(like.shape, strides)
 
 
 @dataclass(frozen=True)
@@ -108,15 +165,19 @@ class Greedy:
     """
 
     n_modules: int
-    within: EndToEnd | Checkpointed | Invertible = field(default_factory=EndToEnd)
+    within: EndToEnd | Checkpointed | Offloaded | Invertible = field(default_factory=EndToEnd)
 
     def modules(self, network):
         """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""
         return split(network.iterations, self.n_modules)
 
+    def propagate(self, iterations, x, batch):
+        """Run ``iterations`` on ``x`` as ``within`` does."""
+        return self.within.propagate(iterations, x, batch)
+
     def step(self, network, batch, optimizers):
         """Forward, local loss, backward and update, module by module; the output passes on detached."""
-        return _decoupled_step(self.modules(network), self.within.propagate, network, batch, optimizers)
+        return _decoupled_step(self.modules(network), self.propagate, network, batch, optimizers)
 
     def findings(self):
         """Those of ``within``."""
@@ -127,14 +188,31 @@ def _decoupled_step(modules, propagate, network, batch, optimizers):
     """Algorithm 1. What passes on is x(m) from before the update of module m, as in the paper."""
     x, losses = network.start(batch), []
     for module, optimizer in zip(modules, optimizers, strict=True):
-        x = propagate(module, x, batch)
-        loss = complex_l1(x, batch.target)
+        x, loss = forward_module(propagate, module, x, batch)
+        losses.append(update_module(loss, optimizer))
+        x = x.detach()
+    return losses
+
+
+def forward_module(propagate, module, x, batch):
+    """(x(m), its loss) for the input x(m-1) of a module."""
+    x = propagate(module, x, batch)
+    return x, complex_l1(x, batch.to(x.device).target)
+
+
+def update_module(loss, optimizer, average=None):
+    """Backward pass and update of one module; returns the loss, detached.
+
+    ``average(loss, parameters)`` comes between the two, where several processes share a mini-batch.
+    """
+    if loss.requires_grad:
         loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)  # gradients of one module at a time are what memory has to hold
-        x, loss = x.detach(), loss.detach()
-        losses.append(loss)
-    return torch.stack(losses)
+    loss = loss.detach()
+    if average:
+        average(loss, [p for group in optimizer.param_groups for p in group["params"]])
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)  # gradients of one module at a time are what memory has to hold
+    return loss
 
 
 def parameters_by_module(strategy, network):

@@ -8,9 +8,11 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -29,10 +31,13 @@ from gleam import (
     strategies,
     unrolled,
 )  # fmt: skip
+from gleam.allocator import keep_freed_memory
 from gleam.datasets import slices
 from gleam.evaluation import evaluate
 from gleam.files import digest, end_with_parent, locked, written_whole
 from gleam.identity import code_digest, sources, weights_digest
+from gleam.parallel import spread
+from gleam.processes import ALONE, launch
 from gleam.strategies import parameters_by_module
 
 BETAS = (0.9, 0.999)
@@ -86,33 +91,52 @@ def fit(
     ``batches(batch_size)``, ``index``, ``subjects`` and ``fingerprint``. ``batch_size``: slices per step; ``seed``: of
     their order and masks; ``name``: for the progress bar.
 
+    ``device``: one, or a list of them to spread the modules over (:func:`gleam.parallel.spread`). With
+    :class:`gleam.ParallelGreedy` under torchrun every process calls ``fit`` with the same arguments; "cuda" is then the
+    GPU of its number, and ``run_dir`` a folder that all of them see. The run is the same as with ``Greedy``, and one
+    goes on with what the other has begun.
+
     Returns a :class:`Fit`. Raises ValueError for settings that make no sense, if training diverges, or without the GPU
-    that ``device`` asks for.
+    that ``device`` asks for; OSError if another process of the run fails.
     """
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} needs a GPU and there is none; take device='cpu' (the quick profile)")
+    devices = _devices(device)
     _check_settings(n_steps=n_steps, batch_size=batch_size, validate_every=validate_every, learning_rate=learning_rate)
     settings = {
-        "strategy": repr(strategy), "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
+        "strategy": repr(_in_one_process(strategy)), "n_steps": n_steps, "batch_size": batch_size,
+        "learning_rate": learning_rate,
         "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,
         "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
         "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
     }  # fmt: skip
-    network.to(device)
-    run = _Run(network, train, val, strategy, settings, Path(run_dir), device)
-    waiting = f"{name or strategy}: another process trains this very network, waiting for it"
-    with locked(run.path.with_name("training.lock"), waiting):
-        run.resume()
-        with tqdm(total=n_steps, initial=run.fit.n_steps_done, desc=name or repr(strategy), unit="step") as bar:
-            while run.fit.n_steps_done < n_steps:
-                run.train_until_validation(bar)
-                run.validate()
-                run.save()
-                bar.set_postfix(
-                    loss=f"{run.fit.history[-1]['loss'][-1]:.4f}", val_nrmse=f"{run.fit.history[-1]['nrmse']:.4f}"
-                )
-    network.load_state_dict(run.best)
+    keep_freed_memory()
+    team = getattr(strategy, "team", ALONE)
+    with team.telling_failures():
+        network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
+        run = _Run(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
+        with run.held(name or strategy):
+            run.train(name or settings["strategy"])
+        network.load_state_dict(run.best)
     return run.fit
+
+
+def fit_parallel(network, train, val, strategy, *, n_processes, **arguments):
+    """:func:`fit` by ``n_processes`` new processes on this machine: P-GLEAM from a notebook, in one call.
+
+    ``strategy``: a :class:`gleam.ParallelGreedy`; ``arguments``: those of :func:`fit`. There is one progress bar; no
+    process outlives the call, and an interrupt ends them all. On a CPU each process has one of the threads that this
+    one would use, and on GPUs the card of its number. Returns a :class:`Fit` and leaves the weights in ``network``.
+    Raises what :func:`fit` raises in any of them.
+    """
+    if not hasattr(strategy, "equivalent"):
+        raise ValueError(
+            f"{strategy} trains in one process: take gleam.ParallelGreedy, or gleam.fit without n_processes"
+        )
+    everything = {"network": network, "train": train, "val": val, "strategy": strategy} | arguments
+    n_steps = arguments["n_steps"]
+    with tqdm(total=n_steps, desc=arguments.get("name") or repr(strategy.equivalent), unit="step") as bar:
+        launch(_fit_one, n_processes, everything, on_progress=lambda n: bar.update(n - bar.n) if n > bar.n else None)
+        bar.update(n_steps - bar.n)
+    return fit(**everything | {"strategy": strategy.equivalent})
 
 
 def fit_all(runs, *, n_jobs=1):
@@ -131,6 +155,18 @@ def fit_all(runs, *, n_jobs=1):
             wait(futures)
             _raise_first(futures)
     return {key: fit(**arguments) for key, arguments in runs.items()}
+
+
+def _devices(device):
+    devices = list(device) if isinstance(device, list | tuple) else [device]
+    if any(torch.device(d).type == "cuda" for d in devices) and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} needs a GPU and there is none; take device='cpu' (the quick profile)")
+    return devices
+
+
+def _in_one_process(strategy):
+    """The strategy that trains the same weights in one process: what names a run."""
+    return getattr(strategy, "equivalent", strategy)
 
 
 def _start_worker(n_threads):
@@ -155,11 +191,13 @@ def _fit_one(arguments):
 
 
 class _Run:
-    """State of one training run and its checkpoint."""
+    """State of one training run and its checkpoint; ``team``: the processes that share it."""
 
-    def __init__(self, network, train, val, strategy, settings, run_dir, device):
-        self.network, self.train, self.val, self.strategy, self.device = network, train, val, strategy, device
+    def __init__(self, network, train, val, strategy, settings, run_dir, device, team):
+        self.network, self.train_data, self.val, self.strategy = network, train, val, strategy
+        self.device, self.team = device, team
         groups = parameters_by_module(strategy, network)
+        self.mine = list(getattr(strategy, "mine", range(len(groups))))
         self.optimizers = [
             torch.optim.Adam(group, betas=BETAS, weight_decay=settings["weight_decay"], fused=can_fuse(group))
             for group in groups
@@ -167,7 +205,7 @@ class _Run:
         identity = [
             settings,
             repr(network),
-            sources(network, strategy),
+            sources(network, _in_one_process(strategy)),
             weights_digest(network),
             train.fingerprint,
             val.fingerprint,
@@ -177,22 +215,58 @@ class _Run:
         self.fit = Fit(settings)
         self.best = {}
 
+    @contextmanager
+    def held(self, name):
+        """Hold the run's lock and start from its checkpoint; of a team the first process holds it for all."""
+        waiting = f"{name}: another process trains this very network, waiting for it"
+        lock = self.path.with_name("training.lock")
+        with locked(lock, waiting) if self.team.is_first else nullcontext():
+            self.team.wait_for_all()
+            self.resume()
+            self.check_agreement()
+            yield
+            self.team.wait_for_all()
+
+    def check_agreement(self):
+        steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
+        if any(other != steps[self.team.rank] for other in steps.values()):
+            found = ", ".join(f"process {rank}: {name} at step {step}" for rank, (name, step) in sorted(steps.items()))
+            raise ValueError(
+                f"the processes do not see the same run under run_dir={str(self.path.parent.parent)!r} ({found}); give "
+                "all of them the same arguments, and a folder that they share"
+            )
+
+    def train(self, name):
+        """All steps that are left, with a progress bar."""
+        n_steps = self.fit.settings["n_steps"]
+        done = self.fit.n_steps_done
+        self.team.report(done)
+        hidden = done == n_steps or not self.team.shows_progress
+        with tqdm(total=n_steps, initial=done, desc=name, unit="step", disable=hidden) as bar:
+            while self.fit.n_steps_done < n_steps:
+                self.train_until_validation(bar)
+                self.validate()
+                self.save()
+                last = self.fit.history[-1]
+                bar.set_postfix(loss=f"{last['loss'][-1]:.4f}", val_nrmse=f"{last['nrmse']:.4f}")
+
     def train_until_validation(self, bar):
         settings, started, losses = self.fit.settings, time.perf_counter(), []
         first = self.fit.n_steps_done
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
         _findings(self.strategy)  # those of steps outside this run are not its own
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self.seeded() as seed:
             for step in range(first, last):
-                torch.manual_seed(_seed_of(step, settings))
+                seed(step)
                 rate = learning_rate_at(step, settings)
                 for optimizer in self.optimizers:
                     optimizer.param_groups[0]["lr"] = rate
-                batch = self.train.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
+                batch = self.train_data.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
                 losses.append(self.strategy.step(self.network, batch, self.optimizers))
                 bar.update()
-        self.losses = torch.stack(losses).mean(0).tolist()
+                self.team.report(step + 1)
+        self.losses = self.share([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
         if not all(map(math.isfinite, self.losses)):
             raise ValueError(
                 f"training diverged before step {last}: the loss is not finite; lower learning_rate={rate:g}"
@@ -200,8 +274,44 @@ class _Run:
         self.fit.n_steps_done = last
         self.fit.seconds += time.perf_counter() - started
 
+    @contextmanager
+    def seeded(self):
+        """Yield ``seed(step)``, which makes random numbers a function of (seed, step, iteration) for the step to come.
+
+        So dropout goes on after a kill as it would have gone on without, and in another process too.
+        """
+        numbers, now = {id(iteration): i for i, iteration in enumerate(self.network.iterations)}, []
+
+        def seed(step):
+            now[:] = [step]
+            torch.manual_seed(_seed_of(now, self.fit.settings))
+
+        def reseed(iteration, _):
+            torch.manual_seed(_seed_of([*now, numbers[id(iteration)]], self.fit.settings))
+
+        with ExitStack() as hooks:
+            for iteration in self.network.iterations:
+                hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
+            yield seed
+
+    def share(self, losses):
+        """Bring the weights and losses of all modules to every process of the team."""
+        if self.team.size == 1:
+            return losses
+        self.strategy.finish()
+        state = self.network.state_dict()
+        owners = _module_of_key(self.strategy, self.network)
+        everything = self.team.merge(
+            {key: state[key] for key, m in owners.items() if m in self.mine} | {m: losses[m] for m in self.mine}
+        )
+        self.network.load_state_dict({key: everything[key] for key in state})
+        return [everything[m] for m in range(len(losses))]
+
     def validate(self):
-        nrmse = float(evaluate(self.network, self.val, device=self.device, scores=("nrmse",))["nrmse"].mean())
+        part = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
+        table = evaluate(self.network, self.val, device=self.device, scores=("nrmse",), **part)
+        scores = self.team.merge(table["nrmse"].to_dict())
+        nrmse = float(np.mean([scores[i] for i in sorted(scores)]))
         fit = self.fit
         row = {"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds}
         fit.history.append(row | _findings(self.strategy))
@@ -210,14 +320,17 @@ class _Run:
             self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
 
     def save(self):
-        tensors = {f"network.{key}": value for key, value in self.network.state_dict().items()}
-        tensors |= {f"best.{key}": value for key, value in self.best.items()}
-        for m, optimizer in enumerate(self.optimizers):
-            for i, state in optimizer.state_dict()["state"].items():
+        tensors = {}
+        for m in self.mine:
+            for i, state in self.optimizers[m].state_dict()["state"].items():
                 tensors |= {f"optimizer.{m}.{i}.{key}": value for key, value in state.items()}
-        tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
-        with written_whole(self.path) as temporary:
-            save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
+        tensors = self.team.merge(tensors)
+        if self.team.is_first:
+            tensors |= {f"network.{key}": value for key, value in self.network.state_dict().items()}
+            tensors |= {f"best.{key}": value for key, value in self.best.items()}
+            tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
+            with written_whole(self.path) as temporary:
+                save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
 
     def resume(self):
         if not self.path.exists():
@@ -232,21 +345,30 @@ class _Run:
             ) from error
         self.network.load_state_dict(_under("network.", tensors))
         self.best = _under("best.", tensors)
-        for m, optimizer in enumerate(self.optimizers):
+        for m in self.mine:
             state = {}
             for key, value in _under(f"optimizer.{m}.", tensors).items():
                 i, name = key.split(".", 1)
                 state.setdefault(int(i), {})[name] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            self.optimizers[m].load_state_dict({**self.optimizers[m].state_dict(), "state": state})
+
+
+def _module_of_key(strategy, network):
+    """For each key of the network's state the module that trains it: the first one for what is outside all."""
+    names = {id(part): name for name, part in network.named_modules()}
+    prefixes = [tuple(f"{names[id(iteration)]}." for iteration in module) for module in strategy.modules(network)]
+    return {
+        key: next((m for m, prefix in enumerate(prefixes) if key.startswith(prefix)), 0) for key in network.state_dict()
+    }
 
 
 def _findings(strategy):
     return getattr(strategy, "findings", dict)()
 
 
-def _seed_of(step, settings):
-    """Seed of torch's generator at ``step``, so that dropout goes on after a kill as it would have gone on without."""
-    return int(digest([settings["seed"], step])[:15], 16)
+def _seed_of(where, settings):
+    """Seed of torch's generator at step and iteration ``where``."""
+    return int(digest([settings["seed"], *where])[:15], 16)
 
 
 def learning_rate_at(step, settings):

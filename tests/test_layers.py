@@ -7,9 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "gleam"
 LAYERS = [
-    "files", "fourier", "masks", "solvers", "metrics", "convolutions", "denoisers", "calibration", "physics",
-    "datasets", "baselines", "unrolled", "inversion", "strategies", "evaluation", "identity", "training", "cost",
-    "records", "figures", "widgets",
+    "allocator", "files", "processes", "fourier", "masks", "solvers", "metrics", "convolutions", "denoisers",
+    "calibration", "physics", "datasets", "baselines", "unrolled", "inversion", "strategies", "parallel", "evaluation",
+    "identity", "training", "memory", "cost", "prediction", "records", "figures", "widgets",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -85,9 +85,12 @@ class Slices:
         """:class:`gleam.physics.Batch` of slices ``indices``, of one shape, each under its volume's fixed mask."""
         return self._load(indices, [self._bank(self._size(i), len(self.files))[self.index[i][0]] for i in indices])
 
-    def batches(self, batch_size):
-        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes."""
-        for indices in self._grouped(range(len(self)), batch_size):
+    def batches(self, batch_size, part=(0, 1)):
+        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes.
+
+        ``part=(i, n)``: only every n-th batch from the i-th on, for process i of n.
+        """
+        for indices in self._grouped(range(len(self)), batch_size)[part[0] :: part[1]]:
             yield indices, self.batch(indices)
 
     def training_batch(self, step, batch_size, seed):
