@@ -4,6 +4,7 @@ JOBS   ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PEERS  := $(VENV)/peers/.installed
 # `make -j2` means JOBS=2
 AT_ONCE = $(or $(JOBS),$(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))))
 RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
@@ -11,7 +12,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data lock lint clean help
+.PHONY: reproduce test book notebooks data benchmark lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -32,6 +33,9 @@ lint: $(STAMP)  ## Style, and notebooks without outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
+benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
+
 lock: $(STAMP)  ## Write requirements.lock from what .venv holds
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && touch $(STAMP)
@@ -50,3 +54,8 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test]"
 	@touch $@
+
+# A folder of its own, without dependencies: nothing there can bring another torch or change a version in .venv.
+$(PEERS): benchmarks/requirements.txt | $(STAMP)
+	@rm -rf $(@D)
+	@$(BIN)/python -m pip install -qq --no-deps --target $(@D) -r $< && touch $@ || echo "deepinv and mrpro could not be installed; the benchmark leaves them out." >&2
