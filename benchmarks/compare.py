@@ -12,8 +12,8 @@ import torch
 
 from gleam import Checkpointed, EndToEnd, Greedy, cost, fourier, masks, physics, unrolled
 from gleam.metrics import complex_l1
+from gleam.runs import BETAS, can_fuse
 from gleam.strategies import parameters_by_module
-from gleam.training import BETAS, can_fuse
 
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went

@@ -20,8 +20,9 @@ from gleam import (
 from gleam.evaluation import evaluate, reconstruct
 from gleam.parallel import ParallelGreedy
 from gleam.records import Record
+from gleam.runs import Fit
 from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible, Offloaded
-from gleam.training import Fit, fit, fit_all, fit_parallel
+from gleam.training import fit, fit_all, fit_parallel
 
 __all__ = [
     "Checkpointed",

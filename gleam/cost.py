@@ -20,8 +20,8 @@ from gleam import processes
 from gleam.allocator import keep_freed_memory
 from gleam.memory import LiveBytes
 from gleam.parallel import ParallelGreedy
+from gleam.runs import BETAS, can_fuse
 from gleam.strategies import Greedy, parameters_by_module
-from gleam.training import BETAS, can_fuse
 
 KINDS = ("weights", "optimizer", "gradients", "data", "activations")
 

@@ -264,7 +264,7 @@ def launch(function, n_processes, *args, n_threads=None, on_progress=None):
     members, work = [], pickle.dumps((function, args))  # torch's own way would share the tensors, not copy them
     for rank in range(n_processes):
         ours, theirs = context.Pipe(duplex=False)
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": store.port}
+        place = {"RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": store.port}
         process = context.Process(target=_member, args=(theirs, place, n_threads, work), daemon=True)
         members.append((process, ours, theirs))
     try:
@@ -284,6 +284,7 @@ def launch(function, n_processes, *args, n_threads=None, on_progress=None):
 
 def _member(results, place, n_threads, work):
     end_with_parent()
+    place |= {"LOCAL_RANK": place["RANK"], "LOCAL_WORLD_SIZE": place["WORLD_SIZE"]}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLEAM_LAUNCHED": "1"}
     torch.set_num_threads(n_threads)

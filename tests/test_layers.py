@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "gleam"
 LAYERS = [
     "allocator", "files", "processes", "fourier", "masks", "solvers", "metrics", "convolutions", "denoisers",
     "calibration", "physics", "datasets", "baselines", "unrolled", "inversion", "strategies", "parallel", "evaluation",
-    "identity", "training", "memory", "cost", "prediction", "records", "figures", "widgets",
+    "identity", "runs", "training", "memory", "cost", "prediction", "records", "figures", "widgets",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 

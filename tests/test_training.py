@@ -12,7 +12,7 @@ import torch
 from problems import write_prepared
 
 import gleam
-from gleam import files, identity, metrics, strategies, training
+from gleam import files, identity, metrics, runs, strategies
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
 
 SETTINGS = {
@@ -101,7 +101,7 @@ def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     (checkpoint,) = tmp_path.glob("run/*/checkpoint.safetensors")
-    with training.safe_open(checkpoint, "pt") as file:
+    with runs.safe_open(checkpoint, "pt") as file:
         done = json.loads(file.metadata()["fit"])["n_steps_done"]
     assert 0 < done < 240
     again, whole = (subprocess.run([*command, d, *paths], capture_output=True, text=True) for d in ("run", "whole"))
@@ -221,11 +221,11 @@ def test_an_unwritable_folder_is_named(splits, tmp_path):
 
 def test_learning_rate_warms_up_and_falls():
     settings = {"learning_rate": 1.0, "final_learning_rate": 0.1, "n_warmup_steps": 4, "n_steps": 20}
-    rates = [training.learning_rate_at(step, settings) for step in range(20)]
+    rates = [runs.learning_rate_at(step, settings) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
     assert all(a > b for a, b in pairwise(rates[4:])) and rates[-1] < 0.12
     constant = {**settings, "final_learning_rate": 1.0, "n_warmup_steps": 0}
-    assert {training.learning_rate_at(step, constant) for step in range(20)} == {1.0}
+    assert {runs.learning_rate_at(step, constant) for step in range(20)} == {1.0}
 
 
 def test_code_digest_is_blind_to_comments_and_docstrings():
