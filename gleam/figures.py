@@ -23,6 +23,7 @@ STYLE = {
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
     "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
+    "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b",
 }  # fmt: skip
 ERROR_GAIN = 4
 
@@ -158,6 +159,70 @@ def curves(lines, *, xlabel, ylabel, log="", reference=None):
             figure.set_figwidth(8)
         else:
             axis.legend()
+    return figure
+
+
+def stacked(bars, *, ylabel):
+    """One bar per method, stacked from its parts: ``bars`` is a dict of label to a dict of part to height.
+
+    Parts have the same colour in every bar, in the order in which they first occur.
+    """
+    parts = list(dict.fromkeys(part for heights in bars.values() for part in heights))
+    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "y", "axes.axisbelow": True}):
+        figure = Figure(figsize=(7, 3.4), layout="constrained")
+        axis = figure.subplots()
+        bottom = np.zeros(len(bars))
+        for part, color in zip(parts, itertools.cycle(["#0072b2", "#e69f00", "#8c8c8c", "#009e73", "#cc79a7"])):
+            heights = np.array([heights.get(part, 0.0) for heights in bars.values()])
+            axis.bar(range(len(bars)), heights, 0.65, bottom=bottom, label=part, color=color)
+            bottom += heights
+        for i, total in enumerate(bottom):
+            axis.text(i, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
+        axis.set_xticks(range(len(bars)), [name.replace(", ", ",\n") for name in bars])
+        axis.set(ylabel=ylabel, ylim=(0, 1.1 * bottom.max()))
+        figure.legend(loc="outside upper center", ncols=len(parts), fontsize=9)
+    return figure
+
+
+def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=None):
+    """Measured points as filled markers, and what a model says of the same things in the same colour.
+
+    ``measured`` and ``predicted``: dicts of label to (x, y). Predictions are lines without markers or, with
+    ``at_points``, open markers joined by dashes. ``ideal``: (x, y) of a dotted line for comparison. Both axes start at
+    zero, so that heights can be compared.
+    """
+    names = list(dict.fromkeys([*predicted, *measured]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 3.4), layout="constrained")
+        axis = figure.subplots()
+        if ideal is not None:
+            axis.plot(*ideal, color="black", lw=0.8, ls=":", label="ideal")
+        for i, (name, marker) in enumerate(zip(names, itertools.cycle("os^Dv"))):
+            color = COLORS.get(name, f"C{i}")
+            if name in predicted:
+                style = {"ls": "--", "marker": marker, "mfc": "white", "ms": 8} if at_points else {}
+                label = f"{name}: {'simulated' if at_points else 'model'}"
+                axis.plot(*predicted[name], color=color, lw=1.4, label=label, **style)
+            if name in measured:
+                axis.plot(*measured[name], marker, color=color, ms=6, label=f"{name}: measured", zorder=3)
+        axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside right upper", fontsize=9)
+    return figure
+
+
+def tradeoff(points, *, xlabel, ylabel):
+    """One labelled point per method: ``points`` is a dict of label to (x, y). Both axes start at zero."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axis = figure.subplots()
+        for name, (x, y) in points.items():
+            color = COLORS.get(name, COLORS["GLEAM"] if name.startswith("GLEAM") else "black")
+            axis.plot(x, y, "o", color=color, ms=7)
+            axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.set_xlim(0, 1.25 * max(x for x, _ in points.values()))  # room for words
+        axis.set_ylim(0, 1.1 * max(y for _, y in points.values()))
     return figure
 
 

@@ -69,7 +69,10 @@ def make(arguments, root):
         for task in tasks:
             if "n_jobs" in task.parameters:  # a chapter's share: more processes than cores slow each other down
                 task.parameters["n_jobs"] = max(1, min(task.parameters["n_jobs"], jobs // at_once))
-        if not execute.run_all(tasks, profile, root, at_once):
+        timed = [task for task in tasks if "n_processes" in task.chapter.declared]  # they need the cores to themselves
+        others = [task for task in tasks if task not in timed]
+        done = [execute.run_all(some, profile, root, n) for some, n in ((others, at_once), (timed, 1)) if some]
+        if not all(done):
             return False
     if arguments.what == "notebooks":
         return True

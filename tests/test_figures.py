@@ -54,6 +54,40 @@ def test_curves_show_means_with_bands_on_the_scales_asked_for():
     assert figure.png().startswith(b"\x89PNG")
 
 
+def test_stacked_bars_stand_on_each_other_and_say_their_height():
+    figure = figures.stacked(
+        {"GLEAM": {"forward": 1.0, "backward": 2.0}, "P-GLEAM": {"undivided": 1.5}}, ylabel="seconds"
+    )
+    (axis,) = figure.axes
+    tops = [max(p.get_y() + p.get_height() for p in axis.patches if round(p.get_x() + p.get_width() / 2) == i)
+            for i in (0, 1)]  # fmt: skip
+    assert tops == [3.0, 1.5] and [t.get_text() for t in axis.texts] == ["3.00", "1.50"]
+    assert len({p.get_facecolor() for p in axis.patches}) == 3
+    assert figure.png().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("at_points", [False, True])
+def test_predictions_are_drawn_differently_from_measurements_in_the_same_colour(at_points):
+    line = [1, 2, 4], [1.0, 1.9, 3.5]
+    figure = figures.predictions(
+        {"GLEAM": ([1, 2], [1.0, 1.8])}, {"GLEAM": line}, xlabel="D", ylabel="speed-up", at_points=at_points, ideal=line
+    )
+    ideal, predicted, measured = figure.axes[0].lines
+    assert measured.get_color() == predicted.get_color() == figures.COLORS["GLEAM"]
+    assert (measured.get_linestyle(), measured.get_marker()) == ("None", "o")
+    assert (predicted.get_linestyle(), predicted.get_marker()) == (("--", "o") if at_points else ("-", "None"))
+    assert measured.get_markerfacecolor() != predicted.get_markerfacecolor() or not at_points
+    assert ideal.get_linestyle() == ":" and figure.axes[0].get_ylim()[0] == 0
+    assert figure.png().startswith(b"\x89PNG")
+
+
+def test_tradeoff_names_every_point_where_it_is():
+    points = {"GLEAM, M = 2": (3.0, 1.0), "Checkpointing": (1.0, 2.0)}
+    (axis,) = figures.tradeoff(points, xlabel="MB", ylabel="time").axes
+    assert {t.get_text(): t.xy for t in axis.texts} == points
+    assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0
+
+
 def test_pictures_are_saved_whole(images, tmp_path):
     figures.compare(*images).save(tmp_path / "a" / "figure.png")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["figure.png"]

@@ -521,6 +521,19 @@ def test_a_chapter_that_dies_is_said_though_its_processes_live_on(root, capfd):
                 process.kill()
 
 
+def test_a_chapter_that_times_processes_has_the_machine_to_itself(root, monkeypatch):
+    for name, parameters in {"01_one": "a = 1", "02_two": "n_processes = 2", "03_three": "b = 2"}.items():
+        write_chapter(root, name, "pass", parameters=parameters)
+    (root / "notebooks" / "quick.yaml").write_text("")
+    monkeypatch.setattr(execute, "n_cores", lambda: 2)
+    seen = []
+    monkeypatch.setattr(
+        execute, "run_all", lambda tasks, p, r, n: seen.append(([t.chapter.name for t in tasks], n)) or len(seen) > 1
+    )
+    assert run.main(["notebooks"], root) == 1, "the first lot failed"
+    assert seen == [(["01_one", "03_three"], 2), (["02_two"], 1)]
+
+
 def test_chapters_side_by_side_share_the_cores(root, monkeypatch):
     for name in ("01_one", "02_two", "03_three"):
         write_chapter(root, name, "pass", parameters="n_jobs = 1")
