@@ -30,7 +30,8 @@ class ParallelGreedy(Greedy):
 
     ``n_replicas`` copies of the whole arrangement share each mini-batch (data parallelism): gradients are averaged
     module by module, weighted by the number of slices, so that uneven batches, and ones smaller than the number of
-    replicas, count as they should. Sums are then rounded in another order than in one process.
+    replicas, count as they should. Sums are then rounded in another order than in one process. What depends on a whole
+    mini-batch, such as batch normalisation, sees a replica's share only, and dropout differs between replicas.
 
     In a process that nobody launched all modules are trained in turn, so the same script runs anywhere. Raises
     ValueError if the processes cannot be shared out.
@@ -62,6 +63,11 @@ class ParallelGreedy(Greedy):
         """Numbers of the modules that this process trains."""
         return self._place.mine
 
+    @property
+    def replica(self):
+        """Number of the replica that this process belongs to."""
+        return self._place.replica
+
     def assignment(self, n_devices):
         """Module numbers of each of ``n_devices`` devices; ValueError if there are more devices than modules."""
         return assignment(self.n_modules, n_devices, pipelined=self.pipelined)
@@ -77,7 +83,7 @@ class ParallelGreedy(Greedy):
         modules, n_slices = self.modules(network), len(batch)
         batch = batch.part(place.replica, self.n_replicas)
         average = place.averaging(len(batch) / n_slices, batch.target.device)
-        losses = [torch.zeros((), device=batch.target.device) for _ in modules]
+        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in modules]
         x = network.start(batch) if len(batch) and 0 in self.mine else None
         for m in self.mine:
             if len(batch):
@@ -133,7 +139,8 @@ class _Place:
 
     def __init__(self, strategy, team):
         self.team = team
-        n_devices, rest = divmod(team.size, strategy.n_replicas)
+        n_replicas = 1 if team.size == 1 else strategy.n_replicas  # alone it does all
+        n_devices, rest = divmod(team.size, n_replicas)
         if rest or not n_devices:
             raise ValueError(
                 f"{team.size} processes cannot form n_replicas={strategy.n_replicas} equal replicas; start a multiple"
@@ -142,12 +149,12 @@ class _Place:
         of_device = strategy.assignment(n_devices)
         self.mine = of_device[self.device]
         self.rank_of = {m: self.replica * n_devices + d for d, ms in enumerate(of_device) for m in ms}
-        self.mesh_shape = strategy.n_replicas, n_devices
+        self.mesh_shape = n_replicas, n_devices
         self.sent, self.groups = deque(), {}
 
     def receive(self, m, like):
         """x(m) from the process that trains module m; shape and type are those of the target."""
-        x = torch.empty_like(like)
+        x = torch.empty_like(like, memory_format=torch.contiguous_format)
         with self.team.talking():
             dist.recv(torch.view_as_real(x), src=self.rank_of[m])
         return x
@@ -160,7 +167,7 @@ class _Place:
                 f"{like.dtype} of shape {tuple(like.shape)}"
             )
         self.wait_for_sent(n_in_flight - 1)
-        x = x.contiguous()
+        x = x.resolve_conj().contiguous()
         with self.team.talking():
             self.sent.append((dist.isend(torch.view_as_real(x), dst=self.rank_of[m]), x))
 
@@ -183,6 +190,7 @@ class _Place:
         return partial(self._average, weight, self.groups[device.type])
 
     def _average(self, weight, group, loss, parameters):
+        parameters = [p for p in parameters if p.requires_grad]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         for dtype in dict.fromkeys([loss.dtype, *(g.dtype for g in gradients)]):
             chosen = [g for g in [loss, *gradients] if g.dtype == dtype]

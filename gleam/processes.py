@@ -11,6 +11,7 @@ import pickle
 import sys
 import threading
 import time
+import uuid
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -23,6 +24,8 @@ from gleam.files import end_with_parent
 
 PATIENCE = 30.0  # seconds without a sign of life after which a process counts as dead
 _BEAT = 0.5  # seconds between two signs of life
+_TO_MEET = 600  # seconds that the processes wait for each other at the start
+_ATTEMPT = "gleam/attempt"
 _FOREVER = timedelta(days=7)  # of a collective: death is noticed by the missing beat, slowness is no failure
 
 
@@ -73,15 +76,21 @@ class Team:
         if self._watch:
             self._watch.n_steps_done = n_steps_done
 
+    def leave(self):
+        """This process has nothing more to do with the others; from here on its end is no failure."""
+        if self._watch:
+            self._watch.leave()
+
     @contextmanager
     def talking(self):
         """Around every exchange with others: a lost connection becomes a :class:`TeamError` with the reason."""
         try:
             yield
         except RuntimeError as error:
-            if self._watch is None:
+            if self._watch is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            raise TeamError(self._watch.why_lost()) from error
+            reason = self._watch.why_lost()
+            raise TeamError(reason or f"an exchange between processes failed: {_first_line(error)}") from error
 
     @contextmanager
     def telling_failures(self):
@@ -104,136 +113,149 @@ def join():
 
     Raises ValueError if the variables of the launcher are incomplete, OSError if the others cannot be reached.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if dist.is_initialized() and dist.get_world_size() != size:
+        raise ValueError(
+            f"torch.distributed has {dist.get_world_size()} processes, and WORLD_SIZE says {size}; start them with "
+            "torchrun"
+        )
+    if size == 1:
         return ALONE
-    rank, size, store = _place()
-    watch = _Watch(store(), rank, size)
-    if not dist.is_initialized():
-        try:
-            _connect(rank, size, store())
-        except RuntimeError as error:
-            raise OSError(f"process {rank} of {size} could not connect to the others: {error}") from error
-    watch.start()
-    atexit.register(_leave, watch)
-    return Team(rank, size, watch)
+    rank, host, port = _place()
+    try:
+        return _joined(rank, size, host, port)
+    except RuntimeError as error:
+        raise OSError(f"process {rank} of {size} could not connect to the others: {_first_line(error)}") from error
 
 
 def _place():
-    """(rank, size, function that opens a connection to the common store) from the variables of the launcher."""
+    """(rank, host, port) from the variables of the launcher."""
     try:
-        rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
-        host = os.environ["MASTER_ADDR"]
+        return int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     except (KeyError, ValueError) as error:
         raise ValueError(
             f"WORLD_SIZE is set, but RANK, MASTER_ADDR or MASTER_PORT is missing or no number ({error}); "
             "start the processes with torchrun"
         ) from None
-    served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or dist.is_initialized()
-    opened = []
-
-    def store():
-        serves = rank == 0 and not served and not opened
-        opened.append(dist.TCPStore(host, port, is_master=serves, wait_for_workers=False, timeout=timedelta(minutes=5)))
-        return dist.PrefixStore(f"gleam/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", opened[-1])
-
-    return rank, size, store
 
 
-def _connect(rank, size, store):
+def _joined(rank, size, host, port):
+    is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or dist.is_initialized()
+    # two connections: one that waits for something cannot be used meanwhile
+    stores = [
+        dist.TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=_TO_MEET))
+        for is_master in (rank == 0 and not is_served, False)
+    ]
+    attempt = _meet(stores[0], rank, size)
+    watch = _Watch(dist.PrefixStore(attempt, stores[0]), rank, size)
+    watch.start()
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_FOREVER)
+    if not dist.is_initialized():
+        store = dist.PrefixStore(f"{attempt}/group", stores[1])
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_FOREVER)
+    team = Team(rank, size, watch)
+    atexit.register(_leave, team, rank == 0 and not is_served)
+    return team
 
 
-def _leave(watch):
-    watch.leave()
-    if dist.is_initialized() and not watch.failure():
+def _meet(store, rank, size):
+    """Wait for the others; a name that this attempt alone has, whatever an earlier one left in the store.
+
+    A restart counter cannot be that name: of several nodes only the one whose process died counts.
+    """
+    me, told, deadline = uuid.uuid4().hex, None, time.monotonic() + _TO_MEET
+    if rank == 0:
+        store.set(_ATTEMPT, me)
+    while time.monotonic() < deadline:
+        if store.check([_ATTEMPT]):
+            attempt = store.get(_ATTEMPT).decode()
+            if attempt != told:
+                store.set(f"{attempt}/here/{rank}", me)
+                told = attempt
+            keys = [f"{attempt}/here/{r}" for r in range(size)]
+            if rank == 0 and store.check(keys):
+                store.set(f"{attempt}/all", " ".join(one.decode() for one in store.multi_get(keys)))
+            if store.check([f"{attempt}/all"]) and me in store.get(f"{attempt}/all").decode().split():
+                return attempt
+        time.sleep(0.05)
+    raise OSError(f"process {rank} of {size}: not all of the others came within {_TO_MEET} s; see why they ended")
+
+
+def _leave(team, serves):
+    failed = team._watch.failure()
+    team.leave()
+    if serves:  # the others read here that this process has left
+        time.sleep(2 * _BEAT)
+    if dist.is_initialized() and not failed:
         with suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Watch(threading.Thread):
     """Gives signs of life, listens for those of the others, and ends the process when one of them has failed.
 
-    A thread of its own, because the main thread may be waiting inside a library for one that is dead. It has a
-    connection of its own to the store, too: one that waits cannot be used for anything else.
+    A thread of its own, because the main thread may be waiting inside a library for one that is dead. Silence is
+    counted in rounds of this thread: when the whole machine sleeps, nobody has been silent.
     """
 
     def __init__(self, store, rank, size):
         super().__init__(daemon=True)
         self.store, self.rank, self.size = store, rank, size
-        self.n_steps_done = 0
+        self.n_steps_done = self.n_rounds = 0
         self.is_over = False
         self.lock = threading.Lock()
-        self.last = {}  # of each other process: its beat, and when that was first seen
-        self._beat(0)
+        self.beats, self.silent_rounds, self.left = {}, {}, set()
+        self.beat()
+
+    def start(self):
+        """Start this thread, and one that looks after it: a store that has stopped answers nobody, not even by an
+        error."""
+        super().start()
+        threading.Thread(target=self._guard, daemon=True).start()
 
     def run(self):
-        beat = 0
         while not self.is_over:
             time.sleep(_BEAT)
-            beat += 1
             try:
-                self._beat(beat)
-                failure = self.failure() or self._silent(PATIENCE)
-            except RuntimeError:  # the store is gone: so is the launcher, or the run is over
-                return
+                self.beat()
+                self.listen()
+                failure = self.failure() or self.silence(PATIENCE)
+                if failure and not self.is_over:
+                    self._note(failure)
+            except RuntimeError:
+                failure = "" if 0 in self.left else "the store where the processes meet is gone"
             if failure and not self.is_over:
                 self._end(failure)
+            if 0 in self.left:
+                return
 
-    def failure(self):
-        """What the first process to fail told, or an empty string."""
-        with self.lock, suppress(RuntimeError):
-            if self.store.check(["failed"]):
-                told = self.store.get("failed").decode()
-                return "" if told.startswith(f"process {self.rank} ") else told
-        return ""
-
-    def tell(self, reason):
-        """Tell all processes that this one failed; only the first word counts."""
-        with self.lock, suppress(RuntimeError):
-            self.store.compare_set("failed", "", f"process {self.rank} of {self.size} stopped: {reason}")
-
-    def why_lost(self, seconds=4.0):
-        """After a connection broke: the reason, if a process gave one, or which of them gives no sign of life."""
-        deadline = time.monotonic() + seconds
+    def beat(self):
+        """Give a sign of life, with the steps done so far."""
+        self.n_rounds += 1
         with self.lock:
-            self.last.clear()
-        while time.monotonic() < deadline:
-            time.sleep(_BEAT / 2)
-            with suppress(RuntimeError):
-                if told := self.failure():
-                    return told
-                self._silent(PATIENCE)
-        with suppress(RuntimeError):
-            if told := self._silent(seconds / 2):
-                return told
-        return "the connection to another process is lost: it was killed (out of memory?), or its machine is gone"
+            self.store.set(f"beat/{self.rank}", f"{self.n_rounds} {self.n_steps_done}")
 
-    def leave(self):
-        """The process ends as it should; its silence is no failure."""
-        self.is_over = True
-        with self.lock, suppress(RuntimeError):
-            self.store.set(f"left/{self.rank}", "")
+    def listen(self):
+        """Count for how many rounds each of the others has been silent."""
+        for rank in (r for r in range(self.size) if r != self.rank and r not in self.left):
+            key = f"beat/{rank}"
+            with self.lock:
+                beat = self.store.get(key) if self.store.check([key]) else None
+                if self.store.check([f"left/{rank}"]):
+                    self.left.add(rank)
+            self.silent_rounds[rank] = self.silent_rounds.get(rank, 0) + 1 if beat == self.beats.get(rank) else 0
+            self.beats[rank] = beat
 
-    def _beat(self, beat):
-        with self.lock:
-            self.store.set(f"beat/{self.rank}", f"{beat} {self.n_steps_done}")
-
-    def _silent(self, seconds):
-        others = [r for r in range(self.size) if r != self.rank]
-        keys, now, silent = [f"beat/{r}" for r in others], time.monotonic(), []
-        with self.lock:
-            if not self.store.check(keys):  # they have not all come yet
-                return ""
-            beats = self.store.multi_get(keys)
-            for rank, beat in zip(others, beats, strict=True):
-                known, since = self.last.get(rank, (None, now))
-                self.last[rank] = (beat, since if beat == known else now)
-                if now - self.last[rank][1] > seconds and not self.store.check([f"left/{rank}"]):
-                    silent.append(rank)
+    def silence(self, seconds):
+        """Who has given no sign of life for that long, as a sentence; empty if nobody."""
+        silent = [r for r, n in self.silent_rounds.items() if n * _BEAT >= seconds and r not in self.left]
         if not silent:
             return ""
         names = " and ".join(f"process {r}" for r in silent)
@@ -241,6 +263,45 @@ class _Watch(threading.Thread):
             f"{names} of {self.size} gave no sign of life for {seconds:g} s: killed (out of memory?), stopped, or "
             "its machine is gone"
         )
+
+    def failure(self):
+        """What the first process to fail told, or an empty string."""
+        with self.lock, suppress(RuntimeError):
+            if self.store.check(["failed"]):
+                told = self.store.get("failed").decode()
+                return "" if told.startswith(f"process {self.rank} of {self.size} stopped") else told
+        return ""
+
+    def tell(self, reason):
+        """Tell all processes that this one failed; only the first word counts."""
+        self._note(f"process {self.rank} of {self.size} stopped: {reason}")
+
+    def why_lost(self, seconds=4.0):
+        """After a connection broke: the reason, if a process gave one, or which of them gives no sign of life."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if told := self.failure():
+                return told
+            time.sleep(_BEAT / 2)
+        return self.silence(seconds / 2)
+
+    def leave(self):
+        """The process ends as it should; its silence is no failure."""
+        self.is_over = True
+        with self.lock, suppress(RuntimeError):
+            self.store.set(f"left/{self.rank}", "")
+
+    def _note(self, failure):
+        with self.lock, suppress(RuntimeError):
+            self.store.compare_set("failed", "", failure)
+
+    def _guard(self):
+        seen, n_rounds = None, 0
+        while not self.is_over and self.is_alive():
+            n_rounds, seen = (n_rounds + 1 if seen == self.n_rounds else 0), self.n_rounds
+            if n_rounds * _BEAT >= PATIENCE:
+                self._end("the store where the processes meet does not answer: its process or machine has stopped")
+            time.sleep(_BEAT)
 
     def _end(self, failure):
         with suppress(OSError, ValueError):
@@ -291,21 +352,33 @@ def _member(results, place, n_threads, work):
     try:
         team = join()
         with team.telling_failures():
-            function, args = pickle.loads(work)
+            function, args = _loaded(work)
             answer = pickle.dumps((True, function(*args)))
         team.wait_for_all()
+        team.leave()
     except BaseException as error:
         answer = _pickled_failure(error)
     results.send_bytes(answer)
 
 
+def _loaded(work):
+    try:
+        return pickle.loads(work)
+    except (AttributeError, ImportError) as error:
+        raise ValueError(
+            f"a new process cannot load its work ({error}); networks, masks and data sets of your own have to be in a "
+            ".py file that it can import, not in a notebook's cell"
+        ) from error
+
+
 def _pickled_failure(error):
     try:
         answer = pickle.dumps((False, error))
-        pickle.loads(answer)
-        return answer
-    except Exception:
-        return pickle.dumps((False, OSError(f"{type(error).__name__}: {error}")))
+        if isinstance(pickle.loads(answer)[1], Exception):  # one that ends a program must not end the caller's
+            return answer
+    except Exception:  # it cannot be pickled
+        pass
+    return pickle.dumps((False, OSError(f"{type(error).__name__}: {error}")))
 
 
 def _collect(members, store, on_progress):
@@ -315,7 +388,7 @@ def _collect(members, store, on_progress):
     while waiting and (deadline is None or time.monotonic() < deadline):
         for pipe in wait(list(waiting), timeout=0.2):
             rank, process = waiting.pop(pipe)
-            is_good, value = _answer(pipe, rank, process, len(members))
+            is_good, value = _answer(pipe, rank, process, len(members), store)
             if is_good:
                 results[rank] = value
             else:
@@ -328,22 +401,32 @@ def _collect(members, store, on_progress):
     return [results[rank] for rank in range(len(members))]
 
 
-def _answer(pipe, rank, process, size):
+def _answer(pipe, rank, process, size, store):
+    """(whether it is a result, the result or the failure) of a process that has sent it, or has ended."""
     try:
         return pickle.loads(pipe.recv_bytes())
     except EOFError:
         process.join(5)
-        code = process.exitcode
-        how = f"was killed by signal {-code} (out of memory?)" if code and code < 0 else f"ended with exit code {code}"
-        kind = TeamError if code == 1 else OSError  # 1: ended by its watch, in the wake of another
-        return False, kind(
-            f'process {rank} of {size} {how}; a calling script needs if __name__ == "__main__":, which new processes '
-            "rely on"
-            if code == 1
-            else f"process {rank} of {size} {how}; training goes on from its checkpoint when it is called again"
+    code = process.exitcode
+    if code == 1:  # its watch ended it, in the wake of another, or it never began
+        reason = _read(store, "failed") or (
+            f"process {rank} of {size} ended with exit code 1; a calling script needs "
+            'if __name__ == "__main__":, which new processes rely on'
         )
+        return False, TeamError(reason)
+    how = f"was killed by signal {-code} (out of memory?)" if code and code < 0 else f"ended with exit code {code}"
+    return False, OSError(
+        f"process {rank} of {size} {how}; training goes on from its checkpoint when it is called again"
+    )
 
 
 def _steps_done(store):
-    key = "gleam/0/beat/0"
-    return int(store.get(key).split()[1]) if store.check([key]) else 0
+    return int((_read(store, "beat/0") or "0 0").split()[1])
+
+
+def _read(store, key):
+    """What the processes of this attempt have written under ``key``; empty if nothing."""
+    if not store.check([_ATTEMPT]):
+        return ""
+    key = f"{store.get(_ATTEMPT).decode()}/{key}"
+    return store.get(key).decode() if store.check([key]) else ""

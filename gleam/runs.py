@@ -95,7 +95,7 @@ class Run:
             found = ", ".join(f"process {rank}: {name} at step {step}" for rank, (name, step) in sorted(steps.items()))
             raise ValueError(
                 f"the processes do not see the same run under run_dir={str(self.path.parent.parent)!r} ({found}); give "
-                "all of them the same arguments, and a folder that they share"
+                "all of them the same arguments, networks with the same initial weights, and a folder that they share"
             )
 
     def train(self, name):
@@ -118,7 +118,8 @@ class Run:
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
         _findings(self.strategy)  # those of steps outside this run are not its own
-        with torch.random.fork_rng(), self.seeded() as seed:
+        devices = [self.device] if torch.device(self.device).type == "cuda" else []
+        with torch.random.fork_rng(devices), self.seeded() as seed:
             for step in range(first, last):
                 seed(step)
                 rate = learning_rate_at(step, settings)
@@ -143,13 +144,14 @@ class Run:
         So dropout goes on after a kill as it would have gone on without, and in another process too.
         """
         numbers, now = {id(iteration): i for i, iteration in enumerate(self.network.iterations)}, []
+        replica = [r for r in [getattr(self.strategy, "replica", 0)] if r]  # each has slices of its own
 
         def seed(step):
             now[:] = [step]
             _seed_generators(_seed_of(now, self.fit.settings))
 
         def reseed(iteration, _):
-            _seed_generators(_seed_of([*now, numbers[id(iteration)]], self.fit.settings))
+            _seed_generators(_seed_of([*now, numbers[id(iteration)], *replica], self.fit.settings))
 
         with ExitStack() as hooks:
             for iteration in self.network.iterations:
@@ -198,7 +200,7 @@ class Run:
         if not self.path.exists():
             return
         try:
-            tensors = load_file(self.path, device=self.device)
+            tensors = load_file(self.path)  # to the CPU: of several processes none may crowd the first GPU
             with safe_open(self.path, "pt") as file:
                 self.fit = Fit(**json.loads(file.metadata()["fit"]))
         except Exception as error:
@@ -217,8 +219,12 @@ class Run:
 
 def _module_of_key(strategy, network):
     """For each key of the network's state the module that trains it: the first one for what is outside all."""
-    names = {id(part): name for name, part in network.named_modules()}
-    prefixes = [tuple(f"{names[id(iteration)]}." for iteration in module) for module in strategy.modules(network)]
+    names = {}
+    for name, part in network.named_modules(remove_duplicate=False):  # an iteration may occur again
+        names.setdefault(id(part), []).append(f"{name}.")
+    prefixes = [
+        tuple(name for iteration in module for name in names[id(iteration)]) for module in strategy.modules(network)
+    ]
     return {
         key: next((m for m, prefix in enumerate(prefixes) if key.startswith(prefix)), 0) for key in network.state_dict()
     }

@@ -51,8 +51,8 @@ def fit(
 
     ``device``: one, or a list of them to spread the modules over (:func:`gleam.parallel.spread`). With
     :class:`gleam.ParallelGreedy` under torchrun every process calls ``fit`` with the same arguments; "cuda" is then the
-    GPU of its number, and ``run_dir`` a folder that all of them see. The run is the same as with ``Greedy``, and one
-    goes on with what the other has begun.
+    GPU of its number, ``run_dir`` a folder that all of them see, and ``val.batches`` also takes ``part=(i, n)``.
+    The run is the same as with ``Greedy``, and one goes on with what the other has begun.
 
     Returns a :class:`Fit`. Raises ValueError for settings that make no sense, if training diverges, or without the GPU
     that ``device`` asks for; OSError if another process of the run fails.
@@ -69,6 +69,7 @@ def fit(
     keep_freed_memory()
     team = getattr(strategy, "team", ALONE)
     with team.telling_failures():
+        devices = [_numbered(d) for d in devices]
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = Run(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
         with run.held(name or strategy):
@@ -77,24 +78,24 @@ def fit(
     return run.fit
 
 
-def fit_parallel(network, train, val, strategy, *, n_processes, **arguments):
+def fit_parallel(network, train, val, strategy, *, n_processes, n_steps, name=None, **arguments):
     """:func:`fit` by ``n_processes`` new processes on this machine: P-GLEAM from a notebook, in one call.
 
-    ``strategy``: a :class:`gleam.ParallelGreedy`; ``arguments``: those of :func:`fit`. There is one progress bar; no
-    process outlives the call, and an interrupt ends them all. On a CPU each process has one of the threads that this
-    one would use, and on GPUs the card of its number. Returns a :class:`Fit` and leaves the weights in ``network``.
-    Raises what :func:`fit` raises in any of them.
+    ``strategy``: a :class:`gleam.ParallelGreedy`; the others are those of :func:`fit`. There is one progress bar; no
+    process outlives the call, and an interrupt ends them all. On a CPU each process has its share of the threads that
+    this one would use, and on GPUs the card of its number. Networks and data sets of your own have to be importable.
+    Returns a :class:`Fit` and leaves the weights in ``network``. Raises what :func:`fit` raises in any of them.
     """
     if not hasattr(strategy, "equivalent"):
-        raise ValueError(
-            f"{strategy} trains in one process: take gleam.ParallelGreedy, or gleam.fit without n_processes"
-        )
-    everything = {"network": network, "train": train, "val": val, "strategy": strategy} | arguments
-    n_steps = arguments["n_steps"]
-    with tqdm(total=n_steps, desc=arguments.get("name") or repr(strategy.equivalent), unit="step") as bar:
-        launch(_fit_one, n_processes, everything, on_progress=lambda n: bar.update(n - bar.n) if n > bar.n else None)
-        bar.update(n_steps - bar.n)
-    return fit(**everything | {"strategy": strategy.equivalent})
+        raise ValueError(f"{strategy} trains in one process: give gleam.ParallelGreedy, or call gleam.fit")
+    arguments |= {"train": train, "val": val, "n_steps": n_steps, "name": name}
+    if n_processes != 1:
+        copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
+        with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
+            more = lambda n: bar.update(n - bar.n) if n > bar.n else None  # noqa: E731
+            launch(_fit_one, n_processes, arguments | copied, on_progress=more)
+            bar.update(n_steps - bar.n)
+    return fit(network, strategy=strategy.equivalent, **arguments)
 
 
 def fit_all(runs, *, n_jobs=1):
@@ -126,6 +127,12 @@ def _devices(device):
         if n_processes > n_gpus:
             raise ValueError(f"{n_processes} processes on this machine need a GPU each, and it has {n_gpus}")
     return devices
+
+
+def _numbered(device):
+    """``device`` with the number that a bare "cuda" stands for in this process."""
+    device = torch.device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _start_worker(n_threads):

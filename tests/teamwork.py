@@ -48,10 +48,27 @@ class NoisyIteration(torch.nn.Module):
         )
 
 
+def repeated(n_iterations):
+    """A network whose modules use an iteration twice."""
+    network = gleam.unrolled.pgd(n_iterations, 4, seed=1)
+    for i in range(0, n_iterations, 2):
+        network.iterations[i + 1] = network.iterations[i]
+    return network
+
+
+def partly_frozen(n_iterations):
+    """A network with weights that are not trained."""
+    network = gleam.unrolled.pgd(n_iterations, 4, seed=1)
+    for iteration in network.iterations:
+        iteration.denoiser.body[0].requires_grad_(False)
+    return network
+
+
 def train_steps(make, strategy, sizes, n_steps=5):
     """Weights of each module, as a list of tensors, after ``n_steps`` on random batches of these sizes."""
     network = make()
-    optimizers = [torch.optim.Adam(group, lr=1e-2) for group in parameters_by_module(strategy, network)]
+    groups = parameters_by_module(strategy, network)
+    optimizers = [torch.optim.Adam(group, lr=1e-2, weight_decay=1e-4) for group in groups]
     losses = [strategy.step(network, random_batch(n=sizes[k % len(sizes)], seed=k), optimizers) for k in range(n_steps)]
     owned = getattr(strategy, "mine", range(len(losses[0])))
     own = {m: [losses[-1][m].item(), *optimizers[m].param_groups[0]["params"]] for m in owned}

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from problems import random_batch, write_prepared
-from teamwork import SETTINGS, Deadly, Noisy, splits, train_cases, train_steps
+from teamwork import SETTINGS, Deadly, Noisy, partly_frozen, repeated, splits, train_cases, train_steps
 
 import gleam
 from gleam import Checkpointed, Greedy, Invertible, ParallelGreedy, unrolled
 from gleam.identity import weights_digest
 from gleam.parallel import assignment, spread
 from gleam.processes import launch
+from gleam.runs import _module_of_key
 
 HERE = Path(__file__).parent
 pgd, modl = partial(unrolled.pgd, n_features=4, seed=1), partial(unrolled.modl, n_features=4, mu=4.0, n_cg=3, seed=1)
@@ -41,6 +42,7 @@ REPLICAS = [  # on four processes
     (partial(pgd, 3), ParallelGreedy(3, n_replicas=2), [3, 2, 1]),
     (partial(pgd, 3), ParallelGreedy(3, n_replicas=2, pipelined=False), [1, 2]),
     (partial(pgd, 2), ParallelGreedy(1, n_replicas=4), [5, 3]),
+    (partial(partly_frozen, 2), ParallelGreedy(2, n_replicas=2), [1]),
 ]
 
 
@@ -76,7 +78,7 @@ def test_replicas_share_uneven_and_tiny_batches():
             torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("strategy", [ParallelGreedy(4), ParallelGreedy(2, pipelined=False)], ids=str)
+@pytest.mark.parametrize("strategy", [ParallelGreedy(4), ParallelGreedy(2, pipelined=False, n_replicas=3)], ids=str)
 def test_without_other_processes_it_is_greedy(strategy):
     found, expected = (train_steps(partial(pgd, 4), s, [2]) for s in (strategy, strategy.equivalent))
     assert same(found, expected)
@@ -132,6 +134,11 @@ def test_parts_of_a_batch_are_the_batch():
     assert [len(part) for part in parts] == [2, 2, 1]
     assert torch.equal(parts[1].kspace, batch.kspace[[1, 4]]) and len(batch.part(2, 8).target) == 1
     assert len(batch.part(6, 8)) == 0 and batch.part(0, 1) is batch
+
+
+def test_an_iteration_that_occurs_twice_belongs_to_its_module():
+    owners = _module_of_key(Greedy(2), repeated(4))
+    assert {key.split(".")[1]: m for key, m in owners.items()} == {"0": 0, "1": 0, "2": 1, "3": 1}
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 import multiprocessing
 import os
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -46,20 +48,74 @@ def test_a_lost_connection_has_the_reason_that_the_other_gave(watches):
         raise KeyError("not of the network")
 
 
-def test_silence_is_noticed_unless_the_process_has_left(watches, monkeypatch):
+def test_silence_is_counted_in_rounds_unless_the_process_has_left(watches):
     first, second = watches
-    now = [100.0]
-    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
-    assert first._silent(30) == ""
-    now[0] += 20
-    second._beat(1)
-    assert first._silent(30) == ""
-    now[0] += 29
-    assert first._silent(30) == "", "it was heard of 29 s ago"
-    now[0] += 2
-    assert first._silent(30).startswith("process 1 of 2 gave no sign of life for 30 s")
+    first.listen()
+    second.beat()
+    n_rounds = int(30 / processes._BEAT)
+    for _ in range(n_rounds):
+        assert first.silence(30) == ""
+        first.listen()
+    assert first.silence(30) == "", "it was heard of one round later"
+    first.listen()
+    assert first.silence(30).startswith("process 1 of 2 gave no sign of life for 30 s")
     second.leave()
-    assert first._silent(30) == ""
+    first.listen()
+    assert first.silence(30) == ""
+
+
+def test_a_store_that_is_gone_ends_the_process_unless_all_is_over(watches, monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
+    first, second = watches
+
+    def gone(*_):
+        if ended:
+            second.is_over = True
+        raise RuntimeError("Broken pipe")
+
+    monkeypatch.setattr(second, "beat", gone)
+    second.run()
+    assert ended and "the store where the processes meet is gone" in capsys.readouterr().err
+    ended.clear()
+    second.is_over = False
+    first.leave()
+    second.listen()
+    second.run()
+    assert not ended
+
+
+def test_a_frozen_store_is_noticed_by_a_thread_that_does_not_use_it(watches, monkeypatch, capsys):
+    first, _ = watches
+    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(processes, "PATIENCE", 0.05)
+    monkeypatch.setattr(os, "_exit", lambda code: setattr(first, "is_over", True))
+    monkeypatch.setattr(first, "is_alive", lambda: True)
+    first._guard()
+    assert "does not answer" in capsys.readouterr().err
+
+
+def test_every_attempt_has_a_name_of_its_own_whatever_lies_in_the_store():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    names = []
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            met = [pool.submit(processes._meet, other(store), rank, 3) for rank in (2, 0, 1)]
+            names.append({one.result(timeout=20) for one in met})
+    assert all(len(one) == 1 for one in names) and len(set.union(*names)) == 3
+
+
+def other(store):
+    """Another connection to ``store``, as another process has it."""
+    return dist.TCPStore("127.0.0.1", store.port, is_master=False, wait_for_workers=False)
+
+
+def test_who_waits_in_vain_is_told(monkeypatch):
+    monkeypatch.setattr(processes, "_TO_MEET", 0.2)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pytest.raises(OSError, match=r"process 0 of 2: not all of the others came within 0\.2 s"):
+        processes._meet(store, 0, 2)
 
 
 def test_a_watch_ends_its_process_and_says_why(watches, monkeypatch, capsys):
@@ -78,6 +134,11 @@ def test_launched_processes_give_their_results_and_end():
     with pytest.raises(FileNotFoundError, match="no_such_folder"):
         launch(os.listdir, 1, "/no_such_folder")
     assert not multiprocessing.active_children()
+
+
+def test_what_ends_a_program_does_not_end_the_one_that_launched_it():
+    with pytest.raises(OSError, match="SystemExit: 0"):
+        launch(sys.exit, 1, 0)
 
 
 def test_one_that_ends_by_itself_is_told_by_its_exit_code():
