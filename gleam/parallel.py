@@ -20,7 +20,7 @@ from gleam.unrolled import split
 
 @dataclass(frozen=True)
 class ParallelGreedy(Greedy):
-    """P-GLEAM: the weights of :class:`gleam.Greedy`, trained by all processes that torchrun or :func:`launch` started.
+    """P-GLEAM: the weights of :class:`gleam.Greedy`, trained by all processes that torchrun or a notebook started.
 
     ``pipelined``: each process holds consecutive modules and takes the next mini-batch as soon as it has sent its
     output on, at most ``n_in_flight`` outputs ahead of the process that receives them. Otherwise the modules are dealt

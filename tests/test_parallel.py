@@ -218,6 +218,24 @@ def test_torchrun_restarts_after_a_failure_and_ends_with_the_same_weights(prepar
     assert {float(line[3]) for line in lines} == {best} and math.isfinite(best)
 
 
+@pytest.mark.slow
+def test_two_nodes_restart_together_after_a_death_on_one(prepared, expected, tmp_path):
+    """Two agents of torchrun, as on two machines; only one of them counts the restart."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--max-restarts=2"]
+    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    script = [str(HERE / "teamwork.py"), str(tmp_path), "SIGKILL"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment()}
+    nodes = [subprocess.Popen([*command, f"--rdzv-conf=is_host={host}", *script], **pipes) for host in (1, 0)]
+    try:
+        said = [node.communicate(timeout=150) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    lines = [line.split() for out, _ in said for line in out.splitlines() if line.startswith("done")]
+    assert sorted(line[1] for line in lines) == ["0", "1"] and {line[4] for line in lines} == {expected[1]}
+
+
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
