@@ -38,12 +38,15 @@ EQUAL = {  # number of processes: (network, strategy, sizes of the mini-batches)
         (partial(pgd, 3), ParallelGreedy(3, n_in_flight=5), [1, 3]),
     ],
 }
-REPLICAS = [  # on four processes
-    (partial(pgd, 3), ParallelGreedy(3, n_replicas=2), [3, 2, 1]),
-    (partial(pgd, 3), ParallelGreedy(3, n_replicas=2, pipelined=False), [1, 2]),
-    (partial(pgd, 2), ParallelGreedy(1, n_replicas=4), [5, 3]),
-    (partial(partly_frozen, 2), ParallelGreedy(2, n_replicas=2), [1]),
-]
+REPLICAS = {  # sums of shares, rounded in another order
+    2: [(partial(pgd, 2), ParallelGreedy(2, n_replicas=2), [3, 2, 1])],
+    4: [
+        (partial(pgd, 3), ParallelGreedy(3, n_replicas=2), [3, 2, 1]),
+        (partial(pgd, 3), ParallelGreedy(3, n_replicas=2, pipelined=False), [1, 2]),
+        (partial(pgd, 2), ParallelGreedy(1, n_replicas=4), [5, 3]),
+        (partial(partly_frozen, 2), ParallelGreedy(2, n_replicas=2), [1]),
+    ],
+}
 
 
 def same(found, expected):
@@ -59,23 +62,19 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
-def test_weights_are_those_of_one_process_to_the_last_bit(n_processes):
-    cases = EQUAL[n_processes]
-    for_each_process = launch(train_cases, n_processes, cases)
+@pytest.mark.parametrize("n_processes", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+def test_weights_are_those_of_one_process(n_processes):
+    """To the last bit; with replicas up to rounding, for uneven batches and for some smaller than the replicas."""
+    equal, close = EQUAL.get(n_processes, []), REPLICAS.get(n_processes, [])
+    for_each_process = launch(train_cases, n_processes, equal + close)  # in one go: processes are slow to start
     assert len(for_each_process) == n_processes
-    for number, (make, strategy, sizes) in enumerate(cases):
+    for number, (make, strategy, sizes) in enumerate(equal + close):
         expected = train_steps(make, strategy.equivalent, sizes)
-        assert all(same(results[number], expected) for results in for_each_process)
-
-
-def test_replicas_share_uneven_and_tiny_batches():
-    for_each_process = launch(train_cases, 4, REPLICAS)
-    for number, (make, strategy, sizes) in enumerate(REPLICAS):
-        expected = [value for module in train_steps(make, strategy.equivalent, sizes) for value in module]
         for results in for_each_process:
-            found = [value for module in results[number] for value in module]
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=2e-5)
+            if number < len(equal):
+                assert same(results[number], expected), strategy
+            else:
+                torch.testing.assert_close(results[number], expected, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("strategy", [ParallelGreedy(4), ParallelGreedy(2, pipelined=False, n_replicas=3)], ids=str)

@@ -84,7 +84,7 @@ folder = Path(sys.argv[1])
 files = {name: (folder / f"{name}0.h5",) for name in ("train", "val")}
 make_mask = partial(small_disc, acceleration=3)
 train, val = (gleam.datasets.Slices(name, files[name], make_mask, 4, i) for i, name in enumerate(files))
-settings = {**SETTINGS, "n_steps": 240, "validate_every": 20}
+settings = {**SETTINGS, "n_steps": 120, "validate_every": 10}
 net = network()
 fit = gleam.fit(net, train, val, Greedy(3), run_dir=folder / sys.argv[2], **settings)
 print(fit.n_steps_done, identity.weights_digest(net))
@@ -103,10 +103,10 @@ def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     (checkpoint,) = tmp_path.glob("run/*/checkpoint.safetensors")
     with runs.safe_open(checkpoint, "pt") as file:
         done = json.loads(file.metadata()["fit"])["n_steps_done"]
-    assert 0 < done < 240
+    assert 0 < done < 120
     again, whole = (subprocess.run([*command, d, *paths], capture_output=True, text=True) for d in ("run", "whole"))
-    assert f"{done}/240" in again.stderr, "the bar starts where the run was"
-    assert again.stdout.startswith("240 ") and again.stdout == whole.stdout, again.stderr
+    assert f"{done}/120" in again.stderr, "the bar starts where the run was"
+    assert again.stdout.startswith("120 ") and again.stdout == whole.stdout, again.stderr
 
 
 def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):

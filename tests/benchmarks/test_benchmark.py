@@ -98,6 +98,7 @@ def test_of_two_networks_the_worse_one_counts():
     assert found["pipelined_over_gleam"] is None
 
 
+@pytest.mark.slow
 def test_two_processes_are_timed_in_paired_blocks():
     seconds = benchmark.measure_parallel(TINY, n_steps=2, n_rounds=2)
     assert list(seconds) == ["gleam", "pipelined", "sequential"]
