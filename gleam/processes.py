@@ -42,7 +42,6 @@ class Team:
     def __init__(self, rank=0, size=1, watch=None):
         self.rank, self.size = rank, size
         self._watch = watch
-        self.n_steps_done = 0
 
     @property
     def is_first(self):
@@ -72,7 +71,6 @@ class Team:
 
     def report(self, n_steps_done):
         """Note how far training is; whoever launched the team can read it."""
-        self.n_steps_done = n_steps_done
         if self._watch:
             self._watch.n_steps_done = n_steps_done
 
