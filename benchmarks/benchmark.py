@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from compare import NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio
 
-from gleam import cost, files, records, unrolled
+from gleam import files, parallel_cost, records, unrolled
 from gleam.allocator import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +55,7 @@ def over_gleam(seconds):
 def measure_parallel(sizes, *, n_steps, n_rounds):
     """Seconds per step, by schedule, of each round of ``n_steps`` steps of PGD on two processes."""
     network = unrolled.pgd(sizes.n_iterations, sizes.n_features)
-    costs = cost.measure_parallel(
+    costs = parallel_cost.measure(
         network, random_batch(sizes), n_processes=N_PROCESSES, n_steps=n_steps, n_rounds=n_rounds
     )
     return {name: costs[method].step_seconds for name, method in SCHEDULES.items()}

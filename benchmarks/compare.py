@@ -11,9 +11,10 @@ import peers
 import torch
 
 from gleam import Checkpointed, EndToEnd, Greedy, cost, fourier, masks, physics, unrolled
+from gleam.memory import LiveBytes
 from gleam.metrics import complex_l1
-from gleam.runs import BETAS, can_fuse
-from gleam.strategies import parameters_by_module
+from gleam.step import peak_split
+from gleam.strategies import optimizers
 
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went
@@ -67,9 +68,8 @@ def own_rows(network, batch):
 
 def own_row(network, strategy, batch):
     """The training step of one of GLEAM's strategies, with the optimizers that :func:`gleam.fit` uses."""
-    groups = parameters_by_module(strategy, network)
-    optimizers = [torch.optim.Adam(group, lr=1e-5, betas=BETAS, fused=can_fuse(group)) for group in groups]
-    return Row(partial(strategy.step, network, batch, optimizers), [network, optimizers])
+    adams = optimizers(strategy, network, learning_rate=1e-5)
+    return Row(partial(strategy.step, network, batch, adams), [network, adams])
 
 
 def peer_rows(network, batch):
@@ -124,14 +124,14 @@ def _other_mathematics(make, network, batch, difference):
 
 
 def peak_bytes(row, batch, device):
-    """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.cost` does; also of a peer's step."""
-    module, optimizers = row.held
+    """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.step` does; also of a peer's step."""
+    module, adams = row.held
     row.step()
-    state = [t for o in optimizers for s in o.state.values() for t in s.values() if torch.is_tensor(t)]
+    state = [t for o in adams for s in o.state.values() for t in s.values() if torch.is_tensor(t)]
     held = [*module.parameters(), *module.buffers(), *state, *vars(batch).values()]
     held = [t for t in held if torch.is_tensor(t)]
     if torch.device(device).type != "cuda":
-        with cost.LiveBytes(held) as live:
+        with LiveBytes(held) as live:
             row.step()
         return live.peak
     others = torch.cuda.memory_allocated(device) - sum(t.untyped_storage().nbytes() for t in held)
@@ -175,6 +175,6 @@ def memory_over_n(make, sizes, device="cpu"):
     found = {"GLEAM, N modules": {}, "End-to-end": {}}
     for n in sizes.memory_iterations:
         for name, strategy in zip(found, (Greedy(n), EndToEnd()), strict=True):
-            split = cost.peak_split(make(n, sizes.n_features), strategy, batch, device=device)
+            split = peak_split(make(n, sizes.n_features), strategy, batch, device=device)
             found[name][str(n)] = sum(split.values()) - split["weights"] - split["optimizer"]
     return found

@@ -9,6 +9,7 @@ from gleam import (
     masks,
     metrics,
     parallel,
+    parallel_cost,
     physics,
     prediction,
     records,
@@ -18,6 +19,7 @@ from gleam import (
     unrolled,
 )
 from gleam.evaluation import evaluate, reconstruct
+from gleam.fast import Fast
 from gleam.parallel import ParallelGreedy
 from gleam.records import Record
 from gleam.runs import Fit
@@ -27,6 +29,7 @@ from gleam.training import fit, fit_all, fit_parallel
 __all__ = [
     "Checkpointed",
     "EndToEnd",
+    "Fast",
     "Fit",
     "Greedy",
     "Invertible",
@@ -45,6 +48,7 @@ __all__ = [
     "masks",
     "metrics",
     "parallel",
+    "parallel_cost",
     "physics",
     "prediction",
     "reconstruct",

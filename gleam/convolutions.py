@@ -4,7 +4,26 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from gleam import execution
+
 FRAMES_PER_BLOCK = 4
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` for feature maps that may be padded with channels of zeros (:func:`gleam.execution.padded`)."""
+
+    def forward(self, x):
+        return self._conv_forward(x, *_padded(self, x))
+
+
+def _padded(convolution, x):
+    """Weight and bias of ``convolution`` for the channels that ``x`` has; padded ones are zero, in and out."""
+    weight, bias = convolution.weight, convolution.bias
+    n_out, n_in = execution.padded(len(weight)) - len(weight), x.shape[1] - weight.shape[1]
+    if n_out or n_in:
+        weight = nn.functional.pad(weight, [0, 0] * (weight.ndim - 2) + [0, n_in, 0, n_out])
+        bias = bias if bias is None else nn.functional.pad(bias, [0, n_out])
+    return weight, bias
 
 
 class Conv3d(nn.Conv3d):
@@ -16,18 +35,19 @@ class Conv3d(nn.Conv3d):
     """
 
     def forward(self, x):
+        weight, bias = _padded(self, x)
         if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
-            return super().forward(x)
+            return self._conv_forward(x, weight, bias)
         if self.kernel_size == (1, 1, 1):
-            y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), self.weight[:, :, 0])
+            y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])
             y = y.unflatten(0, (len(x), -1)).transpose(1, 2)
         else:
-            y = _FramesAsChannels.apply(x, self.weight)
-        return y if self.bias is None else y + self.bias[:, None, None, None]
+            y = _FramesAsChannels.apply(x, weight)
+        return y if bias is None else y + bias[:, None, None, None]
 
 
 _FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
-CONVOLUTIONS = {2: nn.Conv2d, 3: Conv3d}
+CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
 
 
 class _FramesAsChannels(torch.autograd.Function):

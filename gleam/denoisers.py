@@ -4,24 +4,33 @@ This is the only place where a complex image becomes two real channels.
 """
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from gleam import execution
 from gleam.convolutions import CONVOLUTIONS
 from gleam.solvers import NotConverged, fixed_point
 
 
 def to_channels(x):
-    """Complex image (batch, ...) to real channels (batch, 2, ...)."""
-    return torch.view_as_real(x).movedim(-1, 1).contiguous()
+    """Complex image (batch, ...) to real channels (batch, 2, ...), and as many of zeros as :mod:`gleam.execution` pads.
+
+    As it lies in memory a complex image has its channels last.
+    """
+    channels = torch.view_as_real(x)
+    n_more = execution.padded(2) - 2
+    channels = (nn.functional.pad(channels, (0, n_more)) if n_more else channels).movedim(-1, 1)
+    return channels if execution.channels_last(x) else channels.contiguous()
 
 
 def to_complex(channels):
-    """Real channels (batch, 2, ...) to complex image (batch, ...)."""
-    return torch.view_as_complex(channels.movedim(1, -1).contiguous())
+    """Real channels (batch, 2 or more, ...), in any precision, to complex image (batch, ...); the first two count."""
+    pairs = (channels if channels.shape[1] == 2 else channels.narrow(1, 0, 2)).movedim(1, -1)
+    return torch.view_as_complex(pairs.to(torch.promote_types(pairs.dtype, torch.float32)).contiguous())
 
 
 def _check_dims(x, convolution):
@@ -54,6 +63,40 @@ class _InPlaceReLU(torch.autograd.Function):
         return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
 
 
+def _relu_in_place(x):
+    return torch.relu(x) if torch.compiler.is_compiling() else _InPlaceReLU.apply(x)  # a compiler plans memory itself
+
+
+class Layers(nn.Sequential):
+    """Layers from real channels to real channels, compiled where :mod:`gleam.execution` says so."""
+
+    def forward(self, channels):
+        return _compiled()(self, channels) if execution.compiles() else self.through(channels)
+
+    def through(self, channels):
+        """One layer after the other."""
+        return super().forward(channels)
+
+
+@cache
+def _compiled():
+    def through(layers, channels):
+        return layers.through(channels)
+
+    return torch.compile(through, dynamic=False)
+
+
+class _Chain(Layers):
+    """Layers with a ReLU between each and the next."""
+
+    def through(self, channels):
+        first, *others = self
+        channels = first(channels)
+        for layer in others:
+            channels = layer(_relu_in_place(channels))
+        return channels
+
+
 class ResidualBlock(nn.Module):
     """ReLU, convolution, ReLU, convolution around a skip connection; a 1x1 convolution where the channels change."""
 
@@ -64,7 +107,7 @@ class ResidualBlock(nn.Module):
         self.second = convolution(n_out, n_out, 3, padding=1, bias=False)
 
     def forward(self, channels):
-        between = _InPlaceReLU.apply(self.first(torch.relu(channels)))
+        between = _relu_in_place(self.first(torch.relu(channels)))
         return self.second(between).add_(self.skip(channels))  # in place: one feature map less at the peak
 
 
@@ -86,7 +129,7 @@ class ResidualCNN(nn.Module):
         convolution = _convolution(n_dims)
         widths = [2] + [n_features] * n_blocks
         blocks = [ResidualBlock(a, b, convolution) for a, b in pairwise(widths)]
-        self.body = nn.Sequential(*blocks, convolution(n_features, 2, 3, padding=1))
+        self.body = Layers(*blocks, convolution(n_features, 2, 3, padding=1))
 
     def forward(self, x):
         _check_dims(x, self.body[-1])
@@ -110,7 +153,7 @@ class PlainCNN(nn.Module):
             raise ValueError(f"lipschitz={lipschitz!r} must lie between 0 and 1, or be None for a network left free")
         self.lipschitz = lipschitz
         widths = [2] + [n_features] * (n_layers - 1) + [2]
-        self.layers = nn.ModuleList(_convolution(n_dims)(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
+        self.layers = _Chain(*(_convolution(n_dims)(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths)))
 
     def extra_repr(self):
         """What decides the network beside its layers."""
@@ -153,12 +196,8 @@ class PlainCNN(nn.Module):
         return self.lipschitz / self.lipschitz_bound().clamp_min(self.lipschitz)
 
     def _convolutions(self, x):
-        first, *others = self.layers
-        _check_dims(x, first)
-        channels = first(to_channels(x))
-        for layer in others:
-            channels = layer(_InPlaceReLU.apply(channels))
-        return to_complex(channels)
+        _check_dims(x, self.layers[0])
+        return to_complex(self.layers(to_channels(x)))
 
 
 def steepest(function, x, *, n_iterations=10, seed=0):

@@ -3,15 +3,18 @@
 import pandas as pd
 import torch
 
-from gleam import metrics, physics
+from gleam import execution, metrics, physics
 from gleam.strategies import EndToEnd
 
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
 
 
 def reconstruct(method, batch):
-    """Image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no gradient."""
-    with torch.no_grad():
+    """Image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no gradient.
+
+    In fp32, in whatever precision the network was trained.
+    """
+    with torch.no_grad(), execution.using("fp32", device_type=batch.target.device.type):
         if not isinstance(method, torch.nn.Module):
             return method(batch)
         method.eval()

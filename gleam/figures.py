@@ -10,7 +10,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 import torch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
@@ -224,6 +224,47 @@ def tradeoff(points, *, xlabel, ylabel):
         axis.set_xlim(0, 1.25 * max(x for x, _ in points.values()))  # room for words
         axis.set_ylim(0, 1.1 * max(y for _, y in points.values()))
     return figure
+
+
+def roofline(points, limits, *, label=""):
+    """Achieved rates of steps under the limits of their device: FLOP per second against FLOP per byte, both by decades.
+
+    ``points``: dict of label to (intensity, FLOP/s); ``limits``: what :func:`gleam.roofline.limits` returned, of which
+    "copy_bytes_per_second" makes the slanted line and every "..._flops_per_second" a level one; ``label``: written at
+    the foot, such as the name of the device.
+    """
+    bandwidth = limits["copy_bytes_per_second"]
+    ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}
+    places = [rate / bandwidth for rate in ceilings.values()] + [x for x, _ in points.values()]
+    left, right = min(places) / 4, max(places) * 8
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6, 4.8), layout="constrained")
+        axis = figure.subplots()
+        top = max(ceilings.values()) / bandwidth
+        axis.plot([left, top], [left * bandwidth, top * bandwidth], color="black", lw=1.2)
+        _beside(axis, f"memory: {_rate(bandwidth, 'B/s')}", (left, left * bandwidth), (8, -2), va="center")
+        for name, rate in ceilings.items():
+            axis.plot([rate / bandwidth, right], [rate, rate], color="black", lw=1.2)
+            _beside(axis, f"{name}: {_rate(rate, 'FLOP/s')}", (right, rate), (-2, 3), ha="right")
+        for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
+            size = max(8, 12 - i)  # one behind another can be seen
+            axis.plot(*point, marker, color=COLORS.get(name, _CYCLE[i % len(_CYCLE)]), mec="white", ms=size, label=name)
+        axis.set(xscale="log", yscale="log", xlabel="intensity (FLOP per byte)", ylabel="achieved (FLOP/s)")
+        axis.yaxis.set_major_formatter(EngFormatter())
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=label or None)
+    return figure
+
+
+_CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56307a", "#8c8c8c"]
+
+
+def _rate(value, unit):
+    """Two digits and a prefix, such as 4.1 TB/s."""
+    return EngFormatter(unit)(float(f"{value:.2g}"))
+
+
+def _beside(axis, text, point, offset, **alignment):
+    axis.annotate(text, point, offset, textcoords="offset points", fontsize=9, **alignment)
 
 
 def per_slice(records, metric="psnr", unit="dB"):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
+from gleam import execution
 from gleam.solvers import NotConverged
 
 
@@ -98,6 +99,7 @@ class _ByInversion(torch.autograd.Function):
             signatures.append(_signature(x))
             x = iteration(x, batch)
         ctx.places, ctx.parameters = list(inputs), parameters
+        ctx.autocast = execution.autocast_as_now(x.device.type)
         ctx.way_back = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, *saved)
         ctx.save_for_backward(x, start, *signatures, *inputs.values())
         return x
@@ -110,8 +112,9 @@ class _ByInversion(torch.autograd.Function):
         inputs = ctx.way_back(start, saved[:n], dict(zip(ctx.places, saved[n:], strict=True)))
         totals = {}
         for i in reversed(range(n)):
-            x = inputs.before(i, x_next)
-            gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
+            with ctx.autocast():
+                x = inputs.before(i, x_next)
+                gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
             for p, g in own:
                 totals[id(p)] = totals[id(p)] + g if id(p) in totals else g
             x_next = x

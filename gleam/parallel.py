@@ -48,6 +48,8 @@ class ParallelGreedy(Greedy):
             if not hasattr(value, "__index__") or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
+    is_capturable = False
+
     @property
     def equivalent(self):
         """The strategy that trains the same weights in one process."""

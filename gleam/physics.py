@@ -5,12 +5,13 @@ Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); 
 shifts.
 """
 
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
 
-from gleam.fourier import fft2, ifft2, ifft2c, ifftshift2, to_fft_order
+from gleam.fourier import fft2, fft2_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
 
@@ -45,7 +46,37 @@ class Sense:
 
     def normal(self, x):
         """A^H A x."""
-        return (self.sens_maps.conj() * ifft2(self.forward(x))).sum(COIL)
+        if self.sens_maps.requires_grad or self.mask.requires_grad:
+            return self.adjoint(self.forward(x))
+        return _Normal.apply(x, self.sens_maps, self._signs)
+
+    @cached_property
+    def _signs(self):
+        """What multiplies real and imaginary part of k-space in :meth:`normal`: (batch, 1, [time,] y, x, 2).
+
+        The mask; the conjugation; and what makes two transforms without scaling orthonormal.
+        """
+        mask = self.mask.square() / math.prod(self.mask.shape[-2:])
+        return torch.stack([mask, -mask], dim=-1)
+
+
+class _Normal(torch.autograd.Function):
+    """A^H A x = conj(sum_c S_c F conj(Omega F S_c x)), whose gradient is the same operator, for it is Hermitian.
+
+    Two forward transforms in place of one and its inverse: so no conjugate of the maps is needed, which would be made
+    anew each time. One array of the size of k-space is all that is held beside the transforms.
+    """
+
+    @staticmethod
+    def forward(ctx, x, sens_maps, signs):
+        ctx.save_for_backward(sens_maps, signs)
+        kspace = fft2_unscaled(sens_maps * x.unsqueeze(COIL))
+        torch.view_as_real(kspace).mul_(signs)
+        return fft2_unscaled(kspace).mul_(sens_maps).sum(COIL).conj_physical_()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Normal.apply(gradient, *ctx.saved_tensors), None, None
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,22 @@
 """What a training step would cost elsewhere: memory at any depth, and the speed of P-GLEAM on any number of devices.
 
-Both start from measurements of :mod:`gleam.cost` and add arithmetic, so what they give is to be drawn as a prediction.
+Both start from measurements, of :mod:`gleam.step` and :mod:`gleam.cost`, and add arithmetic, so what they give is to be
+drawn as a prediction. :func:`explained` uses the first to say what would fit when memory has run out.
 """
 
-import copy
-from dataclasses import dataclass
+import traceback
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from itertools import pairwise
 
+import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gleam.cost import peak_split
-from gleam.strategies import Checkpointed, EndToEnd
+from gleam.fast import Fast
+from gleam.step import copied, is_cuda, peak_split
+from gleam.strategies import Checkpointed, EndToEnd, Greedy
 from gleam.unrolled import split
 
 
@@ -32,10 +38,14 @@ class MemoryModel:
     gradient_bytes: int
 
     @classmethod
-    def measured(cls, network, batch, *, device="cpu"):
-        """The model of ``network``, of which four steps are run: one and two iterations, plain and checkpointed."""
+    def measured(cls, network, batch, *, device="cpu", strategy=None):
+        """The model of ``network``, measured on one and two of its iterations, plain and checkpointed.
+
+        If ``strategy`` is a :class:`gleam.Fast`, steps are in its precision.
+        """
         short = [_shortened(network, n) for n in (1, 2)]
-        plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in _WAYS)
+        ways = [replace(strategy, strategy=s, compiled=False) if isinstance(strategy, Fast) else s for s in _WAYS]
+        plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in ways)
         held = [s["weights"] + s["optimizer"] for s in plain]
         working = [tuple(sum(s.values()) - h for s, h in zip(way, held, strict=True)) for way in (plain, checkpointed)]
         weights = [s["weights"] for s in plain]
@@ -83,11 +93,95 @@ _WAYS = EndToEnd(), Checkpointed()
 
 
 def _shortened(network, n_iterations):
-    """A copy with the first ``n_iterations``, the last one again where there are too few."""
-    short = copy.deepcopy(network)
-    last = len(network.iterations) - 1
-    short.iterations = nn.ModuleList(copy.deepcopy(network.iterations[min(i, last)]) for i in range(n_iterations))
+    """A copy on the CPU with the first ``n_iterations``, the last one again where there are too few."""
+    short, last = copied(network, "cpu"), len(network.iterations) - 1
+    short.iterations = nn.ModuleList(copied(network.iterations[min(i, last)], "cpu") for i in range(n_iterations))
     return short
+
+
+@contextmanager
+def explained(network, strategy, make_batch, *, device, n_devices=1, note=None):
+    """Context around training: a ``torch.OutOfMemoryError`` becomes a MemoryError of one sentence.
+
+    It says what a step of ``strategy`` on the batch that ``make_batch()`` gives would need, what ``device`` has, and
+    which number of modules fits there, by a :class:`MemoryModel` measured on the CPU, as the device is full. The model
+    has no number for strategies that keep something else than activations or checkpoints, nor for the share of one of
+    ``n_devices``. ``note()`` is added, if it says anything.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        traceback.clear_frames(error.__traceback__)  # what a failed step keeps would stay as long as the error
+        model = None if n_devices > 1 else _model(network, strategy, make_batch)
+        text = _does_not_fit(model, strategy, *_room(device), n_modules=len(strategy.modules(network)))
+        raise MemoryError("; ".join(part for part in (text, note and note()) if part)) from error
+
+
+def _model(network, strategy, make_batch):
+    """Measured without numbers, in no time and memory; with them where code needs them; None if it does not run."""
+    try:
+        batch = make_batch()
+    except Exception:  # whatever goes wrong here and below must not hide what went wrong there
+        return None
+    for shapes_only in (FakeTensorMode(allow_non_fake_inputs=True), nullcontext()):
+        with suppress(Exception), shapes_only:
+            copied = type(batch)(*(getattr(batch, f.name).to("cpu", copy=True) for f in fields(batch)))
+            return MemoryModel.measured(network, copied, strategy=strategy)
+    return None
+
+
+def _room(device):
+    """(name of ``device``, bytes that this process has or could have there; None where that is not known)."""
+    if not is_cuda(device):
+        return str(device), None
+    free, _ = torch.cuda.mem_get_info(device)
+    return torch.cuda.get_device_name(device), free + torch.cuda.memory_reserved(device)
+
+
+def _does_not_fit(model, strategy, device, available_bytes, *, n_modules):
+    """The sentence of :func:`explained`, with fewer numbers where ``model`` is None or does not know ``strategy``."""
+    within = _within(strategy)
+    is_known = isinstance(within, EndToEnd | Checkpointed)
+    if model is None or not (is_known or available_bytes):
+        start = _need_and_room(None, device, available_bytes)
+        return f"a step of {strategy} {start}: more modules or devices, a smaller batch or fewer features need less"
+    checkpointed = isinstance(within, Checkpointed)
+    peak = partial(model.peak_bytes, checkpointed=checkpointed)
+    need = peak(n_modules=n_modules) if is_known else None
+    start = f"a step of {strategy} {_need_and_room(need, device, available_bytes)}"
+    limit = min(n for n in (available_bytes, need and need - 1) if n)
+    fewest = model.modules_that_fit(limit, checkpointed=checkpointed)
+    m = fewest or model.n_iterations
+    gleam = f"{_greedy(m, strategy, checkpointed)} needs {_gb(peak(n_modules=m))}"
+    if fewest:
+        return f"{start}: GLEAM with {gleam}"
+    least = "its modules are single iterations" if n_modules == m else f"even one iteration per module, {gleam}"
+    return f"{start}: {least}, so take checkpoints inside the iterations, a smaller batch or fewer features"
+
+
+def _need_and_room(need, device, available_bytes):
+    if need is None:
+        return f"does not fit into the {_gb(available_bytes) if available_bytes else 'memory'} of {device}"
+    if available_bytes is None:
+        return f"needs about {_gb(need)}, more than {device} has"
+    found = f"needs about {_gb(need)} and {device} has {_gb(available_bytes)}"
+    return found if need > available_bytes else f"{found}, the rest of it taken by other tensors or by kernels"
+
+
+def _within(strategy):
+    """What keeps the activations inside a module."""
+    strategy = strategy.strategy if isinstance(strategy, Fast) else strategy
+    return strategy.within if isinstance(strategy, Greedy) else strategy
+
+
+def _greedy(n_modules, strategy, checkpointed):
+    """How to write the strategy with that many modules, the rest as in ``strategy``."""
+    written = f"gleam.Greedy({n_modules}{', within=gleam.Checkpointed()' if checkpointed else ''})"
+    return f"gleam.Fast({written}, {strategy.precision!r})" if isinstance(strategy, Fast) else written
+
+
+def _gb(n_bytes):
+    return f"{n_bytes / 1e9:.3g} GB"
 
 
 def simulate(module_seconds, n_devices, *, pipelined, message_seconds=0.0, n_in_flight=2, n_steps=64):

@@ -17,6 +17,8 @@ from gleam import (
     convolutions,
     denoisers,
     evaluation,
+    execution,
+    fast,
     fourier,
     inversion,
     masks,
@@ -30,12 +32,11 @@ from gleam.datasets import slices
 from gleam.evaluation import evaluate
 from gleam.files import digest, locked, written_whole
 from gleam.identity import code_digest, sources, weights_digest
-from gleam.strategies import parameters_by_module
+from gleam.strategies import optimizers, set_learning_rate
 
-BETAS = (0.9, 0.999)
 DECIDING = [
-    convolutions, denoisers, evaluation, fourier, inversion, masks, metrics, physics, slices, solvers, strategies,
-    unrolled, sys.modules[__name__],
+    convolutions, denoisers, evaluation, execution, fast, fourier, inversion, masks, metrics, physics, slices, solvers,
+    strategies, unrolled, sys.modules[__name__],
 ]  # fmt: skip
 
 
@@ -58,12 +59,10 @@ class Run:
     def __init__(self, network, train, val, strategy, settings, run_dir, device, team):
         self.network, self.train_data, self.val, self.strategy = network, train, val, strategy
         self.device, self.team = device, team
-        groups = parameters_by_module(strategy, network)
-        self.mine = list(getattr(strategy, "mine", range(len(groups))))
-        self.optimizers = [
-            torch.optim.Adam(group, betas=BETAS, weight_decay=settings["weight_decay"], fused=can_fuse(group))
-            for group in groups
-        ]
+        self.optimizers = optimizers(
+            strategy, network, learning_rate=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        )
+        self.mine = list(getattr(strategy, "mine", range(len(self.optimizers))))
         identity = [
             settings,
             repr(network),
@@ -98,9 +97,9 @@ class Run:
                 "all of them the same arguments, networks with the same initial weights, and a folder that they share"
             )
 
-    def train(self, name):
-        """All steps that are left, with a progress bar."""
-        n_steps = self.fit.settings["n_steps"]
+    def train(self, name, max_seconds=None):
+        """All steps that are left, with a progress bar; after ``max_seconds`` none beyond the next validation."""
+        n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
         done = self.fit.n_steps_done
         self.team.report(done)
         hidden = done == n_steps or not self.team.shows_progress
@@ -111,6 +110,9 @@ class Run:
                 self.save()
                 last = self.fit.history[-1]
                 bar.set_postfix(loss=f"{last['loss'][-1]:.4f}", val_nrmse=f"{last['nrmse']:.4f}")
+                is_late = time.perf_counter() > deadline
+                if self.team.merge({"is_late": is_late})["is_late"]:  # what the first process says
+                    break
 
     def train_until_validation(self, bar):
         settings, started, losses = self.fit.settings, time.perf_counter(), []
@@ -124,7 +126,7 @@ class Run:
                 seed(step)
                 rate = learning_rate_at(step, settings)
                 for optimizer in self.optimizers:
-                    optimizer.param_groups[0]["lr"] = rate
+                    set_learning_rate(optimizer, rate)
                 batch = self.train_data.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
                 losses.append(self.strategy.step(self.network, batch, self.optimizers))
                 bar.update()
@@ -242,7 +244,7 @@ def _findings(strategy):
 def _seed_generators(seed):
     """As torch.manual_seed, which without a GPU notes the whole call stack each time, half a millisecond."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
         torch.cuda.manual_seed_all(seed)
 
 
@@ -258,11 +260,6 @@ def learning_rate_at(step, settings):
         return first * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
     return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def can_fuse(parameters):
-    """Whether Adam's fused kernel takes ``parameters``; it does not take complex ones."""
-    return all(p.is_floating_point() for p in parameters)
 
 
 def _under(prefix, tensors):

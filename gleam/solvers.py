@@ -47,7 +47,13 @@ def _iterate(operator, b, start, n_iterations, tolerance):
 
 def _inner(a, b):
     """Real part of <a, b> per example, shaped to broadcast."""
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).real.reshape(-1, *[1] * (a.ndim - 1))
+    # one reduction of real numbers: a batch of scalar products would become a matrix product with a single row
+    total = (_reals(a) * _reals(b)).flatten(1).sum(1)
+    return total.reshape(-1, *[1] * (a.ndim - 1))
+
+
+def _reals(x):
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
 def _quotient(numerator, denominator, active):

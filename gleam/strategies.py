@@ -7,6 +7,8 @@ will do (:mod:`gleam.unrolled`).
 
 How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
 A strategy may also have ``findings()``, a dict of what it noticed since it was last asked; it joins a run's history.
+And ``is_capturable``: whether a step never asks the device for a value, nor another device for anything, so that
+:class:`gleam.Fast` can record it as a CUDA graph.
 """
 
 from dataclasses import dataclass, field
@@ -22,9 +24,13 @@ from gleam.inversion import Monitor, propagate_by_inversion
 from gleam.metrics import complex_l1
 from gleam.unrolled import split
 
+BETAS = (0.9, 0.999)
+
 
 class _Undivided:
     """The whole network as one module; subclasses say how its activations are kept."""
+
+    is_capturable = True
 
     def modules(self, network):
         """One list with all iterations."""
@@ -57,8 +63,13 @@ class Checkpointed(_Undivided):
     def propagate(self, iterations, x, batch):
         """Run ``iterations`` on ``x``; keep the input of each and compute its activations again on the way back."""
         for iteration in iterations:
-            x = checkpoint(iteration, x, batch, use_reentrant=False)
+            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=not _is_capturing())
         return x
+
+
+def _is_capturing():
+    """Whether a CUDA graph is being recorded: the state of random numbers cannot be read then, and none are drawn."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,11 @@ class Offloaded(_Undivided):
 
     Weights and the batch stay where they are. On CUDA the host memory is pinned, and no copy makes the host wait. On a
     CPU there is nowhere to go: copies are made into another part of the same memory, one that
-    :class:`gleam.cost.LiveBytes` does not see. So their time is real and the bytes are those that a device would keep,
-    but nothing is saved.
+    :class:`gleam.memory.LiveBytes` does not see. So their time is real and the bytes are those that a device would
+    keep, but nothing is saved.
     """
+
+    is_capturable = False
 
     def propagate(self, iterations, x, batch):
         """Run ``iterations`` on ``x``; copy what is kept for the way back to the host, each tensor once."""
@@ -130,6 +143,8 @@ class Invertible(_Undivided):
     :class:`gleam.inversion.InversionWarning`; :meth:`findings` counts.
     """
 
+    is_capturable = False
+
     n_checkpoints: int = 1
     tolerance: float = 1e-5
     monitor: Monitor = field(default_factory=Monitor, repr=False, compare=False)
@@ -166,6 +181,11 @@ class Greedy:
 
     n_modules: int
     within: EndToEnd | Checkpointed | Offloaded | Invertible = field(default_factory=EndToEnd)
+
+    @property
+    def is_capturable(self):
+        """As ``within``."""
+        return self.within.is_capturable
 
     def modules(self, network):
         """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""
@@ -229,3 +249,31 @@ def parameters_by_module(strategy, network):
         raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
     groups[0] += [p for p in network.parameters() if id(p) not in known]
     return [list({id(p): p for p in group}.values()) for group in groups]
+
+
+def optimizers(strategy, network, *, learning_rate, weight_decay=0.0):
+    """One Adam per module of ``strategy``, with the paper's betas (Section V-C4) and one fused kernel for all weights.
+
+    On CUDA the learning rate is a tensor on the device, so that a captured step reads it anew each time; change it by
+    :func:`set_learning_rate`. Raises what :func:`parameters_by_module` raises.
+    """
+    return [_adam(group, learning_rate, weight_decay) for group in parameters_by_module(strategy, network)]
+
+
+def _adam(parameters, learning_rate, weight_decay):
+    on_cuda = all(p.is_cuda for p in parameters)
+    if on_cuda:
+        learning_rate = torch.tensor(learning_rate, device=parameters[0].device)
+    can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex ones
+    return torch.optim.Adam(
+        parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse, capturable=on_cuda
+    )
+
+
+def set_learning_rate(optimizer, rate):
+    """Let the next steps of ``optimizer`` have the size ``rate``; nothing waits for the device."""
+    (group,) = optimizer.param_groups
+    if torch.is_tensor(group["lr"]):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate

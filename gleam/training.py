@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from tqdm.auto import tqdm
 
 from gleam.allocator import keep_freed_memory
 from gleam.files import end_with_parent
+from gleam.launching import launch
 from gleam.parallel import spread
-from gleam.processes import ALONE, launch
+from gleam.prediction import explained
+from gleam.processes import ALONE
 from gleam.runs import Run, in_one_process
 
 
@@ -35,6 +38,7 @@ def fit(
     seed=0,
     device="cpu",
     name=None,
+    max_seconds=None,
 ):
     """Train ``network`` with ``strategy`` and leave it with the weights of the lowest validation nRMSE (Section V-C4).
 
@@ -55,10 +59,17 @@ def fit(
     The run is the same as with ``Greedy``, and one goes on with what the other has begun.
 
     Returns a :class:`Fit`. Raises ValueError for settings that make no sense, if training diverges, or without the GPU
-    that ``device`` asks for; OSError if another process of the run fails.
+    that ``device`` asks for; MemoryError if a step does not fit there, with what would; OSError if another process of
+    the run fails. After a failure the network is as it was given, and the same call finds its checkpoint.
     """
     devices = _devices(device)
-    _check_settings(n_steps=n_steps, batch_size=batch_size, validate_every=validate_every, learning_rate=learning_rate)
+    _check_settings(
+        n_steps=n_steps,
+        batch_size=batch_size,
+        validate_every=validate_every,
+        learning_rate=learning_rate,
+        max_seconds=max_seconds,
+    )
     settings = {
         "strategy": repr(in_one_process(strategy)), "n_steps": n_steps, "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -72,8 +83,12 @@ def fit(
         devices = [_numbered(d) for d in devices]
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = Run(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
-        with run.held(name or strategy):
-            run.train(name or settings["strategy"])
+        says_what_fits = explained(
+            network, strategy, lambda: train.training_batch(0, batch_size, seed), device=devices[0],
+            n_devices=max(len(devices), team.size), note=lambda: _what_is_kept(run),
+        )  # fmt: skip
+        with _as_it_was_on_failure(network), says_what_fits, run.held(name or strategy):
+            run.train(name or settings["strategy"], max_seconds)
         network.load_state_dict(run.best)
     return run.fit
 
@@ -114,6 +129,24 @@ def fit_all(runs, *, n_jobs=1):
             wait(futures)
             _raise_first(futures)
     return {key: fit(**arguments) for key, arguments in runs.items()}
+
+
+@contextmanager
+def _as_it_was_on_failure(network):
+    """Initial weights name a run and begin every other one: after a failure they are those of before."""
+    initial = {key: value.detach().to("cpu", copy=True) for key, value in network.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        network.load_state_dict(initial)
+        network.zero_grad(set_to_none=True)
+        raise
+
+
+def _what_is_kept(run):
+    if run.path.exists():
+        return f"what was trained so far is kept in {run.path.parent}, and where there is room the same call goes on"
+    return ""
 
 
 def _devices(device):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gleam import cost
+from gleam import memory
 from gleam.convolutions import Conv3d
 
 
@@ -43,9 +43,9 @@ def test_other_kernels_are_left_to_torch():
 
 def test_nothing_but_its_input_is_kept_for_the_way_back():
     x, layer = inputs(1, 8, 24, 8)
-    with torch.no_grad(), cost.LiveBytes(held=[x, layer.weight]) as without:
+    with torch.no_grad(), memory.LiveBytes(held=[x, layer.weight]) as without:
         layer(x)
-    with cost.LiveBytes(held=[x, layer.weight]) as live:
+    with memory.LiveBytes(held=[x, layer.weight]) as live:
         y = layer(x)
         assert live.live <= without.live + y.nbytes + 1024
     del y

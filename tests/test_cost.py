@@ -6,8 +6,10 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import Checkpointed, EndToEnd, Greedy, Invertible, cost, unrolled
+from gleam import Checkpointed, EndToEnd, Greedy, Invertible, cost, parallel_cost, unrolled
+from gleam.memory import LiveBytes
 from gleam.metrics import complex_l1
+from gleam.step import KINDS, peak_split
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_the_split_adds_up_and_counts_weights_optimizer_and_batch_exactly(costs)
     n_bytes = sum(v.nbytes for v in vars(data).values() if torch.is_tensor(v))
     for name, n in {"Greedy(6)": 6, "Checkpointed": 6, "EndToEnd 3": 3, "Greedy 12": 12}.items():
         split = costs[name].split
-        assert tuple(split) == cost.KINDS and sum(split.values()) == costs[name].peak_bytes
+        assert tuple(split) == KINDS and sum(split.values()) == costs[name].peak_bytes
         parameters = list(unrolled.pgd(n, 24).parameters())
         assert split["weights"] == sum(p.nbytes for p in parameters)
         assert split["optimizer"] == 2 * split["weights"] + 4 * len(parameters)  # and a count of steps for each
@@ -58,7 +60,7 @@ class Wide(torch.nn.Module):
 
 def test_gradients_are_told_from_activations(batch):
     network = unrolled.Unrolled([Wide(), Wide(), Wide()])
-    splits = {m: cost.peak_split(network, Greedy(m), batch) for m in (1, 3)}
+    splits = {m: peak_split(network, Greedy(m), batch) for m in (1, 3)}
     one = Wide().weight.nbytes
     assert [splits[m]["gradients"] for m in (1, 3)] == [3 * one, one]
     assert splits[1]["weights"] == 3 * (one + 2000)  # buffers count among the weights
@@ -87,6 +89,44 @@ def test_networks_are_left_untouched(batch):
     cost.measure({"GLEAM": (network, Greedy(2))}, batch, n_rounds=1, n_warmup=0)
     assert all(torch.equal(p, q) for p, q in zip(before, network.parameters(), strict=True))
     assert not any(it._forward_hooks or it._forward_pre_hooks for it in network.iterations)
+
+
+class Full(EndToEnd):
+    """A strategy for which memory is short after ``n_steps``."""
+
+    n_steps = 0
+
+    def step(self, network, batch, optimizers):
+        if self.n_steps == 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        object.__setattr__(self, "n_steps", self.n_steps - 1)
+        return super().step(network, batch, optimizers)
+
+
+@pytest.mark.parametrize("n_steps", [0, 3])
+def test_out_of_memory_is_explained_whenever_it_comes(n_steps, batch):
+    network, strategy = unrolled.pgd(2, 4), Full()
+    object.__setattr__(strategy, "n_steps", n_steps)
+    words = r"a step of .*Full\(\) needs about .* GB, more than cpu has: GLEAM with gleam\.Greedy\(2\) needs"
+    with pytest.raises(MemoryError, match=words):
+        cost.measure({"GLEAM": (network, Greedy(2)), "full": (network, strategy)}, batch, n_rounds=3, n_warmup=0)
+    assert not any(it._forward_hooks or it._forward_pre_hooks for it in network.iterations)
+
+
+class Graphed(EndToEnd):
+    """As a strategy whose step is replayed as a CUDA graph, in which no allocation is seen."""
+
+    captured = True
+
+    def step(self, network, batch, optimizers):
+        pass
+
+    eager = EndToEnd()
+
+
+def test_the_peak_of_a_captured_step_is_that_of_the_same_step_without_capture(batch):
+    network = unrolled.pgd(3, 4)
+    assert peak_split(network, Graphed(), batch) == peak_split(network, EndToEnd(), batch)
 
 
 class Ticks(torch.nn.Module):
@@ -197,7 +237,7 @@ def test_rounds_run_every_step_in_turn_and_warm_up_is_not_kept(monkeypatch):
 
 def test_live_bytes_follow_tensors_as_they_come_and_go():
     held = torch.zeros(1000, dtype=torch.float32)
-    with cost.LiveBytes(held=[held]) as live:
+    with LiveBytes(held=[held]) as live:
         assert live.live == 4000
         a = torch.ones(500, dtype=torch.float64)
         view = a[10:]
@@ -213,12 +253,12 @@ def test_live_bytes_follow_tensors_as_they_come_and_go():
 
 def test_live_bytes_leave_out_what_was_made_elsewhere_or_on_another_device():
     outside = torch.zeros(1000)
-    with cost.LiveBytes() as live:
+    with LiveBytes() as live:
         outside.add_(1)
         outside[5:].mul_(2)
         torch.empty(1000, device="meta")
         assert live.peak == 0
-    with cost.LiveBytes(device="meta") as live:
+    with LiveBytes(device="meta") as live:
         there = torch.empty(1000, device="meta")
         torch.zeros(10)
         assert live.live == 4000
@@ -227,7 +267,7 @@ def test_live_bytes_leave_out_what_was_made_elsewhere_or_on_another_device():
 
 
 def test_names_given_later_hold_for_the_peak_before():
-    with cost.LiveBytes() as live:
+    with LiveBytes() as live:
         a, b = torch.zeros(1000), torch.zeros(500)
         del b
         live.label("gradients", [a])
@@ -236,7 +276,7 @@ def test_names_given_later_hold_for_the_peak_before():
 
 def test_parallel_costs_are_paired_and_each_process_keeps_its_own_optimizer_only():
     batch = random_batch(n=1, n_coils=2, shape=(24, 20))
-    costs = cost.measure_parallel(unrolled.pgd(4, 4), batch, n_steps=2, n_rounds=2)
+    costs = parallel_cost.measure(unrolled.pgd(4, 4), batch, n_steps=2, n_rounds=2)
     assert list(costs) == ["GLEAM", "P-GLEAM, in turn", "P-GLEAM, pipelined"]
     assert all(len(one.step_seconds) == 2 and min(one.step_seconds) > 0 for one in costs.values())
     assert all(sum(one.split.values()) == one.peak_bytes for one in costs.values())

@@ -88,6 +88,24 @@ def test_tradeoff_names_every_point_where_it_is():
     assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0
 
 
+def test_roofline_has_a_slope_a_ceiling_per_format_and_every_point_where_it_is():
+    limits = {"bf16_flops_per_second": 8e14, "fp32_flops_per_second": 6.7e13, "copy_bytes_per_second": 4.1e12}
+    points = {"GLEAM": (80.0, 4e13), "bf16, captured": (160.0, 4e14)}
+    figure = figures.roofline(points, limits, label="Some device")
+    (axis,) = figure.axes
+    slope, *ceilings = axis.lines[:3]
+    np.testing.assert_allclose(slope.get_ydata() / slope.get_xdata(), 4.1e12)
+    for line, rate in zip(ceilings, (8e14, 6.7e13), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), rate)
+        np.testing.assert_allclose(line.get_xdata()[0], rate / 4.1e12)  # begins on the slope
+    assert slope.get_ydata()[-1] == pytest.approx(8e14)
+    assert {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axis.lines[3:]} == points
+    assert {"memory: 4.1 TB/s", "bf16: 800 TFLOP/s", "fp32: 67 TFLOP/s"} == {t.get_text() for t in axis.texts}
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "Some device" and len(legend.get_texts()) == len(points)
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log") and figure.png().startswith(b"\x89PNG")
+
+
 def test_pictures_are_saved_whole(images, tmp_path):
     figures.compare(*images).save(tmp_path / "a" / "figure.png")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["figure.png"]

@@ -7,9 +7,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "gleam"
 LAYERS = [
-    "allocator", "files", "processes", "fourier", "masks", "solvers", "metrics", "convolutions", "denoisers",
-    "calibration", "physics", "datasets", "baselines", "unrolled", "inversion", "strategies", "parallel", "evaluation",
-    "identity", "runs", "training", "memory", "cost", "prediction", "records", "figures", "widgets",
+    "allocator", "execution", "files", "watching", "processes", "launching", "fourier", "masks", "solvers", "metrics",
+    "convolutions", "denoisers", "calibration", "physics", "datasets", "baselines", "unrolled", "inversion",
+    "strategies", "parallel", "fast", "memory", "step", "prediction", "evaluation", "identity", "runs", "training",
+    "cost", "parallel_cost", "roofline", "records", "figures", "widgets",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -19,8 +19,8 @@ from teamwork import SETTINGS, Deadly, Noisy, partly_frozen, repeated, splits, t
 import gleam
 from gleam import Checkpointed, Greedy, Invertible, ParallelGreedy, unrolled
 from gleam.identity import weights_digest
+from gleam.launching import launch
 from gleam.parallel import assignment, spread
-from gleam.processes import launch
 from gleam.runs import _module_of_key
 
 HERE = Path(__file__).parent

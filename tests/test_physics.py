@@ -39,6 +39,25 @@ def test_normal_is_adjoint_of_forward_and_does_not_expand(name):
     assert operator.normal(x).norm() <= x.norm()
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_normal_has_the_gradient_that_autograd_finds_step_by_step(name):
+    operator, image_shape, _ = OPERATORS[name]
+    x, other = (complex_normal(*image_shape, seed=s, dtype=torch.complex128).requires_grad_() for s in (0, 1))
+    found = [torch.autograd.grad((f(x) * other).abs().sum(), x)[0]
+             for f in (operator.normal, lambda x: operator.adjoint(operator.forward(x)))]  # fmt: skip
+    torch.testing.assert_close(*found)
+    assert torch.autograd.gradgradcheck(lambda x: operator.normal(x).abs().square(), x)
+
+
+def test_maps_and_masks_can_be_learned():
+    operator, image_shape, _ = OPERATORS["2D"]
+    learned = Sense(operator.sens_maps.clone().requires_grad_(), operator.mask.clone().requires_grad_())
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    torch.testing.assert_close(learned.normal(x), operator.normal(x))
+    gradients = torch.autograd.grad(learned.normal(x).abs().sum(), [learned.sens_maps, learned.mask])
+    assert all(g.abs().max() > 0 for g in gradients)
+
+
 def test_full_sampling_inverts():
     operator, image_shape, _ = OPERATORS["2D"]
     full = Sense(operator.sens_maps, torch.ones_like(operator.mask))

@@ -1,12 +1,13 @@
 import random
+import weakref
 
 import pytest
 import torch
 from problems import random_batch
 
-from gleam import Checkpointed, EndToEnd, Greedy, unrolled
-from gleam.cost import peak_split
-from gleam.prediction import MemoryModel, simulate
+from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, prediction, unrolled
+from gleam.prediction import MemoryModel, explained, simulate
+from gleam.step import peak_split
 from gleam.unrolled import split
 
 ALL = [(3, 1), (3, 2), (3, 3), (6, 1), (6, 2), (6, 6), (12, 1), (12, 2), (12, 12)]
@@ -63,6 +64,137 @@ def test_the_fewest_modules_that_fit(batch):
     assert model.modules_that_fit(peaks[4], checkpointed=True) == 1
     with pytest.raises(ValueError, match="n_modules=7"):
         model.peak_bytes(n_modules=7)
+
+
+@pytest.fixture
+def said(monkeypatch, batch):
+    """What a user reads when a step runs out of memory on a device with so many bytes."""
+
+    def say(network, strategy, available_bytes, **keywords):
+        monkeypatch.setattr(prediction, "_room", lambda device: ("NVIDIA X", available_bytes))
+        with pytest.raises(MemoryError) as raised:
+            with explained(network, strategy, lambda: batch, device="cuda", **keywords):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        assert isinstance(raised.value.__cause__, torch.OutOfMemoryError)
+        return str(raised.value)
+
+    return say
+
+
+CHECKPOINTED = ", within=gleam.Checkpointed()"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "n_modules", "inside"),
+    [
+        (EndToEnd(), 1, ""),
+        (Greedy(2), 2, ""),
+        (ParallelGreedy(3), 3, ""),
+        (Checkpointed(), 1, CHECKPOINTED),
+        (Greedy(2, within=Checkpointed()), 2, CHECKPOINTED),
+    ],
+    ids=str,
+)
+def test_out_of_memory_says_what_it_needs_what_there_is_and_what_would_fit(strategy, n_modules, inside, said, batch):
+    network, gb = unrolled.pgd(6, 8), prediction._gb
+    model, checkpointed = MemoryModel.measured(network, batch), bool(inside)
+    need, less = (model.peak_bytes(n_modules=m, checkpointed=checkpointed) for m in (n_modules, 6))
+    assert said(network, strategy, less) == (
+        f"a step of {strategy} needs about {gb(need)} and NVIDIA X has {gb(less)}: "
+        f"GLEAM with gleam.Greedy(6{inside}) needs {gb(less)}"
+    )
+    assert said(network, strategy, less - 1) == (
+        f"a step of {strategy} needs about {gb(need)} and NVIDIA X has {gb(less - 1)}: even one iteration per module, "
+        f"gleam.Greedy(6{inside}) needs {gb(less)}, so take checkpoints inside the iterations, a smaller batch or "
+        "fewer features"
+    )
+
+
+def test_what_a_fast_step_needs_is_that_of_its_precision(said, batch):
+    network = unrolled.pgd(3, 24)
+    need = sum(peak_split(network, Fast(EndToEnd(), "bf16"), batch).values())
+    assert need < 0.8 * sum(peak_split(network, EndToEnd(), batch).values())
+    found = said(network, Fast(EndToEnd(), "bf16"), 1)
+    assert float(found.split("needs about ")[1].split()[0]) == pytest.approx(need / 1e9, rel=0.03)
+    assert "one iteration per module, gleam.Fast(gleam.Greedy(3), 'bf16') needs" in found
+
+
+def test_a_step_that_should_fit_and_one_that_cannot_be_cut_further(said, batch):
+    network = unrolled.pgd(6, 8)
+    model = MemoryModel.measured(network, batch)
+    found = said(network, Greedy(2), 2 * model.peak_bytes(n_modules=2))
+    assert "the rest of it taken by other tensors or by kernels: GLEAM with gleam.Greedy(3) needs" in found
+    assert ": its modules are single iterations, so take checkpoints inside" in said(network, Greedy(6), 1)
+
+
+def test_strategies_without_a_number_still_say_what_fits(said, batch):
+    network = unrolled.pgd(4, 4)
+    model = MemoryModel.measured(network, batch)
+    available = model.peak_bytes(n_modules=2)
+    for strategy in (Invertible(), Offloaded(), Greedy(2, within=Invertible())):
+        assert said(network, strategy, available) == (
+            f"a step of {strategy} does not fit into the {prediction._gb(available)} of NVIDIA X: "
+            f"GLEAM with gleam.Greedy(2) needs {prediction._gb(available)}"
+        )
+    for without in (said(network, Invertible(), None), said(network, Greedy(2), available, n_devices=2)):
+        assert without.endswith(": more modules or devices, a smaller batch or fewer features need less")
+    assert "more than NVIDIA X has: GLEAM with gleam.Greedy(4) needs" in said(network, Greedy(2), None)
+
+
+def test_a_network_that_the_model_cannot_measure_hides_nothing(said):
+    class OnItsOwnDevice(torch.nn.Module):
+        def forward(self, x, batch):
+            raise RuntimeError("only on a GPU")
+
+    network = unrolled.Unrolled([OnItsOwnDevice(), OnItsOwnDevice()])
+    assert said(network, EndToEnd(), 2e9, note=lambda: "kept") == (
+        "a step of EndToEnd() does not fit into the 2 GB of NVIDIA X: more modules or devices, a smaller batch or "
+        "fewer features need less; kept"
+    )
+
+
+class Scale(torch.nn.Module):
+    """An iteration that notes what it is given; ``asks``: for a value, as not every network can do without."""
+
+    kinds = ()
+
+    def __init__(self, asks):
+        super().__init__()
+        self.weight, self.asks = torch.nn.Parameter(torch.ones(3)), asks
+
+    def forward(self, x, batch):
+        Scale.kinds += (type(x),)
+        return x * self.weight[0] * (float(x.detach().abs().max()) > 0 if self.asks else 1)
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_memory_is_told_by_shapes_alone_unless_values_are_asked_for(asks, batch, monkeypatch):
+    monkeypatch.setattr(Scale, "kinds", ())
+    network = unrolled.Unrolled([Scale(asks), Scale(asks)])
+    found = prediction._model(network, EndToEnd(), lambda: batch)
+    assert (torch.Tensor in Scale.kinds) == asks
+    assert found == MemoryModel.measured(network, batch)
+
+
+@pytest.mark.parametrize(
+    ("network", "strategy"), [(unrolled.pgd(2, 4), Fast(EndToEnd())), (unrolled.modl(2, 4, n_cg=1), EndToEnd())]
+)
+def test_memory_told_by_shapes_alone_is_that_of_a_step_with_numbers(network, strategy, batch):
+    expected = MemoryModel.measured(network, batch, strategy=strategy)
+    assert prediction._model(network, strategy, lambda: batch) == expected
+
+
+def test_what_a_failed_step_held_is_free_when_the_sentence_is_read(batch):
+    held = []
+
+    def step():
+        activations = torch.zeros(1000)
+        held.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(MemoryError) as raised, explained(unrolled.pgd(1, 2), EndToEnd(), lambda: batch, device="cpu"):
+        step()
+    assert held[0]() is None and raised.value.__cause__.__traceback__ is not None
 
 
 def problems(n=100):

@@ -8,15 +8,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gleam import allocator, processes
-from gleam.processes import ALONE, Team, TeamError, launch
+from gleam import allocator, processes, watching
+from gleam.launching import launch
+from gleam.processes import ALONE, Team, TeamError
 
 
 @pytest.fixture
 def watches():
     """Two watches of one team on one store, as two processes have them."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    return [processes._Watch(store, rank, 2) for rank in range(2)]
+    return [watching.Watch(store, rank, 2) for rank in range(2)]
 
 
 def test_a_team_of_one_has_nothing_to_exchange():
@@ -52,7 +53,7 @@ def test_silence_is_counted_in_rounds_unless_the_process_has_left(watches):
     first, second = watches
     first.listen()
     second.beat()
-    n_rounds = int(30 / processes._BEAT)
+    n_rounds = int(30 / watching.BEAT)
     for _ in range(n_rounds):
         assert first.silence(30) == ""
         first.listen()
@@ -66,7 +67,7 @@ def test_silence_is_counted_in_rounds_unless_the_process_has_left(watches):
 
 def test_a_store_that_is_gone_ends_the_process_unless_all_is_over(watches, monkeypatch, capsys):
     ended = []
-    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(watching, "BEAT", 0.01)
     monkeypatch.setattr(os, "_exit", lambda code: ended.append(code))
     first, second = watches
 
@@ -88,8 +89,8 @@ def test_a_store_that_is_gone_ends_the_process_unless_all_is_over(watches, monke
 
 def test_a_frozen_store_is_noticed_by_a_thread_that_does_not_use_it(watches, monkeypatch, capsys):
     first, _ = watches
-    monkeypatch.setattr(processes, "_BEAT", 0.01)
-    monkeypatch.setattr(processes, "PATIENCE", 0.05)
+    monkeypatch.setattr(watching, "BEAT", 0.01)
+    monkeypatch.setattr(watching, "PATIENCE", 0.05)
     monkeypatch.setattr(os, "_exit", lambda code: setattr(first, "is_over", True))
     monkeypatch.setattr(first, "is_alive", lambda: True)
     first._guard()
@@ -121,7 +122,7 @@ def test_who_waits_in_vain_is_told(monkeypatch):
 def test_a_watch_ends_its_process_and_says_why(watches, monkeypatch, capsys):
     first, second = watches
     ended = []
-    monkeypatch.setattr(processes, "_BEAT", 0.01)
+    monkeypatch.setattr(watching, "BEAT", 0.01)
     monkeypatch.setattr(os, "_exit", lambda code: (ended.append(code), first.leave()))
     second.tell("ValueError: the magnet quenched")
     first.run()

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,34 +45,143 @@ def test_both_readings_of_the_spread():
     assert make(cost=False).value("peak_bytes") is None
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "method": "x"}', '{"schema": 1, "surprise": 1}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}', '{"schema": 1, "method": "x"}'])
 def test_what_is_no_record_is_named(text, tmp_path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=r"x\.json is not a record"):
         records.load(tmp_path / "x.json")
 
 
-def test_tables_put_the_paper_below_ours():
+ROW = {"subject": "a", "slice": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("surprise", 1), ("method", None), ("n_parameters", "many"), ("n_steps_done", 1.5), ("scores", {}),
+        ("scores[0]", ["psnr"]), ("scores[0]", [{"psnr": 30.0}]), ("scores[0].psnr", [ROW | {"psnr": "30"}]),
+        ("scores[1].psnr", [ROW, ROW | {"psnr": float("nan")}]), ("measures", [1]), ("measures.x", {"x": True}),
+        ("cost.peak_bytes", {"peak_bytes": "much"}), ("cost.step_seconds", {"step_seconds": 0.1}),
+        ("cost.step_seconds.1", {"step_seconds": [0.1, "0.1"]}), ("environment.date", {"date": 2026}),
+    ],
+)  # fmt: skip
+def test_a_field_that_does_not_match_the_schema_is_named(field, value, tmp_path):
+    path = records.save(make(), tmp_path)
+    content = json.loads(path.read_text()) | {field.partition(".")[0].partition("[")[0]: value}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError) as caught:
+        records.load(path)
+    assert f"{path} is not a record of a run: its field '{field}' is " in str(caught.value)
+
+
+def test_a_missing_field_is_named_and_only_later_ones_may_be_missing(tmp_path):
+    path = records.save(make(), tmp_path)
+    whole = json.loads(path.read_text())
+    for field in whole:
+        path.write_text(json.dumps({name: value for name, value in whole.items() if name != field}))
+        if field in ("n_steps_done", "measures"):
+            assert records.load(path) == make()
+        else:
+            with pytest.raises(ValueError, match=f"field '{field}' is missing"):
+                records.load(path)
+
+
+def test_a_score_that_is_no_number_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match=r"GLEAM of mridata_pgd_R12 cannot be a record: .*scores\[1\]\.psnr"):
+        records.save(make(psnr=(30.0, float("inf"))), tmp_path)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_record_of_cost_alone(tmp_path):
+    cost = replace(make(), scores=[], data={}, n_parameters=None, measures={"flops_per_step": 4e12})
+    again = records.load(records.save(cost, tmp_path))
+    assert again.table.empty and again.value("psnr") is None and again.spread("psnr") is None and again.progress == ""
+    assert (again.value("peak_bytes"), again.value("flops_per_step")) == (12_300_000, 4e12)
+    table = records.table({"GLEAM": again})
+    assert table.iloc[0].tolist() == [*[records.MISSING] * 3, "12.3 MB", "0.250 s", records.MISSING]
+    with pytest.raises(ValueError, match="GLEAM of mridata_pgd_R12 has no scores"):
+        records.compare(again, make())
+    bare = records.record("limits", "Device", measures={"copy_bytes_per_second": 4e12})
+    assert records.load(records.save(bare, tmp_path)) == bare and bare.scores == [] and bare.data == {}
+
+
+def full_scale(method="GLEAM", device="NVIDIA H200", date="2026-12-01", n_steps_done=None, **changes):
+    environment = {"device": device, "date": date}
+    settings = {} if n_steps_done is None else {"n_steps": 50_000}
+    return replace(
+        make(method), profile="paper", environment=environment, settings=settings, n_steps_done=n_steps_done, **changes
+    )
+
+
+def test_the_archive_is_the_newest_full_scale_run_of_one_device(tmp_path):
+    assert records.archived(tmp_path / "none", "mridata_pgd_R12") == {}
+    records.save(make(), tmp_path / "cpu-quick")  # profile "", not full scale
+    assert records.archived(tmp_path, "mridata_pgd_R12") == {}
+    old = [full_scale(method, "NVIDIA A100", "2026-11-30") for method in ("GLEAM", "End-to-end")]
+    new = [full_scale(method, date=date) for method, date in (("CS", "2026-11-01"), ("GLEAM", "2026-12-01"))]
+    for folder, runs in (("a", new), ("b", old)):
+        for run in runs:
+            records.save(run, tmp_path / folder)
+    records.save(replace(make("MEL"), profile="quick"), tmp_path / "a")
+    assert records.archived(tmp_path, "mridata_pgd_R12") == {"CS": new[0], "GLEAM": new[1]}
+    assert records.archived(tmp_path, "mridata_pgd_R16") == {}
+
+
+def test_a_caption_says_where_and_how_far_an_archived_run_got():
+    assert records.archive_caption({}) == ""
+    cs, gleam = full_scale("CS", date="2026-12-02"), full_scale(n_steps_done=12_000)
+    assert records.archive_caption({"CS": cs, "GLEAM": gleam}) == (
+        "*Full scale, archived*: NVIDIA H200, 2026-12-01 to 2026-12-02, phantoms, 12,000 of 50,000 steps."
+    )
+    other = full_scale("End-to-end", n_steps_done=50_000, data={"is_phantom": False})
+    said = records.archive_caption({"GLEAM": gleam, "End-to-end": other})
+    assert said.endswith("phantoms and scans, 12,000 of 50,000 steps (GLEAM); 50,000 of 50,000 steps (End-to-end).")
+    said = records.archive_caption({"GLEAM": full_scale(data={})})
+    assert said == "*Full scale, archived*: NVIDIA H200, 2026-12-01, nothing trained yet."
+
+
+def test_tables_have_three_blocks():
     paper = records.published(PUBLISHED, table="I", acceleration=12)
-    table = records.table({m: make(m, cost=m != "CS") for m in ("Zero-filled", "CS", "GLEAM")}, paper=paper)
+    ours = {m: make(m, cost=m != "CS") for m in ("Zero-filled", "CS", "GLEAM")}
+    large = full_scale(cost={"peak_bytes": 11.1e9, "seconds_per_step": 0.00812})
+    table = records.table(ours, paper, {"Extra": full_scale("Extra"), "GLEAM": large, "CS": full_scale("CS")})
     assert list(table.index) == [
-        ("Zero-filled", "ours"),
-        ("CS", "ours"),
-        ("CS", "paper"),
-        ("GLEAM", "ours"),
-        ("GLEAM", "paper"),
+        *[(records.PAPER, method) for method in ("CS", "GLEAM", "End-to-end")],
+        *[(records.ARCHIVED, method) for method in ("CS", "GLEAM", "Extra")],
+        *[(records.THIS_BUILD, method) for method in ("Zero-filled", "CS", "GLEAM")],
     ]
-    assert table.loc[("GLEAM", "ours"), "PSNR (dB)"] == "32.50 (2.06\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}2.00)"
+    both = "32.50 (2.06\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}2.00)"
+    assert table.loc[(records.THIS_BUILD, "GLEAM"), "PSNR (dB)"] == both
     assert records.table({"CS": make()}, over=["slices"]).iloc[0]["PSNR (dB)"] == "32.50 (2.06)"
-    assert table.loc[("GLEAM", "paper"), "PSNR (dB)"] == "40.09 (0.34)"
-    assert table.loc[("GLEAM", "paper"), "Memory"] == "2 GB" and table.loc[("GLEAM", "ours"), "Memory"] == "12.3 MB"
-    assert table.loc[("CS", "ours"), "Time per step"] == records.MISSING
-    text = records.markdown_table(table, "Table I", "table-1")
+    assert table.loc[(records.PAPER, "GLEAM"), ["PSNR (dB)", "Memory"]].tolist() == ["40.09 (0.34)", "2 GB"]
+    cost = ["Memory", "Time per step"]
+    assert table.loc[(records.ARCHIVED, "GLEAM"), cost].tolist() == ["11.1 GB", "0.0081 s"]
+    assert table.loc[(records.THIS_BUILD, "GLEAM"), cost].tolist() == ["12.3 MB", "0.250 s"]
+    assert table.loc[(records.THIS_BUILD, "CS"), "Time per step"] == records.MISSING
+
+
+def test_a_block_without_a_run_says_so():
+    paper = records.published(PUBLISHED, table="I", acceleration=12)
+    table = records.table({}, paper, archived={})
+    (archive, text), (build, other) = table.index[-2:]
+    assert (archive, build) == (records.ARCHIVED, records.THIS_BUILD)
+    assert text.startswith("none yet") and other == "not run in this build"
+    assert set(table.iloc[-2:].to_numpy().ravel()) == {""}
+    assert set(records.table({"CS": make()}).index.get_level_values(0)) == {records.THIS_BUILD}
+
+
+def test_a_table_as_text_names_each_block_once():
+    paper = records.published(PUBLISHED, table="I", acceleration=12)
+    text = records.markdown_table(records.table({"GLEAM": make()}, paper, {}), "Table I", "table-1")
     assert text.startswith(":::{table} Table I\n:name: table-1\n:class: records\n") and "| 40.09 (0.34) |" in text
-    widths = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert len(widths) == 1
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert [line.split("|")[1].strip(" *") for line in lines] == [
+        "Method", "---", records.PAPER, "GLEAM", "End-to-end", "CS",
+        records.ARCHIVED, records.table({}, archived={}).index[0][1], records.THIS_BUILD, "GLEAM",
+    ]  # fmt: skip
+    _, rows = records.table_rows(records.table({"GLEAM": make()}))
+    assert [row[0] for row in rows] == ["GLEAM"], "one block needs no heading"
 
 
 def test_published_numbers_are_those_of_the_paper():
@@ -131,6 +242,7 @@ def test_a_run_becomes_a_record(splits, tmp_path):
     )
     again = records.load(records.save(record, tmp_path))
     assert again.is_phantom and again.data["train"]["n_subjects"] == 3 and len(again.scores) == 6
+    assert (again.n_steps_done, again.progress) == (2, "2 of 2 steps")
     assert again.settings["strategy"].startswith("Greedy(n_modules=2") and again.value("peak_bytes") == cost.peak_bytes
     assert again.n_parameters == sum(p.numel() for p in network.parameters())
     table = records.scores_table({("R = 4", "CS"): {"ssim": 0.5, "psnr": 30.123}}, index=["R", "Method"])
@@ -141,4 +253,4 @@ def test_a_score_that_an_older_record_lacks_is_a_dash():
     record = make()  # holds no ssim_object
     assert record.value("ssim_object") is None and record.spread("ssim_object") is None
     table = records.table({"GLEAM": record}, metrics=("psnr", "ssim_object"))
-    assert table.loc[("GLEAM", "ours"), "SSIM of the object"] == records.MISSING
+    assert table.loc[(records.THIS_BUILD, "GLEAM"), "SSIM of the object"] == records.MISSING

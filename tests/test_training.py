@@ -196,11 +196,50 @@ def test_settings_that_make_no_sense(change, words, splits, tmp_path):
         gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path, **{**SETTINGS, **change})
 
 
+@pytest.mark.parametrize("strategy", [Greedy(3), gleam.Fast(Greedy(3))], ids=["greedy", "fast"])
+def test_a_run_in_calls_of_limited_time_is_the_run_in_one(strategy, splits, tmp_path):
+    train, val, _ = splits
+    whole, parts, n_steps_done = network(), network(), []
+    expected = gleam.fit(whole, train, val, strategy, run_dir=tmp_path / "whole", **SETTINGS)
+    while not n_steps_done or n_steps_done[-1] < SETTINGS["n_steps"]:
+        part = network()
+        fit = gleam.fit(part, train, val, strategy, run_dir=tmp_path / "parts", max_seconds=1e-9, **SETTINGS)
+        n_steps_done.append(fit.n_steps_done)
+    gleam.fit(parts, train, val, strategy, run_dir=tmp_path / "parts", **SETTINGS)
+    assert n_steps_done == [4, 8, 12]
+    assert torch.equal(weights(parts), weights(whole))
+    assert [row["loss"] for row in fit.history] == [row["loss"] for row in expected.history]
+
+
 def test_divergence_is_said_and_nothing_finished_is_lost(splits, tmp_path):
     train, val, _ = splits
     settings = {**SETTINGS, "n_warmup_steps": 0}
     with pytest.raises(ValueError, match="diverged before step 4"):
         gleam.fit(network(), train, val, EndToEnd(), run_dir=tmp_path, **{**settings, "learning_rate": 1e30})
+
+
+@pytest.mark.parametrize("n_good", [0, 6])
+def test_out_of_memory_says_what_fits_and_keeps_the_run(n_good, splits, tmp_path, monkeypatch):
+    train, val, _ = splits
+    whole, net, calls = network(), network(), []
+    expected = gleam.fit(whole, train, val, EndToEnd(), run_dir=tmp_path / "whole", **SETTINGS)
+    real = strategies._decoupled_step
+
+    def step(*args):
+        calls.append(real(*args))  # gradients and weights have changed when it fails
+        if len(calls) == n_good + 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return calls[-1]
+
+    monkeypatch.setattr(strategies, "_decoupled_step", step)
+    with pytest.raises(MemoryError, match=r"EndToEnd\(\) needs about .*gleam\.Greedy\(2\) needs") as raised:
+        gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path / "full", **SETTINGS)
+    assert ("what was trained so far is kept in" in str(raised.value)) == (n_good > 4)
+    assert torch.equal(weights(net), weights(network())) and all(p.grad is None for p in net.parameters())
+    calls[:] = [None] * 100
+    again = gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path / "full", **SETTINGS)
+    assert len(calls) == 112 - (4 if n_good > 4 else 0), "from the checkpoint"
+    assert torch.equal(weights(net), weights(whole)) and again.best_nrmse == expected.best_nrmse
 
 
 def test_a_broken_checkpoint_is_named(splits, tmp_path):

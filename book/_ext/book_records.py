@@ -1,6 +1,7 @@
 """Numbers in prose, and tables, that come from the records of runs; where there is none, the page says so.
 
-A chapter writes its records with ``gleam.records.save`` to _work/<profile>/records/<experiment>/<method>.json.
+A chapter writes its records with ``gleam.records.save`` to _work/<profile>/records/<experiment>/<method>.json; those of
+full-scale runs are archived as results/<device>/<experiment>/<method>.json.
 """
 
 import os
@@ -17,8 +18,10 @@ from gleam import records
 
 LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
+ARCHIVE = ROOT / "results"
 PUBLISHED = ROOT / "data" / "published" / "tables.csv"
 MISSING = "not run in this build"
+NONE_ARCHIVED = "not run yet"
 SCALED = {"peak_mb": ("peak_bytes", 1e6), "peak_gb": ("peak_bytes", 1e9)}
 
 
@@ -33,16 +36,34 @@ def look_up(reference):
     Names are those of ``Record.value``; a score with ``_sd`` or ``_sd_subjects`` appended is its spread; ``peak_mb``
     and ``peak_gb`` are scaled; a dotted path such as ``settings.n_steps`` goes into the record.
     """
+    experiment, method, name = _parts(reference)
+    path = records_dir() / experiment / f"{records.slug(method)}.json"
+    return _of_record(records.load(path), name) if path.is_file() else None
+
+
+def look_up_archived(reference):
+    """Like :func:`look_up`, from the archived full-scale run; None also for what an unfinished run has not measured."""
+    experiment, method, name = _parts(reference)
+    found = {records.slug(m): record for m, record in records.archived(ARCHIVE, experiment).items()}
+    record = found.get(records.slug(method))
+    if record is None:
+        return None
+    is_whole = record.scores and record.cost
+    return _of_record(record, name) if is_whole else _value(record, name)
+
+
+def _parts(reference):
     where, _, name = reference.strip().partition(":")
     experiment, _, method = where.partition("/")
     if not (experiment and method and name):
         raise ValueError(f"'{reference}' is not of the form experiment/method:name")
-    path = records_dir() / experiment / f"{records.slug(method)}.json"
-    if not path.is_file():
-        return None
-    value = _value(records.load(path), name)
+    return experiment, method, name
+
+
+def _of_record(record, name):
+    value = _value(record, name)
     if value is None:
-        raise ValueError(f"the record {experiment}/{method} has no value '{name}'")
+        raise ValueError(f"the record {record.experiment}/{record.method} has no value '{name}'")
     return value
 
 
@@ -85,12 +106,12 @@ def evaluate(text, look_up=look_up):
 
 
 class RecordRole(SphinxRole):
-    """``{record}`mridata_pgd_R12/gleam:psnr:.1f```, or a ratio or difference of two such values; likewise the paper's
-    own, ``{published}`I/12/GLEAM:psnr:.2f```."""
+    """``{record}`mridata_pgd_R12/gleam:psnr:.1f```, or a ratio or difference of two such values; likewise
+    ``{archived}`...``` of the archived full-scale run, and the paper's own, ``{published}`I/12/GLEAM:psnr:.2f```."""
 
-    def __init__(self, look_up):
+    def __init__(self, look_up, missing=MISSING):
         super().__init__()
-        self.look_up = look_up
+        self.look_up, self.missing = look_up, missing
 
     def run(self):
         """Return the value as text; what cannot be understood is a warning, which fails the build."""
@@ -100,7 +121,7 @@ class RecordRole(SphinxRole):
             LOGGER.warning("record role '%s': %s", self.text, error, location=self.get_location())
             return [], []
         if text is None:
-            return [nodes.inline("", MISSING, classes=["records-missing"])], []
+            return [nodes.inline("", self.missing, classes=["records-missing"])], []
         return [nodes.inline("", text, classes=["record"])], []
 
 
@@ -108,8 +129,9 @@ class RecordTable(SphinxDirective):
     """``{record-table} experiment``: its methods as gleam.records.table lays them out.
 
     Options: ``caption`` and ``name`` as for a figure; ``methods`` and ``columns`` choose and order, by commas;
-    ``over`` is slices or subjects; ``paper`` (``table=I, acceleration=12``) puts the paper's rows below ours.
-    A sentence on the test data, phantoms or scans, is added to the caption.
+    ``over`` is slices or subjects; ``paper`` (``table=I, acceleration=12``) puts the paper's rows above ours, and
+    ``archived`` the full-scale run between them. What the caption says is followed by a sentence on the test data,
+    phantoms or scans, and one on the archived run.
     """
 
     required_arguments = 1
@@ -120,18 +142,20 @@ class RecordTable(SphinxDirective):
         "columns": directives.unchanged_required,
         "over": lambda value: directives.choice(value, ("slices", "subjects")),
         "paper": directives.unchanged_required,
+        "archived": directives.flag,
     }
 
     def run(self):
-        """Return a table, of one cell that says so where nothing was run."""
+        """Return a table; a block of which nothing was run says so."""
         try:
-            found = self._found()
-            header, rows = self._content(found) if found else (["Method"], [[MISSING]])
+            found = self._chosen(records.load_experiment(records_dir(), self.arguments[0]))
+            archived = self._archived()
+            table = _table(*self._content(found, archived))
         except (ValueError, KeyError) as error:
             LOGGER.warning("record-table %s: %s", self.arguments[0], error, location=self.get_location())
             return []
-        table = _table(header, rows)
-        caption = " ".join([self.options.get("caption", ""), _data_sentence(found)]).strip()
+        sentences = [self.options.get("caption", ""), _data_sentence(found), records.archive_caption(archived or {})]
+        caption = " ".join(sentence for sentence in sentences if sentence)
         if caption:
             inline, messages = self.parse_inline(caption)
             table.insert(0, nodes.title("", "", *inline, *messages))
@@ -139,31 +163,33 @@ class RecordTable(SphinxDirective):
         self.add_name(table)
         return [table]
 
-    def _found(self):
-        found = records.load_experiment(records_dir(), self.arguments[0])
-        if not found or "methods" not in self.options:
+    def _chosen(self, found):
+        if "methods" not in self.options:
             return found
-        wanted = [name.strip() for name in self.options["methods"].split(",")]
-        return {name: found[name] for name in wanted if name in found}
+        return {name: found[name] for name in _names(self.options["methods"]) if name in found}
 
-    def _content(self, found):
-        paper = None
-        if "paper" in self.options:
-            where = dict(part.strip().split("=") for part in self.options["paper"].split(","))
-            where = {key: int(value) if value.isdigit() else value for key, value in where.items()}
-            paper = records.published(PUBLISHED, **where)
-        columns = [name.strip() for name in self.options.get("columns", "").split(",") if name.strip()]
+    def _archived(self):
+        """The archived run, None if the table is not asked to show it."""
+        return self._chosen(records.archived(ARCHIVE, self.arguments[0])) if "archived" in self.options else None
+
+    def _content(self, found, archived):
+        columns = _names(self.options.get("columns", ""))
         metrics = [*records.METRICS, *(["ssim_object"] if "SSIM of the object" in columns else [])]
         over = self.options.get("over", "slices, subjects").split(", ")
-        frame = records.table(found, paper, over=over, metrics=metrics)
-        if "columns" in self.options:
-            frame = frame[columns]
-        header = [*frame.index.names, *frame.columns]
-        rows = [[*index, *values] for index, values in zip(frame.index, frame.to_numpy(), strict=True)]
-        for above, row in zip(list(rows), rows[1:], strict=False):
-            if row[0] == above[0]:
-                row[0] = ""
-        return header, rows
+        frame = records.table(found, self._paper(), archived, over=over, metrics=metrics)
+        return records.table_rows(frame[columns] if columns else frame)
+
+    def _paper(self):
+        """The paper's rows, in the order of ``methods``; None if the table is not asked to show them."""
+        if "paper" not in self.options:
+            return None
+        where = dict(part.strip().split("=") for part in self.options["paper"].split(","))
+        where = {key: int(value) if value.isdigit() else value for key, value in where.items()}
+        rows = records.published(PUBLISHED, **where)
+        if "methods" not in self.options:
+            return rows
+        wanted = [name for name in _names(self.options["methods"]) if name in set(rows["method"])]
+        return rows.set_index("method").loc[wanted].reset_index()
 
 
 class RecordFigure(Figure):
@@ -199,25 +225,36 @@ def _data_sentence(found):
     )
 
 
+def _names(text):
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def _table(header, rows):
     group = nodes.tgroup(cols=len(header))
     group.extend(nodes.colspec(colwidth=1) for _ in header)
     head, body = nodes.thead(), nodes.tbody()
     head.append(_row(header))
-    body.extend(_row(row) for row in rows)
+    body.extend(_row(row) if len(row) > 1 else _block(row[0], len(header)) for row in rows)
     group.extend([head, body])
     return nodes.table("", group, classes=["records"])
 
 
 def _row(texts):
     row = nodes.row()
-    row.extend(nodes.entry("", nodes.paragraph(text=str(text))) for text in texts)
+    row.extend(nodes.entry("", nodes.paragraph(text=text)) for text in texts)
     return row
+
+
+def _block(text, n_columns):
+    """A row with the name of a block, over all columns."""
+    entry = nodes.entry("", nodes.paragraph("", "", nodes.strong(text=text)), morecols=n_columns - 1)
+    return nodes.row("", entry)
 
 
 def setup(app):
     """Register the role and the directives."""
     app.add_role("record", RecordRole(look_up))
+    app.add_role("archived", RecordRole(look_up_archived, NONE_ARCHIVED))
     app.add_role("published", RecordRole(look_up_published))
     app.add_directive("record-table", RecordTable)
     app.add_directive("record-figure", RecordFigure)

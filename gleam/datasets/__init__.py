@@ -1,8 +1,11 @@
 """Raw formats, phantoms that write them, and prepared slices."""
 
-from gleam.datasets import cine, fastmri, mridata
+from gleam.datasets import cine, fastmri, mridata, simulated
 from gleam.datasets.load import brains, hearts, knees
+from gleam.datasets.resident import Resident
 from gleam.datasets.slices import Slices
 from gleam.datasets.splits import files_by_split
 
-__all__ = ["Slices", "brains", "cine", "fastmri", "files_by_split", "hearts", "knees", "mridata"]
+__all__ = [
+    "Resident", "Slices", "brains", "cine", "fastmri", "files_by_split", "hearts", "knees", "mridata", "simulated",
+]  # fmt: skip

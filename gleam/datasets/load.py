@@ -7,29 +7,32 @@ from pathlib import Path
 from gleam import calibration, masks
 from gleam.datasets import cine, fastmri, mridata
 from gleam.datasets.prepare import prepare
+from gleam.datasets.resident import on_device
 from gleam.datasets.slices import Slices
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS, files_by_split, find_list, split_by_subject
 
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
 
 
-def knees(data_dir, *, acceleration, cache_dir, n_calibration=20, n_masks=128, seed=0, n_jobs=1):
+def knees(data_dir, *, acceleration, cache_dir, n_calibration=20, n_masks=128, seed=0, n_jobs=1, device="cpu"):
     """The mridata knees under Poisson-disc masks (Section V-A1): (train, val, test), each :class:`Slices`.
 
     ``data_dir`` holds ``mridata/*.h5``; subjects are split as ``data_dir/splits/mridata_knee.csv`` says or, without
     it, as in the paper. Prepared files and masks go to ``cache_dir``. Sensitivity maps: JSENSE with a kernel of 8 on
     the central 20 x 20 of each fully sampled slice. ``n_calibration`` is the width of the mask's full centre;
-    ``n_jobs``: files prepared at the same time. Raises FileNotFoundError that names what is missing.
+    ``n_jobs``: files prepared at the same time. ``device``: where training and validation batches are made; on a GPU
+    these splits are :class:`gleam.datasets.Resident` there, if any memory holds them. Raises FileNotFoundError that
+    names what is missing.
     """
     calibrate = partial(calibration.jsense, kernel_width=8, calibration_width=20)
     make_mask = partial(masks.poisson_disc, acceleration=acceleration, n_calibration=n_calibration)
     files = files_by_split(data_dir, "mridata", KNEES)
-    return _slices(files, mridata.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs)
+    return _slices(files, mridata.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
 def brains(
     data_dir, *, acceleration, cache_dir, center_fraction=0.04, acquisition="AXT2", field_strength=3.0, n_masks=128,
-    seed=0, n_jobs=1,
+    seed=0, n_jobs=1, device="cpu",
 ):  # fmt: skip
     """The fastMRI T2 brains under random columns (Section V-A2): (train, val, test), each :class:`Slices`.
 
@@ -41,10 +44,10 @@ def brains(
     make_mask = partial(masks.random_columns, acceleration=acceleration, center_fraction=center_fraction)
     files = files_by_split(data_dir, fastmri.FOLDER, BRAINS)
     _check_stated([path for split in SPLITS for path in files[split]], acquisition, field_strength)
-    return _slices(files, fastmri.read, calibration.espirit, make_mask, cache_dir, n_masks, seed, n_jobs)
+    return _slices(files, fastmri.read, calibration.espirit, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
-def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0, n_jobs=1):
+def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0, n_jobs=1, device="cpu"):
     """Cardiac cine series under k-t variable-density masks (Section V-A3): (train, val, test), each :class:`Slices`.
 
     ``data_dir`` holds ``ocmr/*.h5`` or ``cmrxrecon/**/cine_*.mat`` or both; a slice here is a series (coil, time, y,
@@ -60,7 +63,9 @@ def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0
     """
     calibrate = partial(calibration.espirit, kernel_width=8, calibration_width=24)
     make_mask = partial(masks.kt_variable_density, acceleration=acceleration, n_center=n_center)
-    return _slices(_hearts_by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs)
+    return _slices(
+        _hearts_by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device
+    )
 
 
 def _hearts_by_split(data_dir):
@@ -87,7 +92,7 @@ def _check_stated(paths, acquisition, field_strength):
             raise ValueError(f"{path}: was measured at {tesla} T, not {field_strength} T; take it off the split list")
 
 
-def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs):
+def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device="cpu"):
     paths = [path for split in SPLITS for path in files[split]]
     prepared = prepare(paths, read=read, calibrate=calibrate, cache_dir=cache_dir, n_jobs=n_jobs)
     by_path = dict(zip(paths, prepared, strict=True))
@@ -96,7 +101,8 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs)
         for i, split in enumerate(SPLITS)
     )
     check_no_subject_in_two(splits)
-    return splits
+    train, val, test = splits
+    return on_device(train, device), on_device(val, device), test
 
 
 def check_no_subject_in_two(splits):

@@ -14,9 +14,89 @@ from gleam.fourier import ifftshift2
 from gleam.masks import bank
 from gleam.physics import Batch
 
+ARRAYS = ("kspace", "sens_maps", "target")
+
+
+class Split:
+    """One split (training, validation or test) of a data set: which slices a batch holds, under which masks.
+
+    This is all but the arrays themselves and what is known about them. A class of splits has the attributes ``name``,
+    ``make_mask``, ``n_masks``, ``seed`` and ``cache_dir`` of :class:`Slices`, the properties ``shapes``, ``subjects``,
+    ``is_phantom``, ``aspect``, ``acquisition``, ``n_left_out`` and ``fingerprint``, and ``_made``, which makes a batch.
+    """
+
+    @cached_property
+    def index(self):
+        """One (file number, slice number) per slice."""
+        return [(f, s) for f, shape in enumerate(self.shapes) for s in range(shape[0])]
+
+    def describe(self):
+        """What a record has to say about this split; ``n_left_out``: slices without sensitivity maps, not in it."""
+        sizes = sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes})
+        return {
+            "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
+            "n_left_out": self.n_left_out, "acquisition": self.acquisition,
+            "coil_time_y_x" if any(len(size) == 4 for size in sizes) else "coil_y_x": sizes,
+            "mask": described(self.make_mask), "fingerprint": self.fingerprint,
+        }  # fmt: skip
+
+    def __len__(self):
+        return len(self.index)
+
+    def __getitem__(self, i):
+        return self.batch([range(len(self))[i]])
+
+    def batch(self, indices):
+        """:class:`gleam.physics.Batch` of slices ``indices``, of one shape, each under its volume's fixed mask."""
+        return self._made(indices, [self.index[i][0] for i in indices], len(self.shapes))
+
+    def batches(self, batch_size, part=(0, 1)):
+        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes.
+
+        ``part=(i, n)``: only every n-th batch from the i-th on, for process i of n.
+        """
+        for indices in self._grouped(range(len(self)), batch_size)[part[0] :: part[1]]:
+            yield indices, self.batch(indices)
+
+    def training_batch(self, step, batch_size, seed):
+        """The mini-batch of training step ``step``: slices in random order, a mask for each drawn from the bank.
+
+        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch
+        each slice comes once; the last batch of a shape may be smaller.
+        """
+        epoch, position = divmod(step, self._n_batches(batch_size))
+        indices = self._epoch(epoch, batch_size, seed)[position]
+        numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
+        return self._made(indices, numbers.tolist(), self.n_masks)
+
+    def masks(self, size, n_masks):
+        """Bank of ``n_masks`` masks (mask, [time,] y, x) in FFT order for slices of ``size``, a NumPy array."""
+        return _bank(self.make_mask, tuple(size), n_masks, self.seed, self.cache_dir)
+
+    def _size(self, indices):
+        return self.shapes[self.index[indices[0]][0]][2:]
+
+    def _grouped(self, order, batch_size):
+        groups = {}
+        for i in order:
+            groups.setdefault(self.shapes[self.index[i][0]][1:], []).append(i)
+        return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
+
+    def _n_batches(self, batch_size):
+        n_slices = {}
+        for shape in self.shapes:
+            n_slices[shape[1:]] = n_slices.get(shape[1:], 0) + shape[0]
+        return sum(math.ceil(n / batch_size) for n in n_slices.values())
+
+    @lru_cache(maxsize=4)  # noqa: B019  (a handful of small objects live as long as the process)
+    def _epoch(self, epoch, batch_size, seed):
+        generator = np.random.default_rng([seed, 0, epoch])
+        batches = self._grouped(generator.permutation(len(self)).tolist(), batch_size)
+        return [batches[i] for i in generator.permutation(len(batches))]
+
 
 @dataclass(frozen=True)
-class Slices:
+class Slices(Split):
     """The slices of one split (training, validation or test) of a data set.
 
     ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per scan; ``make_mask``: a mask generator that
@@ -33,11 +113,6 @@ class Slices:
     n_masks: int = 128
     seed: int = 0
     cache_dir: Path | None = None
-
-    @cached_property
-    def index(self):
-        """One (file number, slice number) per slice."""
-        return [(f, s) for f, shape in enumerate(self.shapes) for s in range(shape[0])]
 
     @cached_property
     def shapes(self):
@@ -59,84 +134,39 @@ class Slices:
         """Height over width of a pixel, for figures."""
         return float(_opened(self.files[0]).attrs.get("aspect", 1.0))
 
-    def describe(self):
-        """What a record has to say about this split; ``n_left_out``: slices without sensitivity maps, not in it."""
-        sizes = sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes})
-        return {
-            "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
-            "n_left_out": sum(len(_opened(file).attrs.get("left_out", ())) for file in self.files),
-            "acquisition": str(_opened(self.files[0]).attrs["acquisition"]),
-            "coil_time_y_x" if any(len(size) == 4 for size in sizes) else "coil_y_x": sizes,
-            "mask": described(self.make_mask), "fingerprint": self.fingerprint,
-        }  # fmt: skip
+    @property
+    def acquisition(self):
+        """Kind of scan, as the first file says."""
+        return str(_opened(self.files[0]).attrs["acquisition"])
+
+    @property
+    def n_left_out(self):
+        """How many slices of the raw files have no sensitivity maps and are not here."""
+        return sum(len(_opened(file).attrs.get("left_out", ())) for file in self.files)
 
     @cached_property
     def fingerprint(self):
         """Identity of the data and masks: equal fingerprints give equal batches."""
         return digest([[Path(f).name for f in self.files], described(self.make_mask), self.n_masks, self.seed])[:16]
 
-    def __len__(self):
-        return len(self.index)
+    def fill(self, volumes):
+        """Read everything into ``volumes``, one dictionary of tensors of the files' shapes per file; yields per file.
 
-    def __getitem__(self, i):
-        return self.batch([range(len(self))[i]])
-
-    def batch(self, indices):
-        """:class:`gleam.physics.Batch` of slices ``indices``, of one shape, each under its volume's fixed mask."""
-        return self._load(indices, [self._bank(self._size(i), len(self.files))[self.index[i][0]] for i in indices])
-
-    def batches(self, batch_size, part=(0, 1)):
-        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes.
-
-        ``part=(i, n)``: only every n-th batch from the i-th on, for process i of n.
+        The keys are ``kspace``, ``sens_maps`` and ``target``. Raises OSError, naming the file, if one is damaged.
         """
-        for indices in self._grouped(range(len(self)), batch_size)[part[0] :: part[1]]:
-            yield indices, self.batch(indices)
+        for file, volume in zip(self.files, volumes, strict=True):
+            for key, tensor in volume.items():
+                for number, one in enumerate(tensor):
+                    one.copy_(torch.from_numpy(_read(file, key, number)))
+            yield file
 
-    def training_batch(self, step, batch_size, seed):
-        """The mini-batch of training step ``step``: slices in random order, a mask for each drawn from the bank.
-
-        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch
-        each slice comes once; the last batch of a shape may be smaller.
-        """
-        epoch, position = divmod(step, self._n_batches(batch_size))
-        indices = self._epoch(epoch, batch_size, seed)[position]
-        numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
-        return self._load(
-            indices, [self._bank(self._size(i), self.n_masks)[n] for i, n in zip(indices, numbers, strict=True)]
-        )
-
-    def _size(self, i):
-        return self.shapes[self.index[i][0]][2:]
-
-    def _bank(self, size, n_masks):
-        return _bank(self.make_mask, size, n_masks, self.seed, self.cache_dir)
-
-    def _grouped(self, order, batch_size):
-        groups = {}
-        for i in order:
-            groups.setdefault(self.shapes[self.index[i][0]][1:], []).append(i)
-        return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
-
-    def _n_batches(self, batch_size):
-        n_slices = {}
-        for shape in self.shapes:
-            n_slices[shape[1:]] = n_slices.get(shape[1:], 0) + shape[0]
-        return sum(math.ceil(n / batch_size) for n in n_slices.values())
-
-    @lru_cache(maxsize=4)  # noqa: B019  (a handful of small data sets live as long as the process)
-    def _epoch(self, epoch, batch_size, seed):
-        generator = np.random.default_rng([seed, 0, epoch])
-        batches = self._grouped(generator.permutation(len(self)).tolist(), batch_size)
-        return [batches[i] for i in generator.permutation(len(batches))]
-
-    def _load(self, indices, masks):
+    def _made(self, indices, numbers, n_masks):
+        """The batch of slices ``indices`` under the masks ``numbers`` of the bank of ``n_masks``."""
         where = [self.index[i] for i in indices]
-        kspace, sens_maps, target = (
-            torch.from_numpy(np.stack([_read(self.files[file], key, number) for file, number in where]))
-            for key in ("kspace", "sens_maps", "target")
-        )
-        mask = torch.from_numpy(np.stack(masks))[:, None]
+        arrays = [np.stack([_read(self.files[file], key, number) for file, number in where]) for key in ARRAYS]
+        bank = self.masks(self._size(indices), n_masks)
+        mask = np.stack([bank[number] for number in numbers])[:, None]
+        kspace, sens_maps, target, mask = (torch.from_numpy(x) for x in (*arrays, mask))
         return Batch.undersample(kspace, mask, sens_maps, target)
 
 

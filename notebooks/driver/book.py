@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from driver.files import check_writable, digest, write_text
+from driver.files import archived_records, check_writable, digest, write_text
 
 
 def build(profile, root):
@@ -64,7 +64,7 @@ def _key(profile, root):
     pages = (path for path in sorted((root / "book").rglob("*")) if path.is_file() and path.suffix != ".pyc")
     sources = [path for path in pages if not path.is_relative_to(copied)]
     sources += [path for path in sorted((root / "_work" / profile / "records").rglob("*")) if path.is_file()]
-    sources += sorted((root / "data" / "published").glob("*.csv"))
+    sources += sorted((root / "data" / "published").glob("*.csv")) + archived_records(root)
     sources += sorted((root / "gleam").rglob("*.py"))
     sources += [path for path in (root / "_config.yml", root / "requirements.lock") if path.is_file()]
     total = hashlib.sha256(profile.encode())

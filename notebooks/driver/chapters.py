@@ -11,7 +11,7 @@ import nbformat
 import yaml
 
 from driver import data
-from driver.files import digest, write_text
+from driver.files import archived_records, digest, write_text
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def current_key(chapter, parameters, profile, folders, root):
     files = sorted((root / "gleam").rglob("*.py")) + sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
     files += sorted((root / "data" / "published").glob("*.csv"))
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
+    files += archived_records(root) if any("records.archived(" in source for _, source, _ in cells) else []
     return {
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),

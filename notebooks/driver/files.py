@@ -14,6 +14,11 @@ def digest(*paths):
     return total.hexdigest()
 
 
+def archived_records(root):
+    """Records of full-scale runs under results/, which tables show beside this build's own."""
+    return [path for path in sorted((root / "results").glob("*/*/*.json")) if '"profile": "paper"' in path.read_text()]
+
+
 def write_text(path, text):
     """Write UTF-8 text whole or not at all."""
     from gleam.files import (

@@ -1,15 +1,26 @@
 """The book's Sphinx extension: numbers from records, and the addresses of buttons."""
 
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import book_records
 import gleam_book
 import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+from docutils.parsers.rst import directives, roles
+from sphinx.util.docutils import docutils_namespace
 
 from gleam import records
+
+CLAIMS = (Path(__file__).resolve().parents[2] / "book" / "claims.md").read_text()
 
 
 @pytest.fixture
 def two_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(book_records, "records_dir", lambda: tmp_path)
+    monkeypatch.setattr(book_records, "ARCHIVE", tmp_path / "results")
     for method, psnr, peak in (("End-to-end", 30.0, 8e6), ("GLEAM", 29.0, 2e6)):
         scores = [
             {"subject": s, "slice": 0, "psnr": psnr + d, "nrmse": 0.1, "ssim": 0.9} for s, d in (("a", -1), ("b", 1))
@@ -49,6 +60,98 @@ def test_the_papers_own_values_come_from_its_tables():
 def test_what_cannot_be_understood_is_an_error(two_runs, text):
     with pytest.raises(ValueError):
         book_records.evaluate(text)
+
+
+def archive(folder, method="GLEAM", experiment="knee", psnr=40.0, **changes):
+    scores = [{"subject": "a", "slice": 0, "psnr": psnr, "nrmse": 0.1, "ssim": 0.9}]
+    cost = {"peak_bytes": 2e9, "seconds_per_step": 0.25}
+    record = records.Record(
+        experiment, method, scores, {"is_phantom": True}, settings={"n_steps": 50_000}, cost=cost, profile="paper",
+        environment={"device": "NVIDIA H200", "date": "2026-12-01"}, n_steps_done=12_000,
+    )  # fmt: skip
+    records.save(replace(record, **changes), folder / "results" / "nvidia-h200")
+
+
+def test_an_archived_value_is_that_of_the_full_scale_run(two_runs, tmp_path):
+    look_up = book_records.look_up_archived
+    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) is None
+    archive(tmp_path)
+    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) == "40.0"
+    assert book_records.evaluate("knee/gleam:peak_gb:.0f", look_up) == "2"
+    assert book_records.evaluate("knee/gleam:psnr - knee/end-to-end:psnr:.1f", look_up) is None
+    with pytest.raises(ValueError, match="no value 'sharpness'"):
+        book_records.evaluate("knee/gleam:sharpness:.1f", look_up)
+    archive(tmp_path, scores=[])
+    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) is None, "an unfinished run has no scores yet"
+
+
+def test_every_claim_has_an_archived_number_once_all_was_run(two_runs, tmp_path):
+    rows = [line for line in CLAIMS.splitlines() if "{record}" in line]
+    references = re.findall(r"\{archived\}`([^`]+)`", CLAIMS)
+    assert len(references) == len(rows) and all("{archived}" in line for line in rows if line.startswith("|"))
+    for experiment, method in {pair for text in references for pair in re.findall(r"(\w+)/([^:]+):", text)}:
+        archive(tmp_path, method, experiment)
+    assert None not in [book_records.evaluate(text, book_records.look_up_archived) for text in references]
+
+
+@pytest.fixture
+def parse():
+    """A page in reStructuredText with the roles and the directive of the book, as a document tree."""
+
+    def parsed(text):
+        with docutils_namespace():
+            roles.register_local_role("archived", book_records.RecordRole(book_records.look_up_archived, "not run yet"))
+            directives.register_directive("record-table", Table)
+            return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2})
+
+    class Table(book_records.RecordTable):
+        """Without Sphinx's environment."""
+
+        def set_source_info(self, node):
+            pass
+
+    return parsed
+
+
+def cells(tree):
+    return [[entry.astext() for entry in row.findall(nodes.entry)] for row in tree.findall(nodes.row)]
+
+
+TABLE = """
+.. record-table:: knee
+   :methods: GLEAM, End-to-end
+   :columns: PSNR (dB), Memory
+   :over: slices
+   :paper: table=I, acceleration=12
+   :archived:
+   :caption: Knees.
+"""
+
+
+def test_a_table_has_three_blocks(two_runs, tmp_path, parse):
+    archive(tmp_path)
+    tree = parse(TABLE)
+    assert cells(tree) == [
+        ["Method", "PSNR (dB)", "Memory"],
+        ["Paper"], ["GLEAM", "40.09 (0.34)", "2 GB"], ["End-to-end", "40.03 (0.33)", "11.1 GB"],
+        ["Full scale, archived"], ["GLEAM", "40.00 (0.00)", "2.0 GB"],
+        ["This build"], ["GLEAM", "29.00 (1.00)", "2.0 MB"], ["End-to-end", "30.00 (1.00)", "8.0 MB"],
+    ]  # fmt: skip
+    (caption,) = (title.astext() for title in tree.findall(nodes.title))
+    assert caption.startswith("Knees. Test data: phantoms.") and "12,000 of 50,000 steps" in caption
+    assert [entry["morecols"] for entry in tree.findall(nodes.entry) if "morecols" in entry] == [2, 2, 2]
+
+
+def test_a_table_without_any_run_says_so(two_runs, parse):
+    rows = cells(parse(TABLE.replace("record-table:: knee", "record-table:: heart")))
+    assert [row[0] for row in rows[4:]] == [
+        "Full scale, archived", "none yet: needs a run on a GPU, see “make records”", "This build",
+        "not run in this build",
+    ]  # fmt: skip
+
+
+def test_a_number_of_a_run_that_is_not_archived_says_so(two_runs, parse):
+    assert "Gain: not run yet dB" in parse("Gain: :archived:`knee/gleam:psnr:.1f` dB").astext()
 
 
 @pytest.mark.parametrize("slash", ["/", "%2F"])

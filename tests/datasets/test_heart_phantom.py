@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from gleam.datasets import cine, phantoms
-from gleam.datasets.phantoms import acquire, subject, write
+from gleam.datasets.phantoms import acquire, scan, write
 from gleam.datasets.phantoms.fields import Field
 from gleam.datasets.phantoms.heart_anatomy import Heart
 from gleam.datasets.phantoms.heart_motion import Breathing, Cycle, breathe
@@ -93,7 +93,7 @@ def test_blood_is_bright_wall_mid_grey_lung_dark_and_the_heart_beats():
     heart = Heart(np.random.default_rng(1))
     matrix = (160, 160)
     grid = [np.array([0.4 * heart.ventricles.length])]
-    grid += [subject.axis(n, side) for n, side in zip(matrix, heart.field_of_view(matrix), strict=True)]
+    grid += [scan.axis(n, side) for n, side in zip(matrix, heart.field_of_view(matrix), strict=True)]
     image, blood = heart.image(grid, 0.0)
     parts = heart.parts(grid, 0.0)
     signal = image[blood > 0.99]
@@ -112,9 +112,7 @@ def test_blood_is_bright_wall_mid_grey_lung_dark_and_the_heart_beats():
 
 def test_anatomy_does_not_depend_on_the_matrix():
     heart = Heart(np.random.default_rng(5))
-    fine, coarse = (
-        heart.image([np.array([30.0]), subject.axis(n, 200), subject.axis(n, 200)], 0.2)[0] for n in (192, 96)
-    )
+    fine, coarse = (heart.image([np.array([30.0]), scan.axis(n, 200), scan.axis(n, 200)], 0.2)[0] for n in (192, 96))
     pooled = fine.reshape(1, 96, 2, 96, 2).mean((2, 4))
     assert np.corrcoef(pooled.ravel(), coarse.ravel())[0, 1] > 0.9
 
@@ -166,7 +164,7 @@ def test_the_reader_knows_a_phantom_and_its_square_pixels(folder):
     volume = cine.read(paths(folder)[0])
     assert volume.is_phantom and volume.kspace.shape == (2, 3, 4, 48, 40)
     assert volume.aspect == pytest.approx(1, rel=1e-3)
-    assert volume.field_strength in subject.HEART_FIELD_STRENGTHS_T
+    assert volume.field_strength in scan.HEART_FIELD_STRENGTHS_T
 
 
 def test_the_split_list_matches_the_files(folder):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from gleam.datasets import fastmri, mridata, phantoms
-from gleam.datasets.phantoms import acquire, generate, subject, write
+from gleam.datasets.phantoms import acquire, generate, scan, write
 from gleam.datasets.phantoms.fields import Field, cover, ellipse
 from gleam.datasets.phantoms.knee_anatomy import Knee
 from gleam.fourier import ifftc
@@ -146,7 +146,7 @@ def test_kspace_is_the_transform_of_the_anatomy(tmp_path):
     phantoms.knee(tmp_path, **{**KNEE, "n_train": 1, "n_val": 0, "n_test": 0}, noise=0)
     combined = acquire.rss(knee_image(knee_files(tmp_path)[0]))
     rng = np.random.default_rng(np.random.SeedSequence([0, 0, 0, 0]).spawn(3)[0])
-    grid = [subject.axis(n, fov, c) for n, fov, c in zip((8, 64, 48), subject.KNEE_FOV_MM, (5.0, 0, 0), strict=True)]
+    grid = [scan.axis(n, fov, c) for n, fov, c in zip((8, 64, 48), scan.KNEE_FOV_MM, (5.0, 0, 0), strict=True)]
     anatomy = Knee(rng).image(grid)
     assert combined[anatomy == 0].max() < 1e-5
     assert np.corrcoef(combined.ravel(), anatomy.ravel())[0, 1] > 0.9
@@ -156,7 +156,7 @@ def test_kspace_is_the_transform_of_the_anatomy(tmp_path):
 def test_anatomy_does_not_depend_on_the_matrix():
     levels = np.array([0.0, 20.0])
     fine, coarse = (
-        Knee(np.random.default_rng(5)).image([levels, subject.axis(m, 160), subject.axis(m, 160)]) for m in (128, 64)
+        Knee(np.random.default_rng(5)).image([levels, scan.axis(m, 160), scan.axis(m, 160)]) for m in (128, 64)
     )
     pooled = fine.reshape(2, 64, 2, 64, 2).mean((2, 4))
     assert np.corrcoef(pooled.ravel(), coarse.ravel())[0, 1] > 0.93
@@ -224,7 +224,7 @@ def test_brain_looks_t2_weighted(brain_dir):
     from gleam.datasets.phantoms.brain_anatomy import INTENSITIES, Brain
 
     assert INTENSITIES["csf"] > INTENSITIES["grey"] > INTENSITIES["white"] > INTENSITIES["bone"]
-    axis = subject.axis(64, 224)
+    axis = scan.axis(64, 224)
     head, other = (Brain(np.random.default_rng(k)).image((np.array([10.0]), axis, axis))[0] for k in (1, 2))
     assert (head[:3] == 0).all() and (head[:, :2] == 0).all()
     assert np.linalg.norm(head - other) > 0.2 * np.linalg.norm(head)
@@ -296,7 +296,7 @@ def test_the_aspect_of_a_pixel_survives_the_raw_file(knee_dir, brain_dir):
 
 def test_knees_and_brains_are_those_of_version_1():
     """Their pixels must not change without a new version: files of the old one would stay in use."""
-    grid = np.array([0.0, 15.0]), subject.axis(32, 150), subject.axis(32, 150)
+    grid = np.array([0.0, 15.0]), scan.axis(32, 150), scan.axis(32, 150)
     knee = Knee(np.random.default_rng(7)).image(grid)
     assert (knee.mean(), knee.std(), knee[1, 12, 20]) == pytest.approx(KNEE_OF_VERSION_1, rel=1e-4)
     pytest.importorskip("nilearn")

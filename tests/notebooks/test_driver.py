@@ -14,6 +14,7 @@ import psutil
 import pytest
 import run
 from driver import chapters, data, execute
+from driver.files import digest
 
 REAL = Path(__file__).resolve().parents[2] / "notebooks"
 
@@ -235,6 +236,17 @@ def test_published_numbers_lists_and_pinned_versions_are_part_of_the_key(root, n
     (root / name).write_text("2")
     assert before["files"].keys() == {"gleam/training.py", name}
     assert chapters.current_key(chapter, {}, "quick", {}, root) != before
+
+
+def test_an_archived_run_is_part_of_the_key_of_a_chapter_that_shows_it(root):
+    write_chapter(root, "02_two", "records.archived('../results', 'x')")
+    keys = lambda: [chapters.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
+    before = keys()
+    for folder, profile in (("cpu", "quick"), ("gpu", "paper")):
+        path = root / "results" / folder / "x" / "gleam.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"profile": profile}, indent=1))
+    assert keys() == [before[0], before[1] | {"results/gpu/x/gleam.json": digest(path)}]
 
 
 def test_another_split_list_is_other_data(root):

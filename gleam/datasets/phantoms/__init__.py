@@ -2,7 +2,8 @@
 
 ``knee`` writes mridata.org's ISMRMRD files, ``brain`` fastMRI's multicoil files, ``heart`` series as OCMR's. Anatomy
 (``knee_anatomy``, ``brain_anatomy``, ``heart_anatomy``), acquisition (``acquire``) and file formats (``write``) know
-nothing of each other.
+nothing of each other; ``scan`` joins the first two, ``subject`` writes the outcome. :mod:`gleam.datasets.simulated`
+takes the same scans without files.
 """
 
 from gleam.datasets.phantoms.generate import brain, heart, knee

@@ -5,11 +5,12 @@ folds where grey matter, white matter and fluid compete, and adds skull, scalp, 
 person's scan is in it.
 """
 
+import importlib.util
 from functools import lru_cache
 
 import numpy as np
 
-from gleam.datasets.phantoms.fields import Field, cover, ellipsoid, paint, shell
+from gleam.datasets.phantoms.fields import Field, box, cover, ellipsoid, paint, shell
 
 INTENSITIES = {
     "csf": 1.0, "grey": 0.52, "white": 0.36, "bone": 0.05, "diploe": 0.30, "fat": 0.62, "skin": 0.40, "muscle": 0.20,
@@ -26,18 +27,20 @@ BOX = (120, 125, 115)
 N_SUBSLICES, SLICE_MM = 3, 4.0
 
 
+def check_tissue_maps():
+    """Raise ModuleNotFoundError, with a sentence, without nilearn."""
+    if importlib.util.find_spec("nilearn") is None:
+        raise ModuleNotFoundError("brain phantoms need nilearn's tissue maps; install it with: pip install nilearn")
+
+
 @lru_cache(maxsize=1)
 def tissue_maps():
     """Grey and white matter maps at 1 mm, and the distance in mm from the inner skull at 2 mm, with their affines.
 
     Raises ModuleNotFoundError, with a sentence, without nilearn.
     """
-    try:
-        from nilearn import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "brain phantoms need nilearn's tissue maps; install it with: pip install nilearn"
-        ) from error
+    check_tissue_maps()
+    from nilearn import datasets
     from scipy import ndimage
 
     grey, white = datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
@@ -65,24 +68,19 @@ class Brain:
         self.skull_mm = rng.uniform(5.0, 7.5)
         self.scalp_mm = rng.uniform(4.0, 7.5)
         self.lesions = self._draw_lesions(rng)
-        self.vessels = np.stack([*rng.uniform(-1, 1, (3, 30)), rng.uniform(0.7, 1.3, 30)], -1) * (40, 70, 60, 1) + (
-            15,
-            -20,
-            0,
-            0,
-        )
+        vessels = np.stack([*rng.uniform(-1, 1, (3, 30)), rng.uniform(0.7, 1.3, 30)], -1)
+        self.vessels = (vessels * (40, 70, 60, 1) + (15, -20, 0, 0)).tolist()
 
     def _draw_lesions(self, rng):
         """White-matter hyperintensities in half of the heads, sometimes one large lesion: (z, y, x, radius)."""
         n = rng.poisson(9) if rng.random() < 0.5 else rng.poisson(0.6)
         lesions = [
-            (rng.normal(24, 8), rng.normal(-12, 30), rng.choice([-1, 1]) * rng.normal(27, 7), rng.gamma(4, 0.7))
+            (rng.normal(24, 8), rng.normal(-12, 30), float(rng.choice([-1, 1])) * rng.normal(27, 7), rng.gamma(4, 0.7))
             for _ in range(n)
         ]
         if rng.random() < 0.15:
-            lesions.append(
-                (rng.normal(20, 15), rng.normal(-15, 25), rng.choice([-1, 1]) * rng.normal(32, 6), rng.uniform(8, 15))
-            )
+            z, y, side = rng.normal(20, 15), rng.normal(-15, 25), float(rng.choice([-1, 1]))
+            lesions.append((z, y, side * rng.normal(32, 6), rng.uniform(8, 15)))
         return lesions
 
     def image(self, grid):
@@ -110,12 +108,14 @@ class Brain:
             np.asarray(g, np.float32).reshape(s)
             for g, s in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
         )
-        y, x = -(y - self.centre[1]), x - self.centre[2]
-        y, x = np.cos(self.turn) * y + np.sin(self.turn) * x, np.cos(self.turn) * x - np.sin(self.turn) * y
-        z = z + self.tilt[0] * y + self.tilt[1] * x
-        z = z / self.size[0] + 2.5 * noise["shift_z"]
-        y = y / self.size[1] + 2.5 * noise["shift_y"] + 0.8 * noise["bend_y"] - 18.0
-        return z, y, x / self.size[2] + 2.5 * noise["shift_x"] + 0.8 * noise["bend_x"]
+        centre, tilt, size = self.centre.tolist(), self.tilt.tolist(), self.size.tolist()
+        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy number would make all float64
+        y, x = -(y - centre[1]), x - centre[2]
+        y, x = cos * y + sin * x, cos * x - sin * y
+        z = z + tilt[0] * y + tilt[1] * x
+        z = z / size[0] + 2.5 * noise["shift_z"]
+        y = y / size[1] + 2.5 * noise["shift_y"] + 0.8 * noise["bend_y"] - 18.0
+        return z, y, x / size[2] + 2.5 * noise["shift_x"] + 0.8 * noise["bend_x"]
 
     def _tissue(self, grey, white, z, y, x, noise, outside):
         """Mix of grey, white and fluid; the power sharpens the average's blur, the noise moves the folds."""
@@ -136,15 +136,22 @@ class Brain:
             (-8, -20, 5, (4, 3.5, 3), 0.8),
             (3, 8, 26, (9, 11, 4), 0.92),
         ):
-            iron = ellipsoid((z - z_0, radii[0]), (y - y_0, radii[1]), (side - x_0, radii[2]))
-            image *= 1 - (1 - factor) * solid * cover(iron, 2.0)
+            # farther from the middle than twice the ellipsoid's half axes, it covers nothing
+            here = box((np.abs(y - y_0) < 2 * radii[1]) & (np.abs(side - x_0) < 2 * radii[2]))
+            iron = ellipsoid((z[here] - z_0, radii[0]), (y[here] - y_0, radii[1]), (side[here] - x_0, radii[2]))
+            image[here] *= 1 - (1 - factor) * solid[here] * cover(iron, 2.0)
         depth = (odds[1] / total) ** 2
         for z_0, y_0, x_0, radius in self.lesions:
             ball = np.sqrt((z - z_0) ** 2 + (y - y_0) ** 2 + (x - x_0) ** 2) - radius * (1 + 0.2 * noise["fold_csf"])
-            paint(image, depth * cover(ball, 1.8), value["lesion"])
+            here = box(ball < 1.8)
+            paint(image[here], depth[here] * cover(ball[here], 1.8), value["lesion"])
         for z_0, y_0, x_0, radius in self.vessels:
-            dot = np.hypot(y - y_0 - 0.2 * (z - z_0), x - x_0 + 0.3 * (z - z_0)) - radius
-            paint(image, (odds[2] / total) * cover(dot, 1.2) * cover(-20 - outside, 4), value["vessel"])
+            up = z - z_0
+            down, right = y - y_0 - 0.2 * up, x - x_0 + 0.3 * up
+            here = box((np.abs(down) < radius + 1.2) & (np.abs(right) < radius + 1.2))
+            dot = np.hypot(down[here], right[here]) - radius
+            fluid = odds[2][here] / total[here]
+            paint(image[here], fluid * cover(dot, 1.2) * cover(-20 - outside[here], 4), value["vessel"])
         return image
 
     def _head(self, outside, z, y, x, noise, width):

@@ -16,6 +16,14 @@ def spline_taps(positions, first, spacing, n_knots):
     return [(cell + offset, (piece / 6).astype(np.float32)) for offset, piece in zip(range(-1, 3), pieces, strict=True)]
 
 
+def spline_matrix(positions, first, spacing, n_knots):
+    """The taps of :func:`spline_taps` as a matrix (position, knot), float32."""
+    matrix = np.zeros((len(positions), n_knots), np.float32)
+    for index, weight in spline_taps(positions, first, spacing, n_knots):
+        matrix[np.arange(len(positions)), index] += weight
+    return matrix
+
+
 def interpolate(lattice, first, spacing, grid):
     """Evaluate a cubic B-spline ``lattice`` (a, b, c) on the regular ``grid``, three 1D arrays of positions in mm."""
     for axis, (start, step, positions) in enumerate(zip(first, spacing, grid, strict=True)):
@@ -69,7 +77,7 @@ def sheets(values, grid, thickness, spread):
 
 def cover(distance, width):
     """Fraction of a voxel of ``width`` mm inside the shape, from its signed ``distance`` in mm."""
-    t = np.clip(0.5 - distance / (1.5 * width), 0, 1)
+    t = np.clip(0.5 - distance * (1 / (1.5 * width)), 0, 1)
     return t * t * (3 - 2 * t)
 
 
@@ -96,6 +104,22 @@ def merge(first, second, radius):
     """Signed distance of the union of two shapes, its crease filled with a fillet of about ``radius`` mm."""
     h = np.clip(0.5 + 0.5 * (second - first) / radius, 0, 1)
     return second + (first - second) * h - radius * h * (1 - h)
+
+
+def box(near):
+    """Index (s, y, x) of the smallest box over all s that holds every True of ``near`` (s, y, x).
+
+    Small shapes are drawn in it alone: outside, where they cover nothing, painting would change nothing.
+    """
+    flat = near.any(axis=0)
+    ends = [np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0)]
+    return (slice(None), *(slice(e[0], e[-1] + 1) if len(e) else slice(0) for e in ends))
+
+
+def ellipse_box(u, v, a, b, margin):
+    """The :func:`box` outside which :func:`ellipse` of (u, v, a, b), not turned, is more than ``margin`` mm."""
+    reach = 1 + margin / min(a, b)
+    return box((np.abs(u) < reach * a) & (np.abs(v) < reach * b))
 
 
 def paint(image, coverage, value):

@@ -1,5 +1,6 @@
 """Phantom data sets: many subjects in parallel, split by subject, written once and reused."""
 
+import inspect
 import math
 import multiprocessing
 import uuid
@@ -20,6 +21,7 @@ VERSION = 1  # raise it when the pixels of a phantom change: files made by an ol
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
 MANIFEST = "phantoms.json"
 KINDS = ("knee", "brain", "heart")
+FOLDERS = {"knee": "mridata", "brain": fastmri.FOLDER, "heart": cine.OCMR}
 
 
 def knee(
@@ -32,11 +34,9 @@ def knee(
     number or (low, high) drawn per subject. ``n_jobs``: processes at most, default one per core. A file that exists
     with the same settings is kept. Raises ValueError, with a sentence, on a bad argument.
     """
-    plan = {"kind": "knee", "n_slices": _count("n_slices", n_slices, 4), "matrix": _matrix(matrix, 32)}
-    plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / "mridata", seed)
-    columns = ("n_x", "n_y", "n_z", "n_coils")
-    return _make(jobs, Path(out_dir), KNEES, columns, n_jobs)
+    jobs = _planned("knee", out_dir, n_train=n_train, n_val=n_val, n_test=n_test, n_slices=n_slices, matrix=matrix,
+                    n_coils=n_coils, noise=noise, seed=seed)  # fmt: skip
+    return _make(jobs, Path(out_dir), KNEES, ("n_x", "n_y", "n_z", "n_coils"), n_jobs)
 
 
 def brain(
@@ -57,9 +57,8 @@ def brain(
     ``matrix``: the reconstructed (y, x); k-space has twice as many rows (readout oversampling).
     ``n_coils``: a number or (fewest, most) drawn per subject. The other arguments and errors are those of :func:`knee`.
     """
-    plan = {"kind": "brain", "n_slices": _count("n_slices", n_slices, 1), "matrix": _matrix(matrix, 32)}
-    plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / fastmri.FOLDER, seed)
+    jobs = _planned("brain", out_dir, n_train=n_train, n_val=n_val, n_test=n_test, n_slices=n_slices, matrix=matrix,
+                    n_coils=n_coils, noise=noise, seed=seed)  # fmt: skip
     columns = ("n_slices", "n_coils", "encoded_x", "encoded_y", "recon_x", "recon_y")
     return _make(jobs, Path(out_dir), BRAINS, columns, n_jobs)
 
@@ -84,12 +83,28 @@ def heart(
     and readout, with square pixels; raw readouts are twice as long (oversampling). ``n_frames``: over one heart beat.
     The list holds paths relative to ``out_dir``. The other arguments and errors are those of :func:`knee`.
     """
-    plan = {"kind": "heart", "n_slices": _count("n_slices", n_slices, 1), "matrix": _matrix(matrix, 32)}
-    plan |= {"n_frames": _count("n_frames", n_frames, 2)}
-    plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    jobs = _jobs(plan, {"train": n_train, "val": n_val, "test": n_test}, Path(out_dir) / cine.OCMR, seed)
+    jobs = _planned("heart", out_dir, n_train=n_train, n_val=n_val, n_test=n_test, n_slices=n_slices, matrix=matrix,
+                    n_coils=n_coils, noise=noise, seed=seed, n_frames=n_frames)  # fmt: skip
     columns = ("n_slices", "n_coils", "n_frames", "n_y", "n_x")
     return _make(jobs, Path(out_dir), HEARTS, columns, n_jobs)
+
+
+def planned(write, **settings):
+    """What ``write(out_dir, **settings)`` would write, without writing: one dictionary ("job") per subject.
+
+    ``write``: :func:`knee`, :func:`brain` or :func:`heart`. Raises ValueError as that does.
+    """
+    arguments = inspect.signature(write).bind("", **settings)
+    arguments.apply_defaults()
+    return _planned(write.__name__, **{k: v for k, v in arguments.arguments.items() if k != "n_jobs"})
+
+
+def _planned(kind, out_dir, *, n_train, n_val, n_test, n_slices, matrix, n_coils, noise, seed, n_frames=None):
+    plan = {"kind": kind, "n_slices": _count("n_slices", n_slices, 4 if kind == "knee" else 1)}
+    plan |= {"matrix": _matrix(matrix, 32)} | ({"n_frames": _count("n_frames", n_frames, 2)} if kind == "heart" else {})
+    plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
+    counts = {"train": n_train, "val": n_val, "test": n_test}
+    return _jobs(plan, counts, Path(out_dir) / FOLDERS[kind], seed)
 
 
 def _count(name, value, least):
@@ -176,13 +191,18 @@ def _listed_as(job, out_dir):
     return path.relative_to(out_dir).as_posix() if job["settings"]["kind"] == "heart" else path.name
 
 
-def _run(jobs, n_jobs):
-    """Do the jobs, in this process if there is little to do; yields as they finish."""
+def n_worthwhile(jobs, n_jobs):
+    """How many processes are worth their start for the subjects ``jobs``, up to ``n_jobs``."""
     n_voxels = sum(
         job["settings"]["n_slices"] * math.prod(job["settings"]["matrix"]) * job["settings"].get("n_frames", 1)
         for job in jobs
     )
-    n_processes = min(n_jobs, len(jobs), n_voxels // VOXELS_PER_PROCESS)
+    return max(1, min(_count("n_jobs", n_jobs, 1), n_voxels // VOXELS_PER_PROCESS))
+
+
+def _run(jobs, n_jobs):
+    """Do the jobs, in this process if there is little to do; yields as they finish."""
+    n_processes = n_worthwhile(jobs, min(n_jobs, max(1, len(jobs))))
     if n_processes <= 1:
         yield from map(write_subject, jobs)
         return

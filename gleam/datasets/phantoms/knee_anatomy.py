@@ -3,7 +3,7 @@
 import numpy as np
 
 from gleam.datasets.phantoms import knee_shapes as shapes
-from gleam.datasets.phantoms.fields import Field, cover, ellipse, paint, sheets, shell
+from gleam.datasets.phantoms.fields import Field, box, cover, ellipse, ellipse_box, paint, sheets, shell
 
 INTENSITIES = {
     "skin": 0.42, "fat": 0.95, "marrow": 0.80, "muscle": 0.34, "cartilage": 0.52, "fluid": 0.84,
@@ -24,14 +24,14 @@ class Knee:
     def __init__(self, rng):
         self.fields = {name: Field(rng, spacing) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
-        self.mirror = rng.choice([-1.0, 1.0])
+        self.mirror = float(rng.choice([-1.0, 1.0]))
         self.size = rng.uniform(0.85, 0.97)
         self.squeeze = rng.normal(1, 0.025)
         self.turn = rng.normal(0, 0.10)
         self.centre = rng.normal(0, 2.5, 3) * (2.0, 0.8, 0.6)
         self.tilt = rng.normal(0, 0.05, 2)
         self.fat_mm = rng.uniform(0.6, 1.9)
-        self.effusion_mm = rng.choice([rng.uniform(0.6, 1.6), rng.uniform(3, 6)], p=[0.7, 0.3])
+        self.effusion_mm = float(rng.choice([rng.uniform(0.6, 1.6), rng.uniform(3, 6)], p=[0.7, 0.3]))
         self.patella = rng.normal(17, 3)
         self.patella_shift = rng.normal(1, 1.5)
         self.muscularity = rng.uniform(0.92, 1.12)
@@ -56,13 +56,13 @@ class Knee:
                 (rng.normal(8, 8), 43 + rng.normal(0, 2), -14 + rng.normal(0, 3), rng.uniform(4, 9), 0.85, 0.5)
             )
         for _ in range(rng.poisson(0.5)):
-            side = rng.choice([-22, 22])
+            side = float(rng.choice([-22, 22]))
             lesions.append((rng.normal(14, 8), rng.normal(8, 9), side + rng.normal(0, 4), rng.uniform(4, 9), 0.45, 5.0))
         for _ in range(rng.poisson(0.5)):
-            side = rng.choice([-22, 22])
+            side = float(rng.choice([-22, 22]))
             lesions.append(
                 (
-                    rng.choice([5, -8]) + rng.normal(0, 2),
+                    float(rng.choice([5, -8])) + rng.normal(0, 2),
                     rng.normal(4, 9),
                     side + rng.normal(0, 5),
                     rng.uniform(1.5, 3.5),
@@ -74,29 +74,42 @@ class Knee:
 
     def image(self, grid):
         """Magnitude (s, y, x), float32, fat about 1, at ``grid``: three arrays of mm (up the leg, backwards, right)."""
-        frame = self._frame(grid)
         width = float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
+        image = np.zeros([len(g) for g in grid], np.float32)
+        bend = 1.5 * self.fields["vessel"](grid).mean((1, 2), dtype=np.float32)[:, None, None]
+        leg = self._leg_box(grid)
+        frame = self._frame((grid[0], grid[1][leg[1]], grid[2][leg[2]]))
         parts = shapes.distances(frame, self)
-        image = self._soft_tissue(frame, parts, width)
-        self._joint(image, frame, parts, width)
-        self._bones(image, frame, parts, width)
-        self._cords(image, frame, parts, width)
-        return np.maximum(image, 0)
+        drawn = self._soft_tissue(frame, parts, width)
+        self._joint(drawn, frame, parts, width)
+        self._bones(drawn, frame, parts, width)
+        self._cords(drawn, frame, parts, width, bend)
+        np.maximum(drawn, 0, out=image[leg])
+        return image
+
+    def _leg_box(self, grid):
+        """The part of ``grid`` outside which there is air, by a look at every few millimetres."""
+        steps = [max(1, int(4.0 / abs(g[1] - g[0]))) for g in grid[1:]]
+        coarse = (grid[0], *(g[::step] for g, step in zip(grid[1:], steps, strict=True)))
+        near = box(shapes.distances(self._frame(coarse), self)["leg"] < 12.0)
+        sides = [slice(side.start * step, side.stop * step) for side, step in zip(near[1:], steps, strict=True)]
+        return (slice(None), *sides)
 
     def _frame(self, grid):
         """Fields on the grid, and the coordinates of the standard knee: mirrored, turned, scaled, bent."""
-        noise = {name: field(grid) for name, field in self.fields.items()}
+        noise = {name: field(grid) for name, field in self.fields.items() if name != "vessel"}
         _, y, x = (
             np.asarray(g, np.float32).reshape(shape)
             for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
         )
-        y, x = y - self.centre[1], self.mirror * (x - self.centre[2])
-        y, x = np.cos(self.turn) * y + np.sin(self.turn) * x, np.cos(self.turn) * x - np.sin(self.turn) * y
+        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy number would make all float64
+        y, x = y - float(self.centre[1]), self.mirror * (x - float(self.centre[2]))
+        y, x = cos * y + sin * x, cos * x - sin * y
         y = y / (self.size * self.squeeze) + 1.9 * noise["shift_y"] + 0.45 * noise["ripple_y"]
         x = x / (self.size / self.squeeze) + 1.9 * noise["shift_x"] + 0.45 * noise["ripple_x"]
-        along = (np.asarray(grid[0]) - self.centre[0]) / self.size
-        level = along[:, None, None] + self.tilt[0] * y + self.tilt[1] * x
-        return {"s": along, "level": level.astype(np.float32), "y": y, "x": x, "noise": noise, "grid": grid}
+        along = ((np.asarray(grid[0]) - self.centre[0]) / self.size).astype(np.float32)
+        level = along[:, None, None] + float(self.tilt[0]) * y + float(self.tilt[1]) * x
+        return {"s": along, "level": level, "y": y, "x": x, "noise": noise, "grid": grid}
 
     def _soft_tissue(self, frame, parts, width):
         value, noise, grid, leg, fascia = self.value, frame["noise"], frame["grid"], parts["leg"], parts["fascia"]
@@ -113,21 +126,23 @@ class Knee:
     def _muscles(self, image, frame, parts, width):
         value, noise, grid = self.value, frame["noise"], frame["grid"]
         distance = shapes.muscle_distances(frame["s"], frame["y"], frame["x"], self.muscles)
-        order = np.sort(distance, axis=0)[:2]
+        nearest, second = shapes.two_nearest(distance)
         gap = self.muscle_gap_mm * (1 + 0.4 * noise["fat"]) + 0.4
         limit = np.maximum(parts["fascia"] + 1.1, 2.2 - np.minimum(parts["bone"], parts["joint"] - parts["fluid"]))
         streaks = np.maximum(noise["bundle"] - 1.1, 0) * self.fatty_muscle
         streaks = np.minimum(streaks + 0.8 * sheets(noise["bundle"], grid, 0.45, width) * self.fatty_muscle, 0.8)
         flesh = value["muscle"] * (1 + 0.05 * noise["muscle"] + 0.09 * noise["fascicle"])
         flesh = flesh + (0.75 * value["fat"] - flesh) * streaks
-        for own, tint, name in zip(distance, self.muscle_tint, shapes.MUSCLES, strict=True):
-            other = np.where(own <= order[0], order[1], order[0])
-            inside = np.maximum(np.maximum(own, (own - other) / 2 + gap / 2), limit)
-            paint(image, cover(inside, width), flesh * tint)
-            paint(image, 0.5 * shell(inside, -0.1, 0.4, width), value["fibrous"])
+        for own, tint, name in zip(distance, self.muscle_tint.tolist(), shapes.MUSCLES, strict=True):
+            here = box(own < 0.4 + width)
+            own, limited = own[here], limit[here]
+            other = np.where(own <= nearest[here], second[here], nearest[here])
+            inside = np.maximum(np.maximum(own, (own - other) / 2 + gap[here] / 2), limited)
+            paint(image[here], cover(inside, width), flesh[here] * tint)
+            paint(image[here], 0.5 * shell(inside, -0.1, 0.4, width), value["fibrous"])
             if name in ("gracilis", "semitendinosus", "semimembranosus", "biceps femoris"):
                 tendon = np.clip((18 - frame["s"]) / 16, 0, 1)[:, None, None]
-                paint(image, tendon * cover(np.maximum(own, limit), width), value["fibrous"])
+                paint(image[here], tendon * cover(np.maximum(own, limited), width), value["fibrous"])
 
     def _joint(self, image, frame, parts, width):
         """Capsule, fluid, Hoffa's fat pad, menisci, tendons in front, cruciate and collateral ligaments."""
@@ -153,23 +168,24 @@ class Knee:
         quadriceps = np.interp(s, [30, 75], [-48, -46]), 17, 3.6
         patellar = np.interp(s, [-44, -30, 0], [-32, -39, -47]), 13, 2.6
         for fading, (cy, a, b) in zip(fade, (quadriceps, patellar), strict=True):
-            band = ellipse(x - self.patella_shift, y - cy[:, None, None] - 0.006 * x**2, a, b)
-            band = np.maximum(band, parts["fascia"] - 1.5)
-            paint(
-                image,
-                fading[:, None, None] * cover(band, width),
-                value["fibrous"] * (1 + 1.5 * np.abs(frame["noise"]["fascicle"])),
-            )
+            across, down = x - self.patella_shift, y - shapes.column(cy) - 0.006 * x**2
+            here = ellipse_box(across, down, a, b, width)
+            band = ellipse(across[here], down[here], a, b)
+            band = np.maximum(band, parts["fascia"][here] - 1.5)
+            streaks = value["fibrous"] * (1 + 1.5 * np.abs(frame["noise"]["fascicle"][here]))
+            paint(image[here], fading[:, None, None] * cover(band, width), streaks)
         notch = np.clip((s + 4) / 3, 0, 1) * np.clip((27 - s) / 4, 0, 1)
         acl_x, pcl_x = np.interp(s, [0, 25], [-1, 7]), np.interp(s, [0, 25], [1, -7])
         acl_y, pcl_y = np.interp(s, [0, 25], [2, 22]), np.interp(s, [0, 20], [27, 14])
         for cx, cy, a, b, kind in ((acl_x, acl_y, 2.6, 6.5, "acl"), (pcl_x, pcl_y, 3.6, 5.5, "fibrous")):
-            cord = ellipse(x - cx[:, None, None], y - cy[:, None, None], a, b, 0.15)
-            paint(image, notch[:, None, None] * cover(np.maximum(cord, 0.5 - parts["femur"]), width), value[kind])
+            u, v = x - shapes.column(cx), y - shapes.column(cy)
+            here = ellipse_box(u, v, b, b, width)
+            cord = np.maximum(ellipse(u[here], v[here], a, b, 0.15), 0.5 - parts["femur"][here])
+            paint(image[here], notch[:, None, None] * cover(cord, width), value[kind])
         side = np.clip((30 - s) / 6, 0, 1) * np.clip((s + 36) / 6, 0, 1)
         around = np.minimum(parts["femur"], parts["tibia"])
         mcl = np.maximum(np.abs(around - 1.9) - np.clip(1.2 - ((y - 6) / 9) ** 2, -1, 1), x + 15)
-        lcl = ellipse(x - 43, y - np.interp(s, [-15, 20], [17, 6])[:, None, None], 1.6, 2.6)
+        lcl = ellipse(x - 43, y - shapes.column(np.interp(s, [-15, 20], [17, 6])), 1.6, 2.6)
         paint(image, side[:, None, None] * np.maximum(cover(mcl, width), cover(lcl, width)), value["fibrous"])
         front = np.maximum(np.maximum(parts["patella"] - 1.6, -parts["patella"]), y + 44)
         paint(image, cover(front, width), value["fibrous"])
@@ -204,39 +220,45 @@ class Knee:
             allowed = cover(bone + 1.5, width) if y_0 < 36 else cover(1.5 - bone, width)
             paint(image, allowed * cover(ball, max(width, soft)), brightness)
 
-    def _cords(self, image, frame, parts, width):
+    def _cords(self, image, frame, parts, width, bend):
         """Vessels and nerves: the popliteal bundle, the peroneal nerve, superficial and genicular vessels."""
         value, y, x, s = self.value, frame["y"], frame["x"], frame["s"]
-        bend = 1.5 * frame["noise"]["vessel"].mean((1, 2))
-        deep = np.interp(s, [-60, -20, 0, 20, 75], [26, 34, 34, 34, 20])
+        deep = shapes.column(np.interp(s, [-60, -20, 0, 20, 75], [26, 34, 34, 34, 20]))
         bundle = [
             (-1, 0, 3.3, "artery", 1.0),
             (2.5, 7.5, 4.2, "vein", 0.9),
             (6, 13.5, 3.2, "nerve", 0.9),
             (-4, 5, 1.5, "vein", 0.4),
         ]
-        across = np.interp(s, [-60, 0, 40, 75], [2, 0, -3, -14]) + bend
+        across = shapes.column(np.interp(s, [-60, 0, 40, 75], [2, 0, -3, -14])) + bend
         free = np.maximum(1.5 - parts["bone"], parts["fascia"] + 1)
-        for (dx, dy, r, kind, wall), (jx, jy) in zip(bundle, self.vessels, strict=False):
-            cord = np.maximum(
-                ellipse(x - (across + dx + jx)[:, None, None], y - (deep + dy + 0.5 * jy)[:, None, None], r, 0.85 * r),
-                free,
-            )
-            paint(image, cover(cord - 1.2, width), value["fat"])
-            paint(image, wall * cover(cord - 0.5, width), 0.2 if kind != "nerve" else value["fibrous"])
-            speckle = 1 + (0.35 if kind == "nerve" else 0.05) * frame["noise"]["fascicle"]
-            paint(image, cover(cord + 0.3, width), value[kind] * speckle)
-        peroneal = ellipse(
-            x - np.interp(s, [-30, 0, 75], [45, 40, 14])[:, None, None],
-            y - np.interp(s, [-30, 0, 75], [10, 36, 33])[:, None, None],
-            2.6,
-            1.7,
-        )
-        paint(image, cover(np.maximum(peroneal, free), width), value["nerve"])
-        for angle, depth, r in self.small_vessels:
-            away = np.angle(np.exp(1j * (parts["angle"] - angle - 0.004 * s[:, None, None]))) * 50
-            dot = np.hypot(away, parts["leg"] + 1.8 + depth) - r
-            paint(image, cover(np.maximum(dot, np.maximum(-parts["fascia"], 2.5 - parts["patella"])), width), 0.12)
-        for x_0, y_0, r in self.genicular:
-            dot = np.hypot(x - x_0 - bend[:, None, None], y - y_0 + 2 * bend[:, None, None]) - r
-            paint(image, cover(np.maximum(dot, free + 1.5), width), 0.15)
+        for (dx, dy, r, kind, wall), (jx, jy) in zip(bundle, self.vessels.tolist(), strict=False):
+            u, v = x - (across + dx + jx), y - (deep + dy + 0.5 * jy)
+            here = ellipse_box(u, v, r, 0.85 * r, 1.2 + width)
+            cord, drawn = np.maximum(ellipse(u[here], v[here], r, 0.85 * r), free[here]), image[here]
+            paint(drawn, cover(cord - 1.2, width), value["fat"])
+            paint(drawn, wall * cover(cord - 0.5, width), 0.2 if kind != "nerve" else value["fibrous"])
+            speckle = 1 + (0.35 if kind == "nerve" else 0.05) * frame["noise"]["fascicle"][here]
+            paint(drawn, cover(cord + 0.3, width), value[kind] * speckle)
+        u = x - shapes.column(np.interp(s, [-30, 0, 75], [45, 40, 14]))
+        v = y - shapes.column(np.interp(s, [-30, 0, 75], [10, 36, 33]))
+        here = ellipse_box(u, v, 2.6, 1.7, width)
+        peroneal = np.maximum(ellipse(u[here], v[here], 2.6, 1.7), free[here])
+        paint(image[here], cover(peroneal, width), value["nerve"])
+        self._superficial(image, frame, parts, width)
+        for x_0, y_0, r in self.genicular.tolist():
+            u, v = x - (x_0 + bend), y - (y_0 - 2 * bend)
+            here = ellipse_box(u, v, r, r, width)
+            dot = np.hypot(u[here], v[here]) - r
+            paint(image[here], cover(np.maximum(dot, free[here] + 1.5), width), 0.15)
+
+    def _superficial(self, image, frame, parts, width):
+        """Vessels in the fat under the skin, each at its own angle around the leg."""
+        for angle, depth, r in self.small_vessels.tolist():
+            turn = parts["angle"] - (angle + 0.004 * shapes.column(frame["s"]))
+            away = 50 * (turn - 2 * np.pi * np.round(turn / (2 * np.pi)))
+            below = parts["leg"] + (1.8 + depth)
+            here = ellipse_box(away, below, r, r, width)
+            dot = np.hypot(away[here], below[here]) - r
+            outside = np.maximum(-parts["fascia"][here], 2.5 - parts["patella"][here])
+            paint(image[here], cover(np.maximum(dot, outside), width), 0.12)

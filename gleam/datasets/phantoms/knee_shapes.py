@@ -46,6 +46,20 @@ def profile(s, table):
     return [np.interp(s, rows[:, 0], column)[:, None, None].astype(np.float32) for column in rows[:, 1:].T]
 
 
+def column(values):
+    """Values along s as (s, 1, 1), float32, so that images they enter stay float32."""
+    return np.asarray(values, np.float32)[:, None, None]
+
+
+def two_nearest(distances):
+    """The smallest and the second smallest of ``distances`` (muscle, s, y, x), each (s, y, x)."""
+    nearest, second = distances[0].copy(), np.full_like(distances[0], np.inf)
+    for one in distances[1:]:
+        np.minimum(second, np.maximum(nearest, one), out=second)
+        np.minimum(nearest, one, out=nearest)
+    return nearest, second
+
+
 def muscle_distances(s, y, x, vary):
     """Signed distances (muscle, s, y, x); beyond a muscle's ends, and where it has no width, all is outside."""
     out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)
@@ -57,7 +71,7 @@ def muscle_distances(s, y, x, vary):
         if not len(present):
             continue
         cx, cy, a, b, angle = profile(s[present], rows)
-        dx, dy, scale, turn = vary[name]
+        dx, dy, scale, turn = map(float, vary[name])
         a, b = np.maximum(a * scale, 0.2), np.maximum(b * scale, 0.2)
         out[k, present] = ellipse(x[present] - cx - dx, y[present] - cy - dy, a, b, angle + turn)
     return out
@@ -97,7 +111,7 @@ def plateau_distance(s, y, x):
 
 def tibia_distance(s, level, y, x):
     """Signed distance to the tibia: plateau, intercondylar eminence, shaft, tuberosity."""
-    front = np.interp(s, [-62, -46, -34, -24], [-26, -26, -25, -18])[:, None, None]
+    front = column(np.interp(s, [-62, -46, -34, -24], [-26, -26, -25, -18]))
     tuberosity = ellipsoid((level + 40, 18), (y - front - 8, 8.5), (x - 3, 9))
     spine = ellipsoid((level + 3, 8), (y - 3, 9), (x, 6))
     return merge(np.maximum(merge(plateau_distance(s, y, x), tuberosity, 6), 3 * (level + 2.5)), spine, 3)

@@ -1,0 +1,98 @@
+"""How convolutions are carried out: number format, memory layout, compiled or not. The mathematics stays the same.
+
+Data consistency, losses, weights and updates are always float32 and complex64. The state is that of the whole process,
+not of a thread: autograd's own threads run checkpointed and inverted iterations again and must do so alike.
+"""
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+
+PRECISIONS = ("fp32", "tf32", "bf16")
+
+
+@dataclass(frozen=True)
+class _Execution:
+    compiled: bool = False
+    channel_multiple: int = 1
+
+
+_current = _Execution()
+
+
+@contextmanager
+def using(precision="fp32", *, device_type, compiled=False, channel_multiple=1):
+    """Context in which the networks' convolutions run in ``precision`` on ``device_type``, "cuda" or "cpu".
+
+    "fp32": all 24 bits of it. "tf32": the inputs of a product rounded to 11 bits by tensor cores; CUDA alone has it,
+    elsewhere it is fp32. "bf16": autocast, feature maps and weights of a convolution rounded to 8 bits, sums in fp32.
+    ``compiled``: by ``torch.compile``. ``channel_multiple``: feature maps are padded with channels of zeros up to a
+    multiple of it, since tensor cores are fast on multiples of 8 (the paper has 100 features). Raises ValueError for
+    another precision.
+    """
+    check(precision, channel_multiple)
+    with ExitStack() as stack:
+        stack.enter_context(_state(_Execution(compiled, channel_multiple)))
+        # without a cache each cast is an operation of its own, as the replay of a CUDA graph needs
+        stack.enter_context(
+            torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+        )
+        if device_type == "cuda":
+            stack.enter_context(_cudnn("ieee" if precision == "fp32" else "tf32"))
+        yield
+
+
+def check(precision, channel_multiple=1):
+    """Raise ValueError unless :func:`using` would take these."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision={precision!r} of the convolutions must be one of {', '.join(PRECISIONS)}")
+    if not hasattr(channel_multiple, "__index__") or channel_multiple < 1:
+        raise ValueError(f"channel_multiple={channel_multiple!r} must be a whole number of at least 1")
+
+
+def compiles():
+    """Whether convolutions are to be compiled now."""
+    return _current.compiled
+
+
+def padded(n_channels):
+    """Number of channels with which a feature map of ``n_channels`` is computed now."""
+    return -(-n_channels // _current.channel_multiple) * _current.channel_multiple
+
+
+def channels_last(x):
+    """Whether feature maps made of ``x`` should have their channels last in memory, as tensor cores read them."""
+    return x.is_cuda and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
+def autocast_as_now(device_type):
+    """A function that makes contexts with the autocast state of this moment: for work that is done again later."""
+    settings = {
+        "device_type": device_type, "dtype": torch.get_autocast_dtype(device_type),
+        "enabled": torch.is_autocast_enabled(device_type), "cache_enabled": False,
+    }  # fmt: skip
+    return lambda: torch.autocast(**settings)
+
+
+@contextmanager
+def _state(new):
+    global _current
+    before, _current = _current, new
+    try:
+        yield
+    finally:
+        _current = before
+
+
+@contextmanager
+def _cudnn(fp32_precision):
+    """TF32 or not; with it the fastest of cuDNN's algorithms by trial, since sizes do not change from step to step."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.conv.fp32_precision, cudnn.benchmark
+    # in full fp32, where memory is compared with the paper's, no algorithm that buys speed with large workspaces
+    cudnn.conv.fp32_precision, cudnn.benchmark = fp32_precision, fp32_precision == "tf32"
+    try:
+        yield
+    finally:
+        cudnn.conv.fp32_precision, cudnn.benchmark = before

@@ -1,0 +1,147 @@
+"""Any strategy at the speed of the device: convolutions in a smaller number format, a step replayed as a CUDA graph."""
+
+from dataclasses import dataclass, fields, replace
+from weakref import WeakKeyDictionary
+
+import torch
+
+from gleam import execution
+
+N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers make their state
+
+
+@dataclass(frozen=True)
+class Fast:
+    """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
+
+    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64.
+    ``precision``, ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are
+    channels padded. Memory-efficient learning wants "fp32": in a smaller format its inversions are not accurate enough,
+    and each is replaced by a computation forward.
+
+    ``captured``: on CUDA the whole step, updates included, is recorded once, after a few ordinary steps, and from then
+    on launched as one, so that the host does not hold up the device. A batch of another shape takes an ordinary step.
+    Strategies that wait for the device within a step, those of several devices, and networks that draw random numbers
+    take ordinary steps throughout. On a CPU nothing is captured.
+    """
+
+    strategy: object
+    precision: str = "bf16"
+    compiled: bool = False
+    captured: bool = True
+    channel_multiple: int = 8
+
+    def __post_init__(self):
+        execution.check(self.precision, self.channel_multiple)
+
+    @property
+    def eager(self):
+        """The same without capture: what is allocated in a replay cannot be seen."""
+        return replace(self, captured=False)
+
+    @property
+    def equivalent(self):
+        """The same around what trains the same weights in one process."""
+        return replace(self, strategy=self.strategy.equivalent)
+
+    def modules(self, network):
+        """Those of ``strategy``."""
+        return self.strategy.modules(network)
+
+    def propagate(self, iterations, x, batch):
+        """As ``strategy`` does, in this precision."""
+        with self._execution(x.device.type):
+            return self.strategy.propagate(iterations, x, batch)
+
+    def step(self, network, batch, optimizers):
+        """One step of ``strategy``; returns its losses."""
+        with self._execution(batch.target.device.type):
+            if batch.target.is_cuda and self.captured and getattr(self.strategy, "is_capturable", False):
+                return self._replay(optimizers[0])(network, batch, optimizers)
+            return self.strategy.step(network, batch, optimizers)
+
+    def _replay(self, optimizer):
+        made_by, replay = _REPLAYS.get(optimizer, (None, None))
+        if made_by != self:
+            replay = Replay(self.strategy)
+            _REPLAYS[optimizer] = self, replay
+        return replay
+
+    def findings(self):
+        """Those of ``strategy``."""
+        return getattr(self.strategy, "findings", dict)()
+
+    def _execution(self, device_type):
+        return execution.using(
+            self.precision, device_type=device_type, compiled=self.compiled,
+            channel_multiple=self.channel_multiple if device_type == "cuda" else 1,
+        )  # fmt: skip
+
+    def __getattr__(self, name):  # what only some strategies have: team, mine, replica, finish
+        if name.startswith("_") or name == "strategy":
+            raise AttributeError(name)
+        return getattr(self.strategy, name)
+
+
+_REPLAYS = WeakKeyDictionary()  # by optimizer, whose end is the end of a training run: then the graph's memory is free
+
+
+class Replay:
+    """Steps of ``strategy`` on batches of one shape: a few ordinary ones, then one recording, replayed ever after.
+
+    Each call is exactly one step of training; a recording runs nothing. ``record(step)`` records ``step`` and returns
+    (what replays it, its result); ``offset(device)`` counts the random numbers drawn there.
+    """
+
+    def __init__(self, strategy, *, record=None, offset=None):
+        self.strategy = strategy
+        self.record, self.offset = record or _record_graph, offset or _random_offset
+        self.n_steps, self.shapes, self.replay, self.is_ordinary = 0, None, None, False
+
+    def __call__(self, network, batch, optimizers):
+        """One step on ``batch``; returns the losses."""
+        self.shapes = self.shapes or _shapes(batch)
+        if self.is_ordinary or _shapes(batch) != self.shapes:
+            return self.strategy.step(network, batch, optimizers)
+        self.n_steps += 1
+        if self.n_steps <= N_WARMUP_STEPS:
+            return self._warm_up(network, batch, optimizers)
+        if self.replay is None:
+            self._capture(network, batch, optimizers)
+        for mine, new in zip(_tensors(self.batch), _tensors(batch), strict=True):
+            mine.copy_(new, non_blocking=True)
+        self.replay()
+        return [loss.clone() for loss in self.losses]  # the next replay writes into the same memory
+
+    def _warm_up(self, network, batch, optimizers):
+        device = batch.target.device
+        before = self.offset(device)
+        losses = self.strategy.step(network, batch, optimizers)
+        draws = self.offset(device) not in (before, 0)  # 0: seeded anew within the step
+        self.is_ordinary |= draws or any(p.device != device for p in network.parameters())
+        return losses
+
+    def _capture(self, network, batch, optimizers):
+        # a batch of its own, whose derived operators are then computed inside the recording, from what was copied in
+        own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
+        self.replay, self.losses = self.record(lambda: self.strategy.step(network, own, optimizers))
+
+
+def _tensors(batch):
+    return [getattr(batch, f.name) for f in fields(batch)]
+
+
+def _shapes(batch):
+    return [(t.shape, t.dtype) for t in _tensors(batch)]
+
+
+def _random_offset(device):
+    return torch.cuda.default_generators[device.index].get_offset()
+
+
+def _record_graph(step):
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph):
+        losses = step()
+    return graph.replay, losses

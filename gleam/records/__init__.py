@@ -1,0 +1,60 @@
+"""Records of measured runs, as JSON, and what the book makes of them.
+
+- `record`: one method in one experiment, to a file and back; the archive of full-scale runs.
+- `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
+- `measures`: the ratios that ``python -m gleam.records results`` prints.
+
+Everything a table, a figure or a sentence of the book says about a run comes from here.
+"""
+
+from gleam.records.record import (
+    SCHEMA,
+    Record,
+    archived,
+    environment,
+    evaluate_all,
+    load,
+    load_experiment,
+    record,
+    save,
+    slug,
+)
+from gleam.records.tables import (
+    ARCHIVED,
+    METRICS,
+    MISSING,
+    PAPER,
+    THIS_BUILD,
+    archive_caption,
+    compare,
+    markdown_table,
+    published,
+    scores_table,
+    table,
+    table_rows,
+)
+
+__all__ = [
+    "ARCHIVED",
+    "METRICS",
+    "MISSING",
+    "PAPER",
+    "SCHEMA",
+    "THIS_BUILD",
+    "Record",
+    "archive_caption",
+    "archived",
+    "compare",
+    "environment",
+    "evaluate_all",
+    "load",
+    "load_experiment",
+    "markdown_table",
+    "published",
+    "record",
+    "save",
+    "scores_table",
+    "slug",
+    "table",
+    "table_rows",
+]

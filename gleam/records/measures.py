@@ -1,0 +1,121 @@
+"""The ratios that a full-scale run is judged by, from its archived records and nothing else.
+
+A ratio of times is the median over rounds of paired ratios (:func:`gleam.cost.paired_ratio`), so both methods have to
+come from one call of :func:`gleam.cost.measure`.
+"""
+
+import statistics
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+from gleam.cost import paired_ratio
+from gleam.records.record import FULL_SCALE, load, newest_date
+
+PLAIN = "Plain PyTorch, fp32"
+TIMED = ("cost_pgd2d_fp32", "cost_pgd2d_fast", "cost_modl2d_fp32", "cost_modl2d_fast")
+SEEDS = (0, 1, 2)
+
+
+def measure(folder):
+    """Every measure, in the order of ``MEASURES``, as a dict of name to number, None where no record has it.
+
+    ``folder``: of one folder per device. Each measure is that of the newest device folder that has it; a folder counts
+    if it holds ``limits/device.json`` or a full-scale record of a GPU. Raises ValueError, naming the file, for a record
+    that is none, and FileNotFoundError if there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected the one that holds a folder for each device")
+    devices = [_load_device(path) for path in sorted(Path(folder).iterdir()) if path.is_dir()]
+    devices = sorted(filter(_counts, devices), key=newest_date, reverse=True)
+    return {
+        name: next((value for value in map(of_device, devices) if value is not None), None)
+        for name, of_device in MEASURES.items()
+    }
+
+
+def _load_device(folder):
+    """All records of a device, as a dict of (experiment, method) to record."""
+    records = map(load, sorted(folder.glob("*/*.json")))
+    return {(record.experiment, record.method): record for record in records}
+
+
+def _counts(runs):
+    on_gpu = [r for r in runs.values() if not r.environment.get("device", "CPU").startswith("CPU")]
+    return ("limits", "Device") in runs or any(record.profile == FULL_SCALE for record in on_gpu)
+
+
+def share_of_bf16_peak(runs, *, ladder):
+    """Arithmetic per second of the fastest bf16 step over the measured rate of bf16 matrix products."""
+    step, limits = _fastest_bf16(runs, ladder), runs.get(("limits", "Device"))
+    n_operations = _value(step, "flops_per_step")
+    limit = _value(limits, "bf16_flops_per_second")
+    return n_operations / step.cost["seconds_per_step"] / limit if n_operations and limit else None
+
+
+def speedup_over_eager_fp32(runs, *, ladder):
+    """Time of the plain eager step over that of the fastest bf16 step."""
+    return _time_ratio(runs.get((ladder, PLAIN)), _fastest_bf16(runs, ladder))
+
+
+def memory_ratio(runs, *, experiment):
+    """Peak memory, end to end over GLEAM."""
+    peaks = [_value(runs.get((experiment, method)), "peak_bytes") for method in ("End-to-end", "GLEAM")]
+    return peaks[0] / peaks[1] if all(peaks) else None
+
+
+def time_ratio(runs, *, experiment, method, other):
+    """Time of a step of ``method`` over that of ``other``."""
+    return _time_ratio(runs.get((experiment, method)), runs.get((experiment, other)))
+
+
+def largest_time_ratio(runs, *, experiments, method, other):
+    """The largest of several :func:`time_ratio`; None if one of them is missing, since it might be the largest."""
+    ratios = [time_ratio(runs, experiment=e, method=method, other=other) for e in experiments]
+    return None if None in ratios else max(ratios)
+
+
+def psnr_shift(runs, *, experiment, method, other):
+    """PSNR (dB) of ``method`` minus that of ``other`` after as many steps, mean over the seeds; None if one lacks."""
+    shifts = []
+    for seed in SEEDS:
+        a, b = (runs.get((f"{experiment}_seed{seed}", name)) for name in (method, other))
+        if None in (_value(a, "psnr"), _value(b, "psnr")) or a.n_steps_done != b.n_steps_done:
+            return None
+        shifts.append(a.value("psnr") - b.value("psnr"))
+    return statistics.mean(shifts)
+
+
+MEASURES = {
+    "pgd2d_share_of_bf16_peak": partial(share_of_bf16_peak, ladder="ladder_pgd2d"),
+    "pgd2d_speedup_over_eager_fp32": partial(speedup_over_eager_fp32, ladder="ladder_pgd2d"),
+    "modl2d_speedup_over_eager_fp32": partial(speedup_over_eager_fp32, ladder="ladder_modl2d"),
+    "memory_ratio_pgd2d": partial(memory_ratio, experiment="cost_pgd2d_fp32"),
+    "memory_ratio_modl2d": partial(memory_ratio, experiment="cost_modl2d_fp32"),
+    "memory_ratio_modl3d": partial(memory_ratio, experiment="cost_modl3d_fp32"),
+    "gleam_over_end_to_end": partial(largest_time_ratio, experiments=TIMED, method="GLEAM", other="End-to-end"),
+    "checkpointed_over_gleam": partial(
+        time_ratio, experiment="cost_modl2d_fp32", method="Checkpointing", other="GLEAM"
+    ),
+    "bf16_psnr_shift_db": partial(psnr_shift, experiment="precision_pgd2d", method="bf16", other="fp32"),
+}
+
+
+def _fastest_bf16(runs, ladder):
+    rungs = [
+        record for (experiment, method), record in runs.items()
+        if experiment == ladder and method.startswith("bf16") and _value(record, "seconds_per_step")
+    ]  # fmt: skip
+    return min(rungs, key=lambda record: record.cost["seconds_per_step"], default=None)
+
+
+def _value(record, name):
+    return None if record is None else record.value(name)
+
+
+def _time_ratio(record, other):
+    """None unless both have the seconds of as many rounds."""
+    seconds = [(record.cost or {}).get("step_seconds") if record else None for record in (record, other)]
+    if not all(seconds) or len(seconds[0]) != len(seconds[1]):
+        return None
+    return paired_ratio(*(SimpleNamespace(step_seconds=times) for times in seconds))

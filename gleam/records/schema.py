@@ -1,0 +1,54 @@
+"""What a record's JSON has to look like, and a sentence that names the field where it does not."""
+
+import math
+
+SCHEMA = 1
+LATER = ("n_steps_done", "measures")  # fields that older records of this schema lack
+
+
+def check(content, types):
+    """Raise ValueError, naming the field, if ``content`` does not hold exactly the fields of ``types``.
+
+    ``types``: dict of a field's name to its type. Scores, measures and seconds have to be finite numbers.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"it holds a {type(content).__name__}, expected a dict with the fields of a record")
+    if content.get("schema", SCHEMA) != SCHEMA:
+        raise ValueError(f"its schema is {content['schema']!r}, this program reads {SCHEMA}")
+    for name in types:
+        if name not in content and name not in LATER:
+            raise ValueError(f"its field '{name}' is missing")
+    for name in content:
+        if name not in types:
+            raise ValueError(f"its field '{name}' is unknown; expected only {', '.join(types)}")
+        _check_type(content[name], types[name], name)
+    _check_scores(content["scores"])
+    _check_numbers(content.get("measures", {}), "measures")
+    _check_cost(content["cost"] or {})
+    for name in ("device", "date"):
+        _check_type(content["environment"].get(name, ""), str, f"environment.{name}")
+
+
+def _check_type(value, expected, name):
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise ValueError(f"its field '{name}' is {value!r:.80}, expected {getattr(expected, '__name__', expected)}")
+
+
+def _check_scores(scores):
+    for i, row in enumerate(scores):
+        if not (isinstance(row, dict) and {"subject", "slice"} <= set(row)):
+            raise ValueError(f"its field 'scores[{i}]' is {row!r:.80}, expected a dict with subject, slice and numbers")
+        _check_numbers({name: row[name] for name in row if name not in ("subject", "slice")}, f"scores[{i}]")
+
+
+def _check_cost(cost):
+    _check_numbers({name: cost[name] for name in ("seconds_per_step", "peak_bytes") if name in cost}, "cost")
+    seconds = cost.get("step_seconds", ())
+    _check_type(seconds, list | tuple, "cost.step_seconds")
+    _check_numbers(dict(enumerate(seconds)), "cost.step_seconds")
+
+
+def _check_numbers(values, where):
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"its field '{where}.{name}' is {value!r:.80}, expected a finite number")

@@ -1,0 +1,336 @@
+import contextlib
+import functools
+import importlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gleam
+from gleam import identity, records
+from gleam.records import __main__ as measures
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from records import checks, costs, packing, plan, program, training
+from records.data import Data
+from records.jobs import VERSION, Clock, Job, Setting, work_through
+from records.sizes import PAPER, TINY
+
+RUN = Path(program.__file__).with_name("run.py")
+record_module = importlib.import_module("gleam.records.record")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _asked_once():
+    """Source code and git do not change meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(identity, "without_docstrings", functools.cache(identity.without_docstrings))
+        patch.setattr(record_module, "_commit", functools.cache(record_module._commit))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _bare_machine(_asked_once):
+    """As where this is meant to run: without what brains and compressed sensing need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Data, "has", staticmethod(lambda package: False))
+        yield
+
+
+def call(folder, *arguments, device="cpu"):
+    """(exit status, what was printed) of a call whose files are all under ``folder``."""
+    places = ["--results", f"{folder}/results", "--work", f"{folder}/work"]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        status = program.main(["--sizes", "tiny", "--device", device, *places, *arguments])
+    return status, printed.getvalue()
+
+
+def found(folder):
+    """All records under ``folder``, by experiment and method."""
+    loaded = [records.load(path) for path in Path(folder).glob("results/*/*/*.json")]
+    return {(record.experiment, record.method): record for record in loaded}
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.json") if path.name != "notes.json"}
+
+
+def test_dry_run_of_everything(tmp_path, capsys):
+    """One test, since tests of one file may run in two processes, and the run takes a while."""
+    status, printed = call(tmp_path, "--out", f"{tmp_path}/out")
+    assert status == 0 and "Everything is done." in printed
+    assert "Brains are left out" in printed and "(CS) is left out" in printed
+    every_stage_left_its_records(tmp_path)
+    records_hold_what_tables_and_measures_read(tmp_path)
+    assert measures.main([f"{tmp_path}/results"]) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert len(lines) == 9 and all(float(value) != 0 for value in lines.values())
+    a_second_call_does_nothing(tmp_path)
+    what_was_packed_comes_back_byte_for_byte(tmp_path)
+
+
+def every_stage_left_its_records(folder):
+    everything = found(folder)
+    assert {record.profile for record in everything.values()} == {"tiny"}
+    assert {experiment for experiment, _ in everything} == {
+        "correctness", *costs.ORDER, *(f"precision_pgd2d_seed{seed}" for seed in range(3)),
+        "mridata_pgd_R12", "mridata_pgd_R16", "mridata_modl_R4", "mridata_modl_R16", "cine_pgd", "cine_modl",
+    }  # fmt: skip
+    assert {m for e, m in everything if e == "cine_pgd"} == {
+        "Zero-filled", "End-to-end", "End-to-end, equal compute", "GLEAM",
+    }  # fmt: skip
+    assert {m for e, m in everything if e == "mridata_modl_R4"} == {
+        "Zero-filled", "End-to-end", "Checkpointing", "MEL", "GLEAM",
+    }  # fmt: skip
+
+
+def records_hold_what_tables_and_measures_read(folder):
+    everything = found(folder)
+    trained = everything["mridata_pgd_R12", "GLEAM"]
+    assert trained.n_steps_done == trained.settings["n_steps"] == 4 and trained.settings["learning_rate"] == 1e-4
+    assert trained.cost["step_seconds"] == everything["cost_pgd2d_fp32", "GLEAM"].cost["step_seconds"]
+    assert trained.is_phantom and len(trained.scores) == 4 and trained.history[-1]["step"] == 4
+    rung = everything["ladder_modl2d", "bf16, captured"]
+    assert rung.settings["precision"] == "bf16" and rung.settings["captured"] and rung.measures["flops_per_step"] > 0
+    longer = everything["cine_pgd", "End-to-end, equal compute"]
+    assert longer.n_steps_done == 2 * everything["cine_pgd", "GLEAM"].n_steps_done
+    scored = [everything["precision_pgd2d_seed1", p].table for p in ("fp32", "tf32", "bf16")]
+    assert all(table.index.equals(scored[0].index) and len(table) == 4 for table in scored)
+
+
+def a_second_call_does_nothing(folder):
+    before = times(folder)
+    status, printed = call(folder)
+    assert status == 0 and times(folder) == before
+    assert printed.splitlines()[-1] == "Everything is done."
+    assert "relative error" not in printed and ": step" not in printed
+
+
+def what_was_packed_comes_back_byte_for_byte(folder):
+    elsewhere = folder / "elsewhere"
+    status, printed = call(elsewhere, "--resume-from", f"{folder}/out", "--stages", "training,evaluation")
+    assert status == 0 and "Everything is done." in printed and ": step" not in printed
+    originals = [*folder.glob("results/*/*/*.json"), *folder.glob("work/runs/*/mridata_pgd*/*/*/*.safetensors")]
+    assert len(originals) > 50
+    for path in originals:
+        assert (elsewhere / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+
+def test_a_job_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("no such kernel\nand much more")
+
+    monkeypatch.setattr(costs.roofline, "limits", broken)
+    only = ("--stages", "cost", "--only", "l")
+    monkeypatch.setattr(costs, "ORDER", ["limits", "cost_pgd2d_fp32", "ladder_pgd2d"])
+    status, printed = call(tmp_path, *only)
+    assert status == 1 and "limits failed: RuntimeError: no such kernel\n" in printed and "Failed: limits." in printed
+    assert {experiment for experiment, _ in found(tmp_path)} == {"ladder_pgd2d"}  # no "l" in the other
+    monkeypatch.undo()
+
+
+def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
+    n_slices, train = [], training.train
+
+    def stopped(*arguments, **keywords):
+        if len(n_slices) == 2:
+            sys.exit("stopped by SIGTERM")
+        n_slices.append(0)
+        return train(*arguments, **keywords)
+
+    wanted = ("--stages", "training,evaluation", "--only", "mridata_pgd_R12")
+    monkeypatch.setattr(training, "train", stopped)
+    with pytest.raises(SystemExit):
+        call(tmp_path, *wanted, "--out", f"{tmp_path}/out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"records.tar.gz", "checkpoints.tar.000"}
+    assert not found(tmp_path)
+
+    monkeypatch.setattr(training, "train", train)
+    elsewhere = tmp_path / "elsewhere"
+    status, _ = call(elsewhere, "--resume-from", f"{tmp_path}/out", "--stages", "evaluation", "--only", wanted[-1])
+    partial = found(elsewhere)
+    assert status == 0 and partial["mridata_pgd_R12", "GLEAM"].progress == "2 of 4 steps"
+    status, printed = call(elsewhere, *wanted)
+    assert status == 0 and "step 4 of 4" in printed
+    assert {run.n_steps_done for run in found(elsewhere).values()} == {None, 4}
+
+
+def test_without_time_nothing_begins(tmp_path):
+    status, printed = call(tmp_path, "--seconds", "0")
+    assert status == 0 and not found(tmp_path)
+    assert "Left for another call: correctness, normal, 2D; " in printed and "mridata_pgd_R16/gleam" in printed
+
+
+def test_jobs_that_were_not_finished_come_last(tmp_path):
+    setting = Setting(TINY, "cpu", Clock(60), tmp_path / "results", tmp_path)
+    done = []
+
+    def ends_the_process():
+        done.append("bad")
+        raise SystemExit
+
+    jobs = [Job("bad", 0, ends_the_process), Job("good", 0, lambda: done.append("good"))]
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            work_through(jobs, Setting(TINY, "cpu", Clock(60), tmp_path / "results", tmp_path))
+    assert done == ["bad", "good", "bad"]
+    setting.notes.put("seconds", "good", 100)
+    assert work_through(jobs[1:], setting) == ([], ["good"])
+
+
+def test_a_failed_check_is_recorded_and_made_again(tmp_path, monkeypatch):
+    error = [float("nan")]
+    monkeypatch.setattr(checks, "checks", lambda: {"one": checks.Check(lambda at: error[0], bound=0.1)})
+    status, printed = call(tmp_path, "--stages", "correctness")
+    record = found(tmp_path)["correctness", "one"]
+    assert status == 1 and "correctness, one failed: relative error" in printed
+    assert record.measures == {"relative_error": sys.float_info.max, "bound": 0.1}
+    error[0] = 0.05
+    assert call(tmp_path, "--stages", "correctness")[0] == 0
+    assert found(tmp_path)["correctness", "one"].measures["relative_error"] == 0.05
+
+
+def test_checks_see_what_is_wrong():
+    at = checks.probes.At("cpu", **TINY.probes)
+    whole, in_modules = (checks.probes.gradients(at, strategy)[1:] for strategy in (gleam.EndToEnd(), gleam.Greedy(2)))
+    assert checks.relative_error([torch.cat(in_modules)], whole) > 0.1
+    assert checks.checks()["bf16 beside fp32, losses"].error(at) > 1e-6
+    assert checks.checks()["GLEAM of one module is end-to-end"].error(at) == 0
+
+
+def test_a_ladder_without_a_rung_is_not_climbed_again(tmp_path, monkeypatch):
+    build = costs._build
+
+    def without_compiler(setting, case, batch, precision, *options):
+        if precision == "bf16":
+            raise RuntimeError("no C compiler")
+        return build(setting, case, batch, precision, *options)
+
+    monkeypatch.setattr(costs, "_build", without_compiler)
+    status, printed = call(tmp_path, "--stages", "cost", "--only", "ladder_pgd2d")
+    assert status == 1 and "bf16, padded: RuntimeError: no C compiler" in printed
+    assert {m for _, m in found(tmp_path)} == {"Plain PyTorch, fp32", "Plain PyTorch, tf32", "fp32", "tf32"}
+    assert call(tmp_path, "--stages", "cost", "--only", "ladder_pgd2d")[0] == 0
+
+
+def test_training_keeps_the_options_it_began_with(tmp_path):
+    setting = Setting(TINY, "cpu", Clock(60), tmp_path / "results", tmp_path)
+    assert plan.fast_options(setting, "pgd2d") == {
+        "precision": "bf16", "compiled": False, "captured": True, "channel_multiple": 8,
+    }  # fmt: skip
+    options = {"precision": "bf16", "compiled": True, "captured": True, "channel_multiple": 1}
+    setting.notes.put("fast", "pgd2d", options)
+    (run, *_) = plan.groups(setting)[0].runs
+    assert run.strategy == gleam.Fast(gleam.EndToEnd(), **options)
+
+
+def test_groups_have_the_papers_runs():
+    setting = Setting(PAPER, "cpu", Clock(60), Path("nowhere"), Path("nowhere"))
+    runs = {(run.experiment, run.method): run for group in plan.groups(setting) for run in group.runs}
+    assert len(runs) == sum(len(group.runs) for group in plan.groups(setting)) == 21
+    n_parameters = {key: sum(p.numel() for p in run.network().parameters()) for key, run in runs.items()}
+    assert n_parameters["mridata_pgd_R12", "GLEAM"] == 2_191_216 == n_parameters["fastmri_pgd", "End-to-end"]
+    assert n_parameters["fastmri_pgd", "GLEAM"] == 3 * 2_191_216
+    assert n_parameters["mridata_modl_R16", "GLEAM"] == 8 * 134_820
+    assert (n_parameters["cine_pgd", "End-to-end"], n_parameters["cine_pgd", "GLEAM"]) == (832_208, 2_496_624)
+    assert runs["mridata_modl_R16", "MEL"].network().iterations[0].mu == 0.05
+    assert runs["mridata_modl_R4", "MEL"].strategy.precision == "fp32"
+    assert all(run.training.n_steps / run.training.validate_every <= 60 for run in runs.values() if run.method != "MEL")
+
+
+def test_checkpoints_of_other_code_are_not_used(tmp_path):
+    other = tmp_path / "work" / "runs" / "0123456789ab" / "mridata_pgd_R12" / "gleam" / "0" / "checkpoint.safetensors"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"of another network")
+    status, printed = call(tmp_path, "--seconds", "0", "--out", f"{tmp_path}/out")
+    assert "1 checkpoints of other code were found and not used." in printed and status == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["records.tar.gz"]
+
+
+def test_a_copied_tree_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_module, "_commit", lambda: None)
+    monkeypatch.setenv("GLEAM_COMMIT", "abc1234")
+    setting = Setting(TINY, "cpu", Clock(60), tmp_path, tmp_path)
+    assert setting.save("limits", "Device", measures={"a": 1.0}).environment["commit"] == "abc1234"
+    assert setting.find("limits", "Device") and setting.find("limits", "Device", version=VERSION + 1) is None
+
+
+def test_packing_keeps_to_its_limits(tmp_path):
+    files = {}
+    for i, size in enumerate([3000, 50_000, 30_000, 100]):
+        files[f"runs/{i}"] = tmp_path / str(i)
+        files[f"runs/{i}"].write_bytes(bytes([i]) * size)
+    limits = {"n_files": 4, "file_bytes": 17_000, "total_bytes": 10**6}
+    assert packing.pack(tmp_path / "out", {"a/b.json": tmp_path / "3"}, files, **limits) == ["runs/1"]
+    assert packing.pack(tmp_path / "out", {}, dict(reversed(files.items())), **limits) == ["runs/1"]
+    written = list((tmp_path / "out").iterdir())
+    assert len(written) == 4 and all(path.stat().st_size <= 17_000 for path in written)
+    assert packing.unpack(tmp_path / "out", tmp_path / "records", tmp_path / "back") == []
+    for name in ("runs/3", "runs/2", "runs/0"):
+        assert (tmp_path / "back" / name).read_bytes() == files[name].read_bytes()
+    tight = limits | {"total_bytes": 15_500}
+    assert packing.pack(tmp_path / "out", {}, files, **tight) == ["runs/1", "runs/2", "runs/3"]
+    assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) <= 15_500
+
+
+def test_records_that_do_not_fit_are_an_error(tmp_path):
+    (tmp_path / "r").write_bytes(os.urandom(20_000))
+    with pytest.raises(ValueError, match=r"the records take \d+ bytes, more than one file may have \(10000\)"):
+        packing.pack(tmp_path / "out", {"r": tmp_path / "r"}, {}, file_bytes=10_000)
+
+
+def test_checkpoints_that_were_cut_short_are_named(tmp_path):
+    files = {name: tmp_path / name for name in ("first", "second")}
+    for path in files.values():
+        path.write_bytes(os.urandom(9000))
+    packing.pack(tmp_path / "out", {}, files, file_bytes=16_000, n_files=4)
+    (tmp_path / "out" / "checkpoints.tar.001").unlink()
+    assert packing.unpack(tmp_path / "out", tmp_path / "a", tmp_path / "b") == ["second"]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["first"]
+
+
+@pytest.mark.parametrize("content, words", [(None, "holds no records.tar.gz"), (b"no tar", "is damaged")])
+def test_a_folder_that_holds_nothing_to_resume_from(tmp_path, capsys, content, words):
+    if content:
+        (tmp_path / "records.tar.gz").write_bytes(content)
+    assert call(tmp_path, "--resume-from", str(tmp_path))[0] == 2
+    assert words in capsys.readouterr().err
+
+
+def test_unknown_stages_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call(tmp_path, "--stages", "cost,trainig")
+    assert "'trainig' is no stage; expected some of correctness,cost" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_one_sentence_and_needs_no_optional_package():
+    missing = ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "deepinv", "mrpro", "IPython"]
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in missing)
+    code = f"import runpy, sys; {blocked}; sys.argv[1:] = []; runpy.run_path({str(RUN)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == (
+        "--device cuda needs a GPU and there is none; --device cpu --sizes tiny is the dry run.\n"
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_sigterm_packs_what_there_is(tmp_path):
+    command = [sys.executable, RUN, "--sizes", "tiny", "--device", "cpu", "--results", tmp_path / "results"]
+    command += ["--work", tmp_path / "work", "--out", tmp_path / "out", "--stages", "correctness"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while "relative error" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 1 and packing.unpack(tmp_path / "out", tmp_path / "back", tmp_path) == []
+    written = list((tmp_path / "back").glob("*/*/*.json"))
+    assert written and all(json.loads(path.read_text())["experiment"] == "correctness" for path in written)

@@ -1,0 +1,117 @@
+import copy
+
+import pytest
+import torch
+from problems import random_batch
+
+from gleam import evaluation, execution, strategies, unrolled
+
+NETWORKS = {
+    "pgd": lambda: unrolled.pgd(2, 5),
+    "modl": lambda: unrolled.modl(2, 5, n_cg=2),
+    "pgd3d": lambda: unrolled.pgd(2, 5, n_dims=3),
+    "modl3d": lambda: unrolled.modl(2, 5, n_dims=3, n_cg=2),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def problem(request):
+    batch = random_batch(n_frames=3 if request.param.endswith("3d") else None)
+    return NETWORKS[request.param](), batch
+
+
+def gradients(network, batch):
+    loss = (network(batch) - batch.target).abs().mean()
+    return torch.autograd.grad(loss, list(network.parameters()))
+
+
+def far(a, b):
+    return max(((x - y).norm() / y.norm()).item() for x, y in zip(a, b, strict=True))
+
+
+def test_channels_of_zeros_change_nothing(problem):
+    network, batch = problem
+    image, plain = network(batch), gradients(network, batch)
+    with execution.using(device_type="cpu", channel_multiple=4):
+        assert execution.padded(5) == 8
+        assert far([network(batch)], [image]) < 1e-5
+        assert far(gradients(network, batch), plain) < 1e-3
+    assert execution.padded(5) == 5
+
+
+def test_bf16_is_near_and_keeps_images_complex64(problem):
+    network, batch = problem
+    image = network(batch)
+    with execution.using("bf16", device_type="cpu"):
+        rounded = network(batch)
+        assert far(gradients(network, batch), gradients(network, batch)) == 0
+    assert rounded.dtype == torch.complex64
+    assert 0 < far([rounded], [image]) < 0.02
+    assert torch.equal(network(batch), image)  # the context is over
+
+
+def test_weights_and_their_gradients_stay_float32(problem):
+    network, batch = problem
+    with execution.using("bf16", device_type="cpu"):
+        assert {g.dtype for g in gradients(network, batch)} == {torch.float32}
+
+
+@pytest.mark.parametrize("within", [strategies.Checkpointed(), strategies.Offloaded()], ids=repr)
+def test_what_is_computed_again_is_computed_alike(within, problem):
+    network, batch = problem
+    found = []
+    for strategy in (strategies.EndToEnd(), within):
+        twin = copy.deepcopy(network)
+        with execution.using("bf16", device_type="cpu", channel_multiple=8):
+            loss = (strategy.propagate(twin.iterations, twin.start(batch), batch) - batch.target).abs().mean()
+            loss.backward()
+        found.append([p.grad for p in twin.parameters()])
+    assert far(*found) < 1e-6
+
+
+def test_an_inverted_network_in_bf16_has_the_gradient_of_its_forward_pass():
+    batch = random_batch()
+    found = []
+    for strategy in (strategies.EndToEnd(), strategies.Invertible(n_checkpoints=9)):
+        network = unrolled.modl(2, 5, n_cg=2)
+        with execution.using("bf16", device_type="cpu"):
+            loss = (strategy.propagate(network.iterations, network.start(batch), batch) - batch.target).abs().mean()
+        loss.backward()
+        found.append([p.grad for p in network.parameters()])
+    assert far(*found) < 1e-6
+
+
+def test_images_are_scored_in_full_precision(problem):
+    network, batch = problem
+    image = evaluation.reconstruct(network, batch)
+    with execution.using("bf16", device_type="cpu"):
+        assert torch.equal(evaluation.reconstruct(network, batch), image)
+
+
+def test_the_state_comes_back_after_an_error():
+    with pytest.raises(RuntimeError, match="inside"), execution.using("bf16", device_type="cpu", compiled=True):
+        assert execution.compiles()
+        raise RuntimeError("inside")
+    assert not execution.compiles()
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [({"precision": "fp16"}, "must be one of fp32, tf32, bf16"), ({"channel_multiple": 0}, "at least 1")],
+)
+def test_sentences(arguments, says):
+    with pytest.raises(ValueError, match=says), execution.using(device_type="cpu", **arguments):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_compiled_layers_compute_the_same():
+    batch = random_batch()
+    for make in (NETWORKS["pgd"], NETWORKS["modl"]):
+        network = make()
+        image, plain = network(batch), gradients(network, batch)
+        with execution.using(device_type="cpu", compiled=True):
+            assert far([network(batch)], [image]) < 1e-5
+            assert far(gradients(network, batch), plain) < 1e-4

@@ -1,0 +1,147 @@
+import copy
+import gc
+import pickle
+
+import pytest
+import torch
+from problems import random_batch
+from torch import nn
+
+import gleam
+from gleam import fast, strategies, unrolled
+
+INNER = [
+    gleam.EndToEnd(), gleam.Checkpointed(), gleam.Offloaded(), gleam.Invertible(n_checkpoints=9), gleam.Greedy(2),
+    gleam.ParallelGreedy(2),
+]  # fmt: skip
+
+
+def network():
+    return unrolled.modl(3, 4, n_cg=2)
+
+
+def trained(step, net, optimizers, batches):
+    losses = [step(net, batch, optimizers) for batch in batches]
+    return torch.stack([torch.stack(of_step) for of_step in losses]), net.state_dict()
+
+
+def weights_equal(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def batches(n=6):
+    return [random_batch(seed=10 * i) for i in range(n)]
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+def test_in_fp32_it_is_the_strategy_itself(inner):
+    found = []
+    for strategy in (inner, gleam.Fast(inner, precision="fp32")):
+        net = network()
+        optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
+        found.append(trained(strategy.step, net, optimizers, batches(2)))
+    (losses, state), (fast_losses, fast_state) = found
+    assert torch.equal(losses, fast_losses)
+    assert weights_equal(state, fast_state)
+
+
+@pytest.mark.parametrize("inner", [gleam.EndToEnd(), gleam.Greedy(2), gleam.Checkpointed()], ids=repr)
+def test_bf16_trains_other_weights_that_are_near(inner):
+    found = []
+    for precision in ("fp32", "bf16"):
+        net = network()
+        strategy = gleam.Fast(inner, precision=precision)
+        optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
+        found.append(trained(strategy.step, net, optimizers, batches(3)))
+    (losses, state), (bf16_losses, bf16_state) = found
+    assert not weights_equal(state, bf16_state)
+    assert torch.allclose(losses, bf16_losses, rtol=0.02)
+
+
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+def test_everything_else_is_passed_on(inner):
+    strategy, net = gleam.Fast(inner), network()
+    assert strategy.modules(net) == inner.modules(net)
+    assert strategy.findings() == inner.findings()
+    assert strategy.eager == gleam.Fast(inner, captured=False)
+    assert hasattr(strategy, "equivalent") == hasattr(inner, "equivalent") == hasattr(strategy, "finish")
+    assert pickle.loads(pickle.dumps(strategy)) == strategy == copy.deepcopy(strategy)
+    image = strategy.propagate(net.iterations, net.start(batches(1)[0]), batches(1)[0])
+    assert image.dtype == torch.complex64
+
+
+def test_the_equivalent_of_a_parallel_strategy_keeps_the_precision():
+    strategy = gleam.Fast(gleam.ParallelGreedy(2), precision="tf32")
+    assert strategy.equivalent == gleam.Fast(gleam.Greedy(2), precision="tf32")
+
+
+def test_which_strategies_can_be_captured():
+    can = {repr(inner): inner.is_capturable for inner in [*INNER, gleam.Greedy(2, within=gleam.Offloaded())]}
+    assert [name for name, yes in can.items() if yes] == [repr(INNER[0]), repr(INNER[1]), repr(INNER[4])]
+
+
+def test_sentence_for_another_precision():
+    with pytest.raises(ValueError, match="precision='half' of the convolutions must be one of fp32, tf32, bf16"):
+        gleam.Fast(gleam.EndToEnd(), precision="half")
+
+
+class Recorder:
+    """What a CUDA graph does, without one: the step is run at replay only, on the memory that was recorded."""
+
+    def __init__(self):
+        self.n_recorded = 0
+
+    def __call__(self, step):
+        self.n_recorded += 1
+        losses = [torch.zeros(()) for _ in range(2)]
+
+        def replay():
+            for own, new in zip(losses, step(), strict=True):
+                own.copy_(new)
+
+        return replay, losses
+
+
+def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
+    odd = random_batch(n=1, seed=77)
+    order = [*batches(5), odd, *batches(2)]
+    found = []
+    for recorded in (False, True):
+        net, strategy, recorder = network(), gleam.Greedy(2), Recorder()
+        optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
+        step = fast.Replay(strategy, record=recorder, offset=lambda device: 0) if recorded else strategy.step
+        found.append(trained(step, net, optimizers, order))
+    (losses, state), (replayed_losses, replayed_state) = found
+    assert recorder.n_recorded == 1
+    assert torch.equal(losses, replayed_losses)
+    assert weights_equal(state, replayed_state)
+
+
+def test_a_network_that_draws_random_numbers_takes_ordinary_steps():
+    net, strategy, recorder, drawn = network(), gleam.Greedy(2), Recorder(), []
+    net.iterations[0].register_forward_hook(lambda *_: drawn.append(1))
+    replay = fast.Replay(strategy, record=recorder, offset=lambda device: len(drawn))
+    trained(replay, net, strategies.optimizers(strategy, net, learning_rate=1e-3), batches(6))
+    assert recorder.n_recorded == 0
+    assert len(drawn) == 6
+
+
+def test_the_learning_rate_of_a_captured_step_is_a_tensor_that_is_written_in_place():
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.Adam([weight], lr=torch.tensor(1.0))
+    rate = optimizer.param_groups[0]["lr"]
+    strategies.set_learning_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"] is rate
+    assert rate.item() == 0.25
+
+
+def test_a_graph_ends_with_the_run_that_it_belongs_to():
+    strategy, net = gleam.Fast(gleam.Greedy(2)), network()
+    optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
+    first = strategy._replay(optimizers[0])
+    assert strategy._replay(optimizers[0]) is first
+    assert gleam.Fast(gleam.Greedy(2), precision="fp32")._replay(optimizers[0]) is not first
+    before = len(fast._REPLAYS)
+    del optimizers
+    gc.collect()
+    assert len(fast._REPLAYS) == before - 1
