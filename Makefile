@@ -8,11 +8,12 @@ PEERS  := $(VENV)/peers/.installed
 # `make -j2` means JOBS=2
 AT_ONCE = $(or $(JOBS),$(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))))
 RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
+RECORDS = $(and $(STAGES),--stages "$(STAGES)") $(and $(ONLY),--only "$(ONLY)") $(and $(OUT),--out "$(OUT)") $(and $(RESUME),--resume-from "$(RESUME)")
 STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data benchmark lock lint clean help
+.PHONY: reproduce test book notebooks data benchmark records lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -35,6 +36,9 @@ lint: $(STAMP)  ## Style, and notebooks without outputs
 
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
+
+records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to go on (installs nothing)
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/records/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
 
 lock: $(STAMP)  ## Write requirements.lock from what .venv holds
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new

@@ -4,7 +4,6 @@ This is the only place where a complex image becomes two real channels.
 """
 
 import math
-from functools import cache
 from itertools import pairwise
 
 import torch
@@ -71,19 +70,15 @@ class Layers(nn.Sequential):
     """Layers from real channels to real channels, compiled where :mod:`gleam.execution` says so."""
 
     def forward(self, channels):
-        return _compiled()(self, channels) if execution.compiles() else self.through(channels)
+        return execution.compiled(_through)(self, channels) if execution.compiles() else self.through(channels)
 
     def through(self, channels):
         """One layer after the other."""
         return super().forward(channels)
 
 
-@cache
-def _compiled():
-    def through(layers, channels):
-        return layers.through(channels)
-
-    return torch.compile(through, dynamic=False)
+def _through(layers, channels):
+    return layers.through(channels)
 
 
 class _Chain(Layers):

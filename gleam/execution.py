@@ -1,4 +1,4 @@
-"""How convolutions are carried out: number format, memory layout, compiled or not. The mathematics stays the same.
+"""How a step is carried out: number format and layout of convolutions, compiled or not. The mathematics stays.
 
 Data consistency, losses, weights and updates are always float32 and complex64. The state is that of the whole process,
 not of a thread: autograd's own threads run checkpointed and inverted iterations again and must do so alike.
@@ -6,6 +6,7 @@ not of a thread: autograd's own threads run checkpointed and inverted iterations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -27,9 +28,9 @@ def using(precision="fp32", *, device_type, compiled=False, channel_multiple=1):
 
     "fp32": all 24 bits of it. "tf32": the inputs of a product rounded to 11 bits by tensor cores; CUDA alone has it,
     elsewhere it is fp32. "bf16": autocast, feature maps and weights of a convolution rounded to 8 bits, sums in fp32.
-    ``compiled``: by ``torch.compile``. ``channel_multiple``: feature maps are padded with channels of zeros up to a
-    multiple of it, since tensor cores are fast on multiples of 8 (the paper has 100 features). Raises ValueError for
-    another precision.
+    ``compiled``: by ``torch.compile``, and the sum over coils in data consistency as well. ``channel_multiple``:
+    feature maps are padded with channels of zeros up to a multiple of it, since tensor cores are fast on multiples of 8
+    (the paper has 100 features). Raises ValueError for another precision.
     """
     check(precision, channel_multiple)
     with ExitStack() as stack:
@@ -52,8 +53,14 @@ def check(precision, channel_multiple=1):
 
 
 def compiles():
-    """Whether convolutions are to be compiled now."""
+    """Whether functions that can be compiled are to be compiled now."""
     return _current.compiled
+
+
+@cache
+def compiled(function):
+    """``function`` by ``torch.compile``, for tensors of fixed sizes; made once."""
+    return torch.compile(function, dynamic=False)
 
 
 def padded(n_channels):

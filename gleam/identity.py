@@ -3,6 +3,7 @@
 import ast
 import inspect
 import textwrap
+from functools import cache
 
 from gleam.files import digest
 
@@ -12,6 +13,7 @@ def code_digest(modules):
     return digest([without_docstrings(inspect.getsource(module)) for module in modules])
 
 
+@cache
 def without_docstrings(source):
     """The syntax tree of ``source`` as text, without docstrings."""
     tree = ast.parse(source)

@@ -193,7 +193,8 @@ class Run:
         tensors = self.team.merge(tensors)
         if self.team.is_first:
             tensors |= {f"network.{key}": value for key, value in self.network.state_dict().items()}
-            tensors |= {f"best.{key}": value for key, value in self.best.items()}
+            if self.fit.best_step != self.fit.n_steps_done:  # else they are the network's
+                tensors |= {f"best.{key}": value for key, value in self.best.items()}
             tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
             with written_whole(self.path) as temporary:
                 save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
@@ -210,7 +211,7 @@ class Run:
                 f"{self.path} is not a checkpoint of this program ({error}); delete it to train anew"
             ) from error
         self.network.load_state_dict(_under("network.", tensors))
-        self.best = _under("best.", tensors)
+        self.best = _best(tensors)
         for m in self.mine:
             state = {}
             for key, value in _under(f"optimizer.{m}.", tensors).items():
@@ -260,6 +261,15 @@ def learning_rate_at(step, settings):
         return first * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
     return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def best_weights(path):
+    """Weights of the lowest validation nRMSE so far, from a checkpoint of :func:`gleam.fit`, as a state dict."""
+    return _best(load_file(path))
+
+
+def _best(tensors):
+    return _under("best.", tensors) or _under("network.", tensors)
 
 
 def _under(prefix, tensors):

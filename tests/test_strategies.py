@@ -8,8 +8,8 @@ import torch
 from problems import random_batch
 
 from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
-from gleam.memory import LiveBytes
 from gleam.inversion import InversionWarning, _signature
+from gleam.memory import LiveBytes
 from gleam.metrics import complex_l1
 from gleam.strategies import parameters_by_module
 

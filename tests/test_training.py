@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from problems import write_prepared
+from safetensors.torch import load_file
 
 import gleam
 from gleam import files, identity, metrics, runs, strategies
@@ -209,6 +210,17 @@ def test_a_run_in_calls_of_limited_time_is_the_run_in_one(strategy, splits, tmp_
     assert n_steps_done == [4, 8, 12]
     assert torch.equal(weights(parts), weights(whole))
     assert [row["loss"] for row in fit.history] == [row["loss"] for row in expected.history]
+
+
+def test_weights_are_in_a_checkpoint_once(splits, tmp_path):
+    train, val, _ = splits
+    net = network()
+    fit = gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path, **SETTINGS)
+    (path,) = tmp_path.glob("*/checkpoint.safetensors")
+    tensors = load_file(path)
+    assert any(key.startswith("best.") for key in tensors) == (fit.best_step < fit.n_steps_done)
+    best = runs.best_weights(path)
+    assert all(torch.equal(best[key], value) for key, value in net.state_dict().items())
 
 
 def test_divergence_is_said_and_nothing_finished_is_lost(splits, tmp_path):

@@ -9,6 +9,7 @@ import re
 import subprocess
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -205,6 +206,7 @@ def _version(name):
         return None
 
 
+@cache
 def _commit():
     """Commit of the source tree, with a plus if it has changes; None outside a repository."""
     here = Path(__file__).parent

@@ -1,0 +1,68 @@
+"""The simulated data sets, made when they are needed, on the device, one kind at a time."""
+
+import gc
+from functools import partial
+from importlib.util import find_spec
+
+from gleam import datasets
+from gleam.datasets.simulated import Phantoms
+from records.jobs import Job, work_through
+
+
+class Data:
+    """``data[kind, acceleration]`` is (train, val, test) of "knees", "brains" or "hearts", all resident on the device.
+
+    Asking for another kind lets go of the one before: two do not fit into one GPU. Accelerations share their arrays.
+    """
+
+    def __init__(self, setting):
+        self.setting, self.kind, self.sets = setting, None, {}
+
+    def __getitem__(self, key):
+        kind, acceleration = key
+        if kind != self.kind:
+            self.kind, self.sets = kind, {}
+            gc.collect()  # a set refers to itself
+        if acceleration not in self.sets:
+            drawn = next(iter(self.sets.values()), None) or self._draw(kind, acceleration)
+            self.sets[acceleration] = tuple(_under_masks(part, acceleration) for part in drawn)
+        return self.sets[acceleration]
+
+    def _draw(self, kind, acceleration):
+        setting = self.setting
+        return getattr(datasets.simulated, kind)(
+            **setting.sizes.data[kind], **setting.sizes.masks[kind], acceleration=acceleration, seed=0,
+            device=setting.device, cache_dir=setting.work / "masks",
+        )  # fmt: skip
+
+    @staticmethod
+    def has(package):
+        """Whether a package is installed here."""
+        return find_spec(package) is not None
+
+    def can_make(self, kind):
+        """Whether ``kind`` can be made here: brains are drawn on an atlas that nilearn brings."""
+        return kind != "brains" or self.has("nilearn")
+
+    def get_ready(self, kind, accelerations):
+        """Make what is missing, one job for each; (names of failures, names of what there is no time for)."""
+        jobs = [self._job(kind, acceleration) for acceleration in dict.fromkeys(accelerations)]
+        return work_through(jobs, self.setting)
+
+    def _job(self, kind, acceleration):
+        return Job(
+            f"data, {kind}, R = {acceleration}", self.setting.sizes.seconds.get("data", 0),
+            partial(self._load, kind, acceleration), lambda: kind == self.kind and acceleration in self.sets,
+        )  # fmt: skip
+
+    def _load(self, kind, acceleration):
+        return ", ".join(f"{part.name} {len(part)}" for part in self[kind, acceleration])
+
+
+def _under_masks(part, acceleration):
+    """The same images under masks of another ``acceleration``, nothing copied."""
+    drawn = part.slices
+    options = {name: getattr(drawn, name) for name in ("n_masks", "seed", "cache_dir", "calibrate", "device", "n_jobs")}
+    masks = partial(drawn.make_mask, acceleration=acceleration)
+    slices = Phantoms(drawn.name, drawn.jobs, make_mask=masks, **options)
+    return datasets.Resident(slices, part.device, volumes=part._volumes)

@@ -1,0 +1,143 @@
+"""The program: what the command line says, the stages in their order, and what is left at the end."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gleam import records
+from records import checks, costs, evaluation, packing, plan, training
+from records.data import Data
+from records.jobs import Clock, Setting, work_through
+from records.sizes import SIZES
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("correctness", "cost", "training", "evaluation")
+TO_PACK = 20  # seconds kept for the end of a call
+PACK_EVERY = 30  # seconds: a call that is killed has lost no more
+_DRY_RUN = "--device cpu --sizes tiny"
+
+
+def main(arguments=None, *, started=None):
+    """Do what is not done, as far as the time goes, counted from ``started`` (of ``time.monotonic``).
+
+    Returns the exit status: 0; 1 if anything failed; 2 without the GPU or the folder that was asked for.
+    """
+    options = _options(arguments)
+    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
+        print(f"--device {options.device} needs a GPU and there is none; {_DRY_RUN} is the dry run.", file=sys.stderr)
+        return 2
+    setting = _setting(options, time.monotonic() if started is None else started)
+    if options.resume_from and not _resumed(options, setting):
+        return 2
+    if unused := plan.foreign(setting):
+        print(f"{len(unused)} checkpoints of other code were found and not used.")
+    failed, left = ["interrupted"], []
+    try:
+        failed, left = _stages(options, setting)
+    except OSError as error:
+        print(error)
+    finally:
+        for name in _pack(options, setting):
+            print(f"{name} did not fit into {options.out}.")
+    _report(failed, left)
+    return int(bool(failed))
+
+
+def _stages(options, setting):
+    chosen, after = (lambda name: options.only in name), _now_and_then(lambda: _pack(options, setting))
+    data = Data(setting)
+    do = {
+        "correctness": lambda: work_through(_chosen(checks.jobs(setting), chosen), setting, after=after),
+        "cost": lambda: work_through(_chosen(costs.jobs(setting), chosen), setting, after=after),
+        "training": lambda: training.work(setting, data, chosen=chosen, after=after),
+        "evaluation": lambda: evaluation.work(setting, data, chosen=chosen, after=after),
+    }
+    failed, left = [], []
+    for stage in options.stages:
+        print(f"-- {stage}, {max(0, setting.clock.left):.0f} s left", flush=True)
+        found = do[stage]()
+        failed, left = failed + found[0], left + found[1]
+    _say_what_is_left_out(data, options.stages)
+    return failed, left
+
+
+def _now_and_then(do):
+    """A function that does it if the last time was a while ago."""
+    last = [time.monotonic()]
+
+    def after():
+        if time.monotonic() > last[0] + PACK_EVERY:
+            do()
+            last[:] = [time.monotonic()]
+
+    return after
+
+
+def _chosen(jobs, chosen):
+    return [job for job in jobs if chosen(job.name)]
+
+
+def _say_what_is_left_out(data, stages):
+    if not {"training", "evaluation"} & {*stages}:
+        return
+    if not data.has("nilearn"):
+        print("Brains are left out: their phantom needs nilearn's atlas, which is not installed.")
+    if not data.has("sigpy"):
+        print("Compressed sensing (CS) is left out: it needs sigpy, which is not installed.")
+
+
+def _options(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=540, help="that this call may take")
+    parser.add_argument("--stages", type=_stage_names, default=STAGES, help=",".join(STAGES))
+    parser.add_argument("--only", default="", help="part of the names of the jobs that are wanted")
+    parser.add_argument("--sizes", choices=SIZES, default="paper")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of records")
+    parser.add_argument("--work", type=Path, default=ROOT / "_work" / "records", help="folder of checkpoints")
+    parser.add_argument("--out", type=Path, help="folder for records and checkpoints in a few files")
+    parser.add_argument("--resume-from", type=Path, help="folder that --out of an earlier call has filled")
+    return parser.parse_args(arguments)
+
+
+def _stage_names(text):
+    names = text.split(",")
+    if unknown := [name for name in names if name not in STAGES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no stage; expected some of {','.join(STAGES)}")
+    return [stage for stage in STAGES if stage in names]
+
+
+def _setting(options, started):
+    device = records.slug(records.environment(options.device)["device"])
+    clock = Clock(options.seconds - (TO_PACK if options.out else 0), started)
+    return Setting(SIZES[options.sizes], options.device, clock, options.results / device, options.work)
+
+
+def _resumed(options, setting):
+    try:
+        damaged = packing.unpack(options.resume_from, options.results, setting.work)
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return False
+    for name in damaged:
+        print(f"{name} was cut short and is not used.")
+    return True
+
+
+def _pack(options, setting):
+    """Pack what there is, if it is asked for; names of checkpoints that did not fit."""
+    if not options.out:
+        return []
+    ours = {str(path.relative_to(options.results)): path for path in sorted(setting.results.glob("*/*.json"))}
+    return packing.pack(options.out, ours, plan.checkpoints(setting))
+
+
+def _report(failed, left):
+    for words, names in {"Failed": failed, "Left for another call": left}.items():
+        if names:
+            print(f"{words}: {'; '.join(names)}.")
+    if not failed and not left:
+        print("Everything is done.")

@@ -1,0 +1,36 @@
+"""The full-scale run, in calls of a few minutes: correctness, cost, training, scores. ``make records`` calls it.
+
+README.md in the folder above says what it does, in which order, and how to go on on another day. Nothing has to be
+installed but torch and the libraries that gleam itself imports.
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+
+STARTED = time.monotonic()  # what imports take counts as well
+ROOT = Path(__file__).parents[2]
+
+
+def main():
+    """Run the program from the tree as it lies here."""
+    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+    _without_progress_bars()
+    # a call that is stopped from outside still packs what it has
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+    from records import program
+
+    return program.main(started=STARTED)
+
+
+def _without_progress_bars():
+    """One line per job says more in a log."""
+    from tqdm import tqdm
+
+    begin = tqdm.__init__
+    tqdm.__init__ = lambda bar, *arguments, **options: begin(bar, *arguments, **options | {"disable": True})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
