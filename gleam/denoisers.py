@@ -238,9 +238,11 @@ def operator_norm(weight):
         matrices = torch.fft.rfftn(weight, s=[n] * len(size), dim=list(range(2, weight.ndim))).movedim((0, 1), (-2, -1))
         grid, matrices = matrices.shape[:-2], matrices.flatten(0, -3)
         worst, vector, bound = _largest_singular_value(matrices)
-        frequency = torch.stack(torch.unravel_index(worst, grid))
-        taps = torch.cartesian_prod(*(torch.arange(m, device=weight.device) for m in size))
-        wave = torch.polar(torch.ones_like(bound), -2 * math.pi / n * (taps @ frequency).to(bound.dtype))
+        frequencies, taps = (
+            torch.cartesian_prod(*(torch.arange(m, device=weight.device) for m in shape)) for shape in (grid, size)
+        )
+        turns = (taps * _at(frequencies, worst)).sum(1)
+        wave = torch.polar(torch.ones_like(bound), -2 * math.pi / n * turns.to(bound.dtype))
     # at a fixed frequency and vector this has the derivative of the norm
     norm = torch.linalg.vector_norm((weight.flatten(2).to(wave.dtype) @ wave) @ vector)
     margin = math.cos(math.pi / n) ** len(size)
@@ -257,8 +259,13 @@ def _largest_singular_value(matrices):
         norm = torch.view_as_real(power).flatten(1).norm(dim=1).clamp_min(torch.finfo(matrices.dtype).tiny)
         power, log_norm = power / norm[:, None, None], 2 * log_norm + norm.log()
     worst = log_norm.argmax()
-    columns = power[worst]
-    vector = columns[:, torch.linalg.vector_norm(columns, dim=0).argmax()]
-    vector = matrices[worst].mH @ vector if is_wide else vector
+    columns = _at(power, worst)
+    vector = _at(columns.mT, torch.linalg.vector_norm(columns, dim=0).argmax())
+    vector = _at(matrices, worst).mH @ vector if is_wide else vector
     size = torch.linalg.vector_norm(vector).clamp_min(torch.finfo(matrices.dtype).tiny)
-    return worst, vector / size, (log_norm[worst] / 2 ** (_N_SQUARINGS + 1)).exp()
+    return worst, vector / size, (_at(log_norm, worst) / 2 ** (_N_SQUARINGS + 1)).exp()
+
+
+def _at(x, number):
+    """``x[number]`` for a number that is a tensor on the device, which indexing would wait for."""
+    return x.index_select(0, number.reshape(1))[0]

@@ -59,7 +59,11 @@ def compiles():
 
 @cache
 def compiled(function):
-    """``function`` by ``torch.compile``, for tensors of fixed sizes; made once."""
+    """``function`` by ``torch.compile``, for tensors of fixed sizes; made once.
+
+    In one process torch compiles a function for some eight kinds of arguments, and runs it as it is for any other;
+    ``torch.compiler.reset()`` begins anew.
+    """
     return torch.compile(function, dynamic=False)
 
 
@@ -71,6 +75,11 @@ def padded(n_channels):
 def channels_last(x):
     """Whether feature maps made of ``x`` should have their channels last in memory, as tensor cores read them."""
     return x.is_cuda and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
+def is_capturing():
+    """Whether a CUDA graph is being recorded: the state of random numbers cannot be read or set then."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def autocast_as_now(device_type):

@@ -1,5 +1,7 @@
 """Any strategy at the speed of the device: convolutions in a smaller number format, a step replayed as a CUDA graph."""
 
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from weakref import WeakKeyDictionary
 
@@ -87,26 +89,27 @@ _REPLAYS = WeakKeyDictionary()  # by optimizer, whose end is the end of a traini
 
 
 class Replay:
-    """Steps of ``strategy`` on batches of one shape: a few ordinary ones, then one recording, replayed ever after.
+    """Steps of ``strategy``: a few ordinary ones, then one recording for the shape met most, replayed ever after.
 
-    Each call is exactly one step of training; a recording runs nothing. ``record(step)`` records ``step`` and returns
-    (what replays it, its result); ``offset(device)`` counts the random numbers drawn there.
+    Each call is exactly one step of training; a recording runs nothing. ``record(step, device)`` records ``step`` and
+    returns (what replays it, its result); ``offset(device)`` counts the random numbers drawn there.
     """
 
     def __init__(self, strategy, *, record=None, offset=None):
         self.strategy = strategy
         self.record, self.offset = record or _record_graph, offset or _random_offset
-        self.n_steps, self.shapes, self.replay, self.is_ordinary = 0, None, None, False
+        self.n_steps, self.recorded, self.replay, self.is_ordinary = Counter(), None, None, False
 
     def __call__(self, network, batch, optimizers):
         """One step on ``batch``; returns the losses."""
-        self.shapes = self.shapes or _shapes(batch)
-        if self.is_ordinary or _shapes(batch) != self.shapes:
+        shapes = _shapes(batch)
+        if self.is_ordinary or self.recorded not in (None, shapes):
             return self.strategy.step(network, batch, optimizers)
-        self.n_steps += 1
-        if self.n_steps <= N_WARMUP_STEPS:
+        self.n_steps[shapes] += 1
+        if self.n_steps[shapes] <= N_WARMUP_STEPS:
             return self._warm_up(network, batch, optimizers)
-        if self.replay is None:
+        if self.recorded is None:
+            self.recorded = shapes
             self._capture(network, batch, optimizers)
         for mine, new in zip(_tensors(self.batch), _tensors(batch), strict=True):
             mine.copy_(new, non_blocking=True)
@@ -115,16 +118,38 @@ class Replay:
 
     def _warm_up(self, network, batch, optimizers):
         device = batch.target.device
-        before = self.offset(device)
-        losses = self.strategy.step(network, batch, optimizers)
-        draws = self.offset(device) not in (before, 0)  # 0: seeded anew within the step
-        self.is_ordinary |= draws or any(p.device != device for p in network.parameters())
+        offsets, before = [], self.offset(device)
+        note = lambda *_: offsets.append(self.offset(device))  # noqa: E731
+        hooks = [iteration.register_forward_hook(note) for iteration in network.iterations]
+        try:
+            losses = self.strategy.step(network, batch, optimizers)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        draws = not {*offsets, self.offset(device)} <= {before, 0}  # 0: seeded anew within the step
+        is_fused = all(group["fused"] for optimizer in optimizers for group in optimizer.param_groups)
+        self.is_ordinary |= draws or not is_fused or any(p.device != device for p in network.parameters())
         return losses
 
     def _capture(self, network, batch, optimizers):
         # a batch of its own, whose derived operators are then computed inside the recording, from what was copied in
         own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
-        self.replay, self.losses = self.record(lambda: self.strategy.step(network, own, optimizers))
+        with _capturable(optimizers):
+            step = lambda: self.strategy.step(network, own, optimizers)  # noqa: E731
+            self.replay, self.losses = self.record(step, batch.target.device)
+
+
+@contextmanager
+def _capturable(optimizers):
+    """What torch asks of optimizers in a recording, and warns of outside one; the fused kernel is the same."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
+        group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
 
 
 def _tensors(batch):
@@ -132,16 +157,15 @@ def _tensors(batch):
 
 
 def _shapes(batch):
-    return [(t.shape, t.dtype) for t in _tensors(batch)]
+    return tuple((t.shape, t.dtype) for t in _tensors(batch))
 
 
 def _random_offset(device):
     return torch.cuda.default_generators[device.index].get_offset()
 
 
-def _record_graph(step):
+def _record_graph(step, device):
     graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
         losses = step()
     return graph.replay, losses

@@ -70,6 +70,7 @@ def work(network, strategy, batch, *, computed=True):
         strategy = replace(strategy, compiled=False, captured=False, channel_multiple=1)
     if not computed and not getattr(strategy, "is_capturable", False):
         raise ValueError(f"a step of {strategy} depends on values or on several devices; count it with computed=True")
+    batch = batch if computed else batch.to("cpu")  # on CUDA some operators do not tell shapes alone
     network = copy.deepcopy(network).to(batch.target.device).train()
     with nullcontext() if computed else FakeTensorMode(allow_non_fake_inputs=True) as shapes_only:
         if not computed:
@@ -152,7 +153,7 @@ def limits(device="cpu", *, seconds=1.0, n=None, n_bytes=None):
         f"{name}_flops_per_second": 2 * n**3 / _seconds_of_product(n, *how, device, seconds)
         for name, how in formats.items()
     }
-    source = torch.zeros(n_bytes, dtype=torch.uint8, device=device)
+    source = torch.randint(256, (n_bytes,), dtype=torch.uint8, device=device)  # zeros might be copied faster
     copied = torch.empty_like(source)
     return found | {"copy_bytes_per_second": 2 * n_bytes / _seconds_of(partial(copied.copy_, source), device, seconds)}
 

@@ -210,6 +210,7 @@ class Run:
             raise ValueError(
                 f"{self.path} is not a checkpoint of this program ({error}); delete it to train anew"
             ) from error
+        self.check_weights(_under("network.", tensors))
         self.network.load_state_dict(_under("network.", tensors))
         self.best = _best(tensors)
         for m in self.mine:
@@ -218,6 +219,16 @@ class Run:
                 i, name = key.split(".", 1)
                 state.setdefault(int(i), {})[name] = value
             self.optimizers[m].load_state_dict({**self.optimizers[m].state_dict(), "state": state})
+
+    def check_weights(self, weights):
+        """Raise ValueError unless ``weights`` of the checkpoint are of this network."""
+        own, found = ({k: tuple(v.shape) for k, v in state.items()} for state in (self.network.state_dict(), weights))
+        if own != found:
+            key = min(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
+            raise ValueError(
+                f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} there "
+                f"and {own.get(key, 'missing')} here; delete it to train anew"
+            )
 
 
 def _module_of_key(strategy, network):
@@ -245,7 +256,7 @@ def _findings(strategy):
 def _seed_generators(seed):
     """As torch.manual_seed, which without a GPU notes the whole call stack each time, half a millisecond."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_initialized() and not execution.is_capturing():
         torch.cuda.manual_seed_all(seed)
 
 

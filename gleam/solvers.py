@@ -34,7 +34,7 @@ def _iterate(operator, b, start, n_iterations, tolerance):
     direction, energy = residual, _inner(residual, residual)
     enough = tolerance**2 * _inner(b, b).detach()
     for _ in range(n_iterations):
-        active = energy > enough
+        active = (energy > enough).to(energy.dtype)
         image = operator(direction)
         step = _quotient(energy, _inner(direction, image), active)
         x = x + step * direction
@@ -57,8 +57,8 @@ def _reals(x):
 
 
 def _quotient(numerator, denominator, active):
-    """0 where not ``active``, without ever computing 0 / 0, whose gradient would be NaN."""
-    return torch.where(active, numerator, 0) / torch.where(active, denominator, 1)
+    """0 where ``active`` is 0 and not 1, without ever computing 0 / 0, whose gradient would be NaN."""
+    return numerator * active / (denominator * active + (1 - active))
 
 
 class _Implicit(torch.autograd.Function):

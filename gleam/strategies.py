@@ -20,6 +20,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from gleam import execution
 from gleam.inversion import Monitor, propagate_by_inversion
 from gleam.metrics import complex_l1
 from gleam.unrolled import split
@@ -63,13 +64,9 @@ class Checkpointed(_Undivided):
     def propagate(self, iterations, x, batch):
         """Run ``iterations`` on ``x``; keep the input of each and compute its activations again on the way back."""
         for iteration in iterations:
-            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=not _is_capturing())
+            keeps_random_state = not execution.is_capturing()  # no random numbers are drawn in a captured step
+            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=keeps_random_state)
         return x
-
-
-def _is_capturing():
-    """Whether a CUDA graph is being recorded: the state of random numbers cannot be read then, and none are drawn."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @dataclass(frozen=True)
@@ -226,7 +223,8 @@ def update_module(loss, optimizer, average=None):
     ``average(loss, parameters)`` comes between the two, where several processes share a mini-batch.
     """
     if loss.requires_grad:
-        loss.backward()
+        with torch.autocast(loss.device.type, enabled=False):  # formats are those of the forward pass
+            loss.backward()
     loss = loss.detach()
     if average:
         average(loss, [p for group in optimizer.param_groups for p in group["params"]])
@@ -254,20 +252,17 @@ def parameters_by_module(strategy, network):
 def optimizers(strategy, network, *, learning_rate, weight_decay=0.0):
     """One Adam per module of ``strategy``, with the paper's betas (Section V-C4) and one fused kernel for all weights.
 
-    On CUDA the learning rate is a tensor on the device, so that a captured step reads it anew each time; change it by
+    On CUDA the learning rate is a tensor on the device, which a captured step reads anew each time; change it by
     :func:`set_learning_rate`. Raises what :func:`parameters_by_module` raises.
     """
     return [_adam(group, learning_rate, weight_decay) for group in parameters_by_module(strategy, network)]
 
 
 def _adam(parameters, learning_rate, weight_decay):
-    on_cuda = all(p.is_cuda for p in parameters)
-    if on_cuda:
-        learning_rate = torch.tensor(learning_rate, device=parameters[0].device)
     can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex ones
-    return torch.optim.Adam(
-        parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse, capturable=on_cuda
-    )
+    if can_fuse and all(p.is_cuda for p in parameters):
+        learning_rate = torch.tensor(learning_rate, device=parameters[0].device)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse)
 
 
 def set_learning_rate(optimizer, rate):

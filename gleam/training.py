@@ -53,7 +53,8 @@ def fit(
     ``batches(batch_size)``, ``index``, ``subjects`` and ``fingerprint``. ``batch_size``: slices per step; ``seed``: of
     their order and masks; ``name``: for the progress bar.
 
-    ``device``: one, or a list of them to spread the modules over (:func:`gleam.parallel.spread`). With
+    ``device``: one, or a list of them to spread the modules over (:func:`gleam.parallel.spread`). On a GPU convolutions
+    are in TF32, torch's default, unless ``strategy`` is a :class:`gleam.Fast` of another precision. With
     :class:`gleam.ParallelGreedy` under torchrun every process calls ``fit`` with the same arguments; "cuda" is then the
     GPU of its number, ``run_dir`` a folder that all of them see, and ``val.batches`` also takes ``part=(i, n)``.
     The run is the same as with ``Greedy``, and one goes on with what the other has begun.

@@ -91,7 +91,7 @@ class Recorder:
     def __init__(self):
         self.n_recorded = 0
 
-    def __call__(self, step):
+    def __call__(self, step, device):
         self.n_recorded += 1
         losses = [torch.zeros(()) for _ in range(2)]
 
@@ -104,7 +104,7 @@ class Recorder:
 
 def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
     odd = random_batch(n=1, seed=77)
-    order = [*batches(5), odd, *batches(2)]
+    order = [odd, *batches(5), odd, *batches(2)]
     found = []
     for recorded in (False, True):
         net, strategy, recorder = network(), gleam.Greedy(2), Recorder()
@@ -117,13 +117,27 @@ def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
     assert weights_equal(state, replayed_state)
 
 
-def test_a_network_that_draws_random_numbers_takes_ordinary_steps():
-    net, strategy, recorder, drawn = network(), gleam.Greedy(2), Recorder(), []
-    net.iterations[0].register_forward_hook(lambda *_: drawn.append(1))
+@pytest.mark.parametrize("seeds_anew", [False, True])
+@pytest.mark.parametrize("i", range(3))
+def test_a_network_that_draws_random_numbers_takes_ordinary_steps(i, seeds_anew):
+    net, strategy, recorder, drawn, n_steps = network(), gleam.Greedy(2), Recorder(), [], []
+    if seeds_anew:  # as gleam.fit does, before every iteration
+        for iteration in net.iterations:
+            iteration.register_forward_pre_hook(lambda *_: drawn.clear())
+    net.iterations[i].denoiser.register_forward_hook(lambda *_: drawn.append(n_steps.append(1)))
     replay = fast.Replay(strategy, record=recorder, offset=lambda device: len(drawn))
     trained(replay, net, strategies.optimizers(strategy, net, learning_rate=1e-3), batches(6))
     assert recorder.n_recorded == 0
-    assert len(drawn) == 6
+    assert len(n_steps) == 6
+
+
+def test_optimizers_are_capturable_in_a_recording_only():
+    net, seen = network(), []
+    optimizers = strategies.optimizers(gleam.Greedy(2), net, learning_rate=1e-3)
+    with fast._capturable(optimizers):
+        seen += [optimizer.param_groups[0]["capturable"] for optimizer in optimizers]
+    assert seen == [True, True]
+    assert not any(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
 
 
 def test_the_learning_rate_of_a_captured_step_is_a_tensor_that_is_written_in_place():

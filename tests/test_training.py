@@ -212,6 +212,16 @@ def test_a_run_in_calls_of_limited_time_is_the_run_in_one(strategy, splits, tmp_
     assert [row["loss"] for row in fit.history] == [row["loss"] for row in expected.history]
 
 
+def test_a_checkpoint_of_another_network_is_named(splits, tmp_path):
+    train, val, _ = splits
+    for folder, net in {"own": network(), "foreign": gleam.unrolled.pgd(n_iterations=2, n_features=4)}.items():
+        gleam.fit(net, train, val, Greedy(2), run_dir=tmp_path / folder, **SETTINGS)
+    (path,), (foreign,) = ((tmp_path / f).glob("*/checkpoint.safetensors") for f in ("own", "foreign"))
+    path.write_bytes(foreign.read_bytes())
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is a checkpoint of another network .*missing there"):
+        gleam.fit(network(), train, val, Greedy(2), run_dir=tmp_path / "own", **SETTINGS)
+
+
 def test_weights_are_in_a_checkpoint_once(splits, tmp_path):
     train, val, _ = splits
     net = network()

@@ -86,6 +86,9 @@ def _of_steps():
             found[f"step of {name}, PGD"] = Check(_beside_cpu(probes.gradients, strategy, "PGD"))
         # conjugate gradients stop where they have converged, one step sooner or later: 3e-4 between fp32 and fp64
         found[f"step of {name}, MoDL"] = Check(_beside_cpu(probes.gradients, strategy), 2e-3)
+    found["step of GLEAM, MoDL, a contraction"] = Check(
+        _beside_cpu(probes.gradients, Greedy(3), "MoDL, a contraction"), 2e-3
+    )
     return found | {"step of GLEAM, PGD, 2D + time": Check(_beside_cpu(probes.gradients, Greedy(3), NETWORKS[2]))}
 
 
@@ -93,7 +96,7 @@ def _of_ways():
     """The same step in another way: as the replay of a graph, with padded channels, compiled."""
     captured = {
         ("End-to-end", "PGD"): EndToEnd(), ("Checkpointing", "PGD"): Checkpointed(), ("GLEAM", "PGD"): Greedy(3),
-        ("GLEAM", "MoDL"): Greedy(3),
+        ("GLEAM", "MoDL"): Greedy(3), ("GLEAM", "MoDL, a contraction"): Greedy(3),
     }  # fmt: skip
     found = {
         f"replayed, {name}, {network}": Check(partial(_replayed, strategy=strategy, name=network))
@@ -101,7 +104,8 @@ def _of_ways():
     }
     found["replayed, weights"] = Check(partial(_replayed, part=1), 1e-3)
     found["stopped and resumed, weights"] = Check(_stopped)
-    found["replayed, bf16"] = Check(partial(_replayed, precision="bf16"), 2e-3)
+    for name in ("PGD", "PGD, 2D + time"):
+        found[f"replayed, bf16, {name}"] = Check(partial(_replayed, precision="bf16", name=name), 2e-3)
     for name in NETWORKS:
         padded = partial(_same, ways=[(Greedy(3), {"channel_multiple": 8}), (Greedy(3), {})], name=name)
         found[f"padded channels, {name}"] = Check(padded)
@@ -125,14 +129,15 @@ def _same(at, ways, name="MoDL"):
 
 def _of_precision():
     return {
-        "tf32 beside fp32, losses": Check(partial(_rounded, precision="tf32"), 2e-3),
-        "bf16 beside fp32, losses": Check(partial(_rounded, precision="bf16"), 1e-2),
+        f"{precision} beside fp32, losses, {name}": Check(partial(_rounded, precision=precision, name=name), bound)
+        for precision, bound in {"tf32": 2e-3, "bf16": 1e-2}.items()
+        for name in NETWORKS
     }
 
 
-def _rounded(at, precision):
+def _rounded(at, precision, name):
     fasts = [Fast(Greedy(3), p, captured=False, channel_multiple=1) for p in (precision, "fp32")]
-    return relative_error(*(probes.training(at, fast)[0] for fast in fasts))
+    return relative_error(*(probes.training(at, fast, name)[0] for fast in fasts))
 
 
 def _of_strategies():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gleam import records
+from gleam import execution, records
 from gleam.files import write_json
 
 VERSION = 1  # raise it when what a job measures changes: its records are then made anew
@@ -137,6 +137,8 @@ def tidy(setting):
     if not setting.on_cuda:
         return
     gc.collect()
+    if execution.compiled.cache_info().currsize:
+        torch.compiler.reset()  # it compiles a function for a few kinds of arguments only, then no more
     try:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()

@@ -42,9 +42,9 @@ class At:
         return random_batch(self.shapes[kind], 4, 2, seed=seed).to(self.device)
 
     def network(self, name, n_iterations=3):
-        """One of the networks "PGD", "MoDL" and "PGD, 2D + time", untrained, on the CPU."""
-        if name == "MoDL":
-            return modl(n_iterations, self.n_features, mu=0.5)
+        """One of the networks "PGD", "MoDL", "MoDL, a contraction" and "PGD, 2D + time", untrained, on the CPU."""
+        if name.startswith("MoDL"):
+            return modl(n_iterations, self.n_features, mu=0.5, lipschitz=0.9 if name.endswith("contraction") else None)
         return pgd(n_iterations, self.n_features, n_dims=3 if name.endswith("time") else 2)
 
 
@@ -97,6 +97,11 @@ def reconstruction(at):
     return [reconstruct(at.network("PGD").to(at.device), at.batch())]
 
 
+def _kind(name):
+    """Of the images that the network ``name`` takes."""
+    return "2D + time" if name.endswith("time") else "2D"
+
+
 class Gradients:
     """Stands in for an optimizer: keeps the gradients of its step and leaves the weights alone."""
 
@@ -120,7 +125,7 @@ def gradients(at, strategy, name="MoDL", *, network=None, devices=None, **option
         spread(network, strategy, devices)
     keepers = [Gradients(group) for group in parameters_by_module(strategy, network)]
     fast = Fast(strategy, "fp32", captured=False, **{"channel_multiple": 1} | options)
-    losses = fast.step(network, at.batch("2D + time" if name.endswith("time") else "2D"), keepers)
+    losses = fast.step(network, at.batch(_kind(name)), keepers)
     by_module = [torch.cat([g.cpu().flatten() for g in keeper.found]) for keeper in keepers]
     return [torch.stack([loss.cpu() for loss in losses]), *directions(by_module)]
 
@@ -143,7 +148,7 @@ def training(at, fast, name="PGD"):
     network = at.network(name).to(at.device).train()
     before = [p.detach().clone() for p in network.parameters()]
     adams = optimizers(fast, network, learning_rate=1e-3, weight_decay=1e-4)
-    batches, losses = [at.batch(seed=seed) for seed in range(3)], []
+    batches, losses = [at.batch(_kind(name), seed) for seed in range(3)], []
     for i in range(N_STEPS):
         for adam in adams:
             set_learning_rate(adam, 1e-3 if i < 5 else 1e-4)

@@ -129,10 +129,11 @@ def environment(device="cpu"):
     names = ("gleam", "torch", "numpy", "h5py", "sigpy", "scikit-image", "pandas", "safetensors")
     on_gpu = torch.device(device).type == "cuda"
     device = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})"
+    of_gpu = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())} if on_gpu else {}
     return {
         "device": device, "n_threads": torch.get_num_threads(), "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in names},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in names} | of_gpu,
     }  # fmt: skip
 
 

@@ -201,7 +201,7 @@ def test_checks_see_what_is_wrong():
     at = checks.probes.At("cpu", **TINY.probes)
     whole, in_modules = (checks.probes.gradients(at, strategy)[1:] for strategy in (gleam.EndToEnd(), gleam.Greedy(2)))
     assert checks.relative_error([torch.cat(in_modules)], whole) > 0.1
-    assert checks.checks()["bf16 beside fp32, losses"].error(at) > 1e-6
+    assert checks.checks()["bf16 beside fp32, losses, PGD"].error(at) > 1e-6
     assert checks.checks()["GLEAM of one module is end-to-end"].error(at) == 0
 
 
