@@ -226,8 +226,8 @@ class Run:
         if own != found:
             key = min(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
             raise ValueError(
-                f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} there "
-                f"and {own.get(key, 'missing')} here; delete it to train anew"
+                f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} "
+                f"there and {own.get(key, 'missing')} here; delete it to train anew"
             )
 
 
