@@ -5,6 +5,7 @@ Figures do not go through ``pyplot``: nothing is current, nothing has to be clos
 
 import io
 import itertools
+from contextlib import contextmanager
 
 import matplotlib
 import matplotlib.figure
@@ -117,9 +118,7 @@ def kspace_magnitude(kspace):
 
 def learning_curves(fits):
     """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; rings mark what was kept."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.2), layout="constrained")
-        axis = figure.subplots()
+    with _axis(6, 3.2) as (figure, axis):
         for i, (name, fit) in enumerate(fits.items()):
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
@@ -135,9 +134,7 @@ def curves(lines, *, xlabel, ylabel, log="", reference=None):
 
     ``log``: axes to scale logarithmically, "x", "y" or "xy"; ``reference``: a value of y to mark by a dashed line.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.4), layout="constrained")
-        axis = figure.subplots()
+    with _axis(6, 3.4) as (figure, axis):
         for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
             y = np.atleast_2d(np.asarray(y, float))
             mean, spread = y.mean(0), y.std(0)
@@ -168,9 +165,7 @@ def stacked(bars, *, ylabel):
     Parts have the same colour in every bar, in the order in which they first occur.
     """
     parts = list(dict.fromkeys(part for heights in bars.values() for part in heights))
-    with matplotlib.rc_context(STYLE | {"axes.grid.axis": "y", "axes.axisbelow": True}):
-        figure = Figure(figsize=(7, 3.4), layout="constrained")
-        axis = figure.subplots()
+    with _axis(7, 3.4, **{"axes.grid.axis": "y", "axes.axisbelow": True}) as (figure, axis):
         bottom = np.zeros(len(bars))
         for part, color in zip(parts, itertools.cycle(["#0072b2", "#e69f00", "#8c8c8c", "#009e73", "#cc79a7"])):
             heights = np.array([heights.get(part, 0.0) for heights in bars.values()])
@@ -192,9 +187,7 @@ def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=N
     zero, so that heights can be compared.
     """
     names = list(dict.fromkeys([*predicted, *measured]))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(8, 3.4), layout="constrained")
-        axis = figure.subplots()
+    with _axis(8, 3.4) as (figure, axis):
         if ideal is not None:
             axis.plot(*ideal, color="black", lw=0.8, ls=":", label="ideal")
         for i, (name, marker) in enumerate(zip(names, itertools.cycle("os^Dv"))):
@@ -213,9 +206,7 @@ def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=N
 
 def tradeoff(points, *, xlabel, ylabel):
     """One labelled point per method: ``points`` is a dict of label to (x, y). Both axes start at zero."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
-        axis = figure.subplots()
+    with _axis(7, 4) as (figure, axis):
         for name, (x, y) in points.items():
             color = COLORS.get(name, COLORS["GLEAM"] if name.startswith("GLEAM") else "black")
             axis.plot(x, y, "o", color=color, ms=7)
@@ -237,9 +228,7 @@ def roofline(points, limits, *, label=""):
     ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}
     places = [rate / bandwidth for rate in ceilings.values()] + [x for x, _ in points.values()]
     left, right = min(places) / 4, max(places) * 8
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 4.8), layout="constrained")
-        axis = figure.subplots()
+    with _axis(6, 4.8) as (figure, axis):
         top = max(ceilings.values()) / bandwidth
         axis.plot([left, top], [left * bandwidth, top * bandwidth], color="black", lw=1.2)
         _beside(axis, f"memory: {_rate(bandwidth, 'B/s')}", (left, left * bandwidth), (8, -2), va="center")
@@ -271,15 +260,21 @@ def per_slice(records, metric="psnr", unit="dB"):
     """Each method's score on every test slice; a line joins the scores of a slice, so that shifts can be seen."""
     names = list(records)
     values = np.array([records[name].table[metric] for name in names])
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6, 3.2), layout="constrained")
-        axis = figure.subplots()
+    with _axis(6, 3.2) as (figure, axis):
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):
             axis.plot(i, values[i].mean(), "o", ms=9, color=COLORS.get(name, "black"), zorder=2)
         axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
         axis.set_ylabel(f"{metric.upper()} ({unit})" if unit else metric)
     return figure
+
+
+@contextmanager
+def _axis(width, height, **style):
+    """A figure of that size in inches and its only axis, in the book's style."""
+    with matplotlib.rc_context(STYLE | style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
 
 
 def _magnitude(image):
