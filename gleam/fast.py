@@ -127,7 +127,7 @@ class Replay:
             for hook in hooks:
                 hook.remove()
         draws = not {*offsets, self.offset(device)} <= {before, 0}  # 0: seeded anew within the step
-        is_fused = all(group["fused"] for optimizer in optimizers for group in optimizer.param_groups)
+        is_fused = all(group.get("fused") for optimizer in optimizers for group in optimizer.param_groups)
         self.is_ordinary |= draws or not is_fused or any(p.device != device for p in network.parameters())
         return losses
 
