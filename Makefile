@@ -9,11 +9,14 @@ PEERS  := $(VENV)/peers/.installed
 AT_ONCE = $(or $(JOBS),$(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))))
 RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
 RECORDS = $(and $(STAGES),--stages "$(STAGES)") $(and $(ONLY),--only "$(ONLY)") $(and $(OUT),--out "$(OUT)") $(and $(RESUME),--resume-from "$(RESUME)")
+ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
+SITE    := $(CURDIR)/_work/site
+LINUX   := 17 27 28
 STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data benchmark records lock lint clean help
+.PHONY: reproduce test book notebooks data benchmark records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -37,8 +40,13 @@ lint: $(STAMP)  ## Style, and notebooks without outputs
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
 
-records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to go on (installs nothing)
-	@$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/records/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
+records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to go on (installs nothing but WHEELS)
+	@$(if $(WHEELS),$(ANY_PYTHON) -m pip install -qq --no-index --no-deps --upgrade --target $(SITE) $(WHEELS)/*.whl)
+	@$(if $(WHEELS),PYTHONPATH="$(SITE)") $(ANY_PYTHON) benchmarks/records/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
+
+# What a machine that holds torch may lack, for Python 3.12 or the version FOR.
+wheels: $(STAMP)  ## Fetch what brains and compressed sensing need, into wheels/, for make records WHEELS=wheels
+	@$(BIN)/python -m pip download -qq --no-deps --only-binary=:all: --python-version $(or $(FOR),3.12) $(LINUX:%=--platform manylinux_2_%_x86_64) -d wheels -c requirements.lock nilearn nibabel sigpy pywavelets joblib
 
 lock: $(STAMP)  ## Write requirements.lock from what .venv holds
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new

@@ -2,6 +2,7 @@ from functools import partial
 
 import pytest
 import torch
+from joblib import parallel_config
 from problems import complex_normal, random_batch, unit_maps
 
 from gleam import baselines, masks, metrics, physics
@@ -65,6 +66,15 @@ def test_spatiotemporal_lowers_its_objective(series):
         assert objective(moved).item() > values[3]
     for other in (series.target, baselines.wavelet(0.003)(series)):
         assert objective(other).item() > values[3]
+
+
+@pytest.mark.parametrize("backend", ["threading", pytest.param("loky", marks=pytest.mark.slow)])
+def test_slices_and_series_shared_out_give_the_same_images(backend):
+    batch = random_batch(n=3, n_frames=2, shape=(16, 12))
+    for method in (baselines.wavelet(0.02, n_iterations=3), baselines.spatiotemporal(**LAMDAS, n_iterations=3)):
+        with parallel_config(backend=backend, n_jobs=2):
+            images = method(batch)
+        torch.testing.assert_close(images, method(batch), rtol=0, atol=0)
 
 
 def test_each_weight_does_its_part_and_the_result_is_better(series):

@@ -45,7 +45,18 @@ def test_every_module_has_a_layer():
 
 def test_core_imports_without_optional_packages():
     """Packages of the extras are imported where they are used (figures and widgets are not part of the core)."""
-    optional = ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "matplotlib", "IPython", "skimage", "scipy"]
+    optional = [
+        "sigpy",
+        "ismrmrd",
+        "joblib",
+        "nilearn",
+        "pooch",
+        "papermill",
+        "matplotlib",
+        "IPython",
+        "skimage",
+        "scipy",
+    ]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in optional)
     command = [sys.executable, "-c", f"import sys; {blocked}; import gleam, gleam.datasets"]
     assert subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent).stderr == ""

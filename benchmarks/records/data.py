@@ -36,9 +36,9 @@ class Data:
         )  # fmt: skip
 
     @staticmethod
-    def has(package):
-        """Whether a package is installed here."""
-        return find_spec(package) is not None
+    def has(*packages):
+        """Whether all of these packages are installed here."""
+        return all(find_spec(package) for package in packages)
 
     def can_make(self, kind):
         """Whether ``kind`` can be made here: brains are drawn on an atlas that nilearn brings."""

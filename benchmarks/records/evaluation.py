@@ -4,6 +4,7 @@ from functools import partial
 
 import gleam
 from gleam import cost
+from gleam.files import n_cores
 from records import plan
 from records.jobs import Job, work_through
 
@@ -28,10 +29,13 @@ def work(setting, data, *, chosen, after):
 
 
 def _jobs(setting, data, runs):
-    tables = {run.experiment: run for run in runs}.values()
-    found = [_baseline(setting, data, run, "Zero-filled", gleam.baselines.zero_filled) for run in tables]
+    tables = {}
+    for run in runs:  # tables of the same data share what needs no training
+        tables.setdefault(run.acceleration, {})[run.experiment] = run
+    tables = [list(table.values()) for table in tables.values()]
+    found = [_zero_filled(setting, data, table) for table in tables]
     found += of_runs(setting, data, runs)
-    return found + [_baseline(setting, data, run, "CS", _cs(setting, run)) for run in tables if data.has("sigpy")]
+    return found + [_cs(setting, data, table) for table in tables if data.has("sigpy", "joblib")]
 
 
 def of_runs(setting, data, runs):
@@ -70,27 +74,39 @@ def _cost(setting, run):
     return (cost.Cost(**found.cost), {"cost_precision": "fp32"}) if found else (None, {})
 
 
-def _baseline(setting, data, run, method, function):
-    """A job that scores what needs no training, on the data of ``run``."""
+def _zero_filled(setting, data, table):
     seconds = setting.sizes.seconds.get("evaluation", 0)
-    if method == "CS":
-        seconds = setting.sizes.seconds.get("cs", 0)
-    return Job(
-        f"scores, {run.experiment}, {method}", seconds,
-        partial(_score_baseline, setting, data, run, method, function),
-        partial(setting.find, run.experiment, method), f"scores, {run.kind}, {method}",
-    )  # fmt: skip
+    return _baseline(setting, table, "Zero-filled", seconds, partial(gleam.evaluate, gleam.baselines.zero_filled), data)
 
 
-def _score_baseline(setting, data, run, method, function):
-    parts = data[run.kind, run.acceleration]
-    table = gleam.evaluate(function, parts[-1], device=setting.device)
-    settings = {"arguments": getattr(function, "keywords", {})}
-    setting.save(run.experiment, method, table, parts, settings=settings)
-    return f"{table['psnr'].mean():.2f} dB"
-
-
-def _cs(setting, run):
+def _cs(setting, data, table):
+    run, n_iterations = table[0], setting.sizes.cs_iterations
     if run.kind == "hearts":
-        return gleam.baselines.spatiotemporal(0.0, *TOTAL_VARIATION, n_iterations=setting.sizes.cs_iterations[1])
-    return gleam.baselines.wavelet(WAVELET[run.experiment], n_iterations=setting.sizes.cs_iterations[0])
+        function = gleam.baselines.spatiotemporal(0.0, *TOTAL_VARIATION, n_iterations=n_iterations[1])
+    else:
+        function = gleam.baselines.wavelet(WAVELET[run.experiment], n_iterations=n_iterations[0])
+    evaluate = partial(_on_all_cores, function)
+    return _baseline(setting, table, "CS", setting.sizes.seconds.get("cs", 0), evaluate, data, function.keywords)
+
+
+def _on_all_cores(function, *arguments, **keywords):
+    from joblib import parallel_config
+
+    with parallel_config(n_jobs=n_cores()):
+        return gleam.evaluate(function, *arguments, batch_size=4 * n_cores(), **keywords)
+
+
+def _baseline(setting, table, method, seconds, evaluate, data, arguments=None):
+    """A job that scores what needs no training, for all runs of ``table``, whose data are the same."""
+
+    def score():
+        parts = data[table[0].kind, table[0].acceleration]
+        scores = evaluate(parts[-1], device=setting.device)
+        for run in table:
+            setting.save(run.experiment, method, scores, parts, settings={"arguments": arguments or {}})
+        return f"{scores['psnr'].mean():.2f} dB"
+
+    return Job(
+        f"scores, {' and '.join(run.experiment for run in table)}, {method}", seconds, score,
+        lambda: all(setting.find(run.experiment, method) for run in table), f"scores, {table[0].kind}, {method}",
+    )  # fmt: skip

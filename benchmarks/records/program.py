@@ -85,8 +85,8 @@ def _say_what_is_left_out(data, stages):
         return
     if not data.has("nilearn"):
         print("Brains are left out: their phantom needs nilearn's atlas, which is not installed.")
-    if not data.has("sigpy"):
-        print("Compressed sensing (CS) is left out: it needs sigpy, which is not installed.")
+    if not data.has("sigpy", "joblib"):
+        print("Compressed sensing (CS) is left out: it needs sigpy and joblib, which are not installed.")
 
 
 def _options(arguments):

@@ -75,7 +75,7 @@ PAPER = Sizes(
     probes={"shapes": {"2D": (96, 80), "2D + time": (6, 48, 40)}, "n_features": 20},
     seconds={
         "check": 15, "compile": 90, "limits": 15, "ladder": 240, "cost": 90, "cost with MEL": 150, "data": 120,
-        "evaluation": 40, "cs": 4000,
+        "evaluation": 40, "cs": 450,
     },
 )  # fmt: skip
 

@@ -39,7 +39,7 @@ def _asked_once():
 def _bare_machine(_asked_once):
     """As where this is meant to run: without what brains and compressed sensing need."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Data, "has", staticmethod(lambda package: False))
+        patch.setattr(Data, "has", staticmethod(lambda *packages: False))
         yield
 
 
@@ -312,7 +312,7 @@ def test_unknown_stages_are_refused(tmp_path, capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_sentence_and_needs_no_optional_package():
-    missing = ["sigpy", "ismrmrd", "nilearn", "pooch", "papermill", "deepinv", "mrpro", "IPython"]
+    missing = ["sigpy", "ismrmrd", "joblib", "nilearn", "pooch", "papermill", "deepinv", "mrpro", "IPython"]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in missing)
     code = f"import runpy, sys; {blocked}; sys.argv[1:] = []; runpy.run_path({str(RUN)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
@@ -334,3 +334,16 @@ def test_sigterm_packs_what_there_is(tmp_path):
     assert process.returncode == 1 and packing.unpack(tmp_path / "out", tmp_path / "back", tmp_path) == []
     written = list((tmp_path / "back").glob("*/*/*.json"))
     assert written and all(json.loads(path.read_text())["experiment"] == "correctness" for path in written)
+
+
+@pytest.mark.slow
+def test_brains_and_compressed_sensing_where_their_packages_are(tmp_path, monkeypatch):
+    pytest.importorskip("nilearn")
+    monkeypatch.setattr(Data, "has", staticmethod(lambda *packages: True))
+    status, printed = call(tmp_path, "--stages", "evaluation")
+    assert status == 0 and "left out" not in printed
+    everything = found(tmp_path)
+    tables = {experiment for experiment, _ in everything}
+    assert {"fastmri_pgd", "cine_modl", "mridata_pgd_R12"} < tables and len(everything) == 2 * len(tables)
+    shared = [everything[f"mridata_{network}_R16", "CS"].scores for network in ("pgd", "modl")]
+    assert shared[0] == shared[1] != everything["mridata_pgd_R12", "CS"].scores
