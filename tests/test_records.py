@@ -136,6 +136,10 @@ def test_a_caption_says_where_and_how_far_an_archived_run_got():
     other = full_scale("End-to-end", n_steps_done=50_000, data={"is_phantom": False})
     said = records.archive_caption({"GLEAM": gleam, "End-to-end": other})
     assert said.endswith("phantoms and scans, 12,000 of 50,000 steps (GLEAM); 50,000 of 50,000 steps (End-to-end).")
+    formats = [{"precision": name, "cost_precision": "fp32"} for name in ("fp32", "bf16")]
+    mel, gleam = (replace(other, settings=other.settings | settings) for settings in formats)
+    said = records.archive_caption({"MEL": mel, "GLEAM": gleam})
+    assert said.endswith("50,000 of 50,000 steps, trained in bf16 and fp32, memory and time in fp32.")
     said = records.archive_caption({"GLEAM": full_scale(data={})})
     assert said == "*Full scale, archived*: NVIDIA H200, 2026-12-01, nothing trained yet."
 

@@ -60,10 +60,10 @@ def _score(setting, data, run):
     parts, network = data[run.kind, run.acceleration], run.trained(setting)
     table = gleam.evaluate(network, parts[-1], device=setting.device)
     found, settings = _cost(setting, run)
+    settings |= run.case.describe() | {"n_iterations": run.n_iterations, "precision": run.strategy.precision}
     setting.save(
-        run.experiment, run.method, table, parts, network=network, fit=run.fit(setting), cost=found,
-        settings=run.case.describe() | {"n_iterations": run.n_iterations} | settings,
-    )  # fmt: skip
+        run.experiment, run.method, table, parts, network=network, fit=run.fit(setting), cost=found, settings=settings
+    )
     return f"step {run.n_steps_done(setting)}, {table['psnr'].mean():.2f} dB"
 
 

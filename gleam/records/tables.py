@@ -46,7 +46,7 @@ def table(records, paper=None, archived=None, over=("slices", "subjects"), metri
 
 
 def archive_caption(found):
-    """What a caption has to say about an archived run: device, dates, data and how far its training got.
+    """What a caption has to say about an archived run: device, dates, data, number formats, and how far training got.
 
     ``found``: what :func:`archived` returned. An empty text if there is none, since the table's row says so.
     """
@@ -63,6 +63,8 @@ def archive_caption(found):
         " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
         _source(found),
         "; ".join(done) or "nothing trained yet",
+        _formats("trained in", "precision", found),
+        _formats("memory and time in", "cost_precision", found),
     ]
     return f"*{ARCHIVED}*: {', '.join(part for part in parts if part)}."
 
@@ -70,6 +72,11 @@ def archive_caption(found):
 def _source(found):
     kinds = {run.is_phantom for run in found.values() if "is_phantom" in run.data}
     return " and ".join(name for kind, name in ((True, "phantoms"), (False, "scans")) if kind in kinds)
+
+
+def _formats(words, key, found):
+    formats = sorted({run.settings[key] for run in found.values() if key in run.settings})
+    return f"{words} {' and '.join(formats)}" if formats else ""
 
 
 def scores_table(rows, index):
