@@ -60,9 +60,13 @@ PAPER = Sizes(
     data={
         "knees": {"n_train": 14, "n_val": 2, "n_test": 3, "n_slices": 320, "matrix": (320, 256), "n_coils": 8},
         "hearts": {
-            "n_train": 17, "n_val": 2, "n_test": 5, "n_slices": 15, "matrix": (180, 208), "n_frames": 20, "n_coils": 8,
+            "n_train": 17, "n_val": 2, "n_test": 5, "n_slices": {"train": 261, "val": 33, "test": 76},
+            "matrix": (180, 208), "n_frames": 20, "n_coils": 8,
         },
-        "brains": {"n_train": 54, "n_val": 50, "n_test": 50, "n_slices": 16, "matrix": (384, 384), "n_coils": 15},
+        "brains": {
+            "n_train": 54, "n_val": 50, "n_test": 50, "n_slices": {"train": 858, "val": 790, "test": 800},
+            "matrix": (384, 384), "n_coils": 15,
+        },
     },
     masks={"knees": {"n_calibration": 20}, "hearts": {}, "brains": {"center_fraction": 0.04}},
     accelerations={"knees": {12: 12, 16: 16, 4: 4}, "hearts": 10, "brains": 8},

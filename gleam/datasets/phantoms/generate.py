@@ -29,7 +29,8 @@ def knee(
 ):
     """Write axial proton-density knees as ISMRMRD files and their split list; returns the split list's path.
 
-    ``n_train``, ``n_val``, ``n_test``: subjects, one file each. ``n_slices``: positions along the readout. ``matrix``:
+    ``n_train``, ``n_val``, ``n_test``: subjects, one file each. ``n_slices``: positions along the readout, of each
+    subject, or a dict of all in a split, which its subjects share: {"train": 858, "val": 790, "test": 800}. ``matrix``:
     (y, z). ``noise``: standard deviation per real channel of one coil over the 95th percentile of the combined image, a
     number or (low, high) drawn per subject. ``n_jobs``: processes at most, default one per core. A file that exists
     with the same settings is kept. Raises ValueError, with a sentence, on a bad argument.
@@ -100,17 +101,27 @@ def planned(write, **settings):
 
 
 def _planned(kind, out_dir, *, n_train, n_val, n_test, n_slices, matrix, n_coils, noise, seed, n_frames=None):
-    plan = {"kind": kind, "n_slices": _count("n_slices", n_slices, 4 if kind == "knee" else 1)}
+    counts = {split: _count(f"n_{split}", n, 0) for split, n in zip(SPLITS, (n_train, n_val, n_test), strict=True)}
+    plan = {"kind": kind, "n_slices": _slices(n_slices, counts, 4 if kind == "knee" else 1)}
     plan |= {"matrix": _matrix(matrix, 32)} | ({"n_frames": _count("n_frames", n_frames, 2)} if kind == "heart" else {})
     plan |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    counts = {"train": n_train, "val": n_val, "test": n_test}
-    return _jobs(plan, counts, Path(out_dir) / FOLDERS[kind], seed)
+    return _jobs(plan, Path(out_dir) / FOLDERS[kind], seed)
 
 
 def _count(name, value, least):
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
     return int(value)
+
+
+def _slices(n_slices, counts, least):
+    """Numbers of slices of the subjects of each split."""
+    if not isinstance(n_slices, dict):
+        return {split: [_count("n_slices", n_slices, least)] * n for split, n in counts.items()}
+    if set(n_slices) != set(SPLITS):
+        raise ValueError(f"n_slices must be a whole number or a dict with {', '.join(SPLITS)}, not {n_slices!r}")
+    totals = {split: _count(f"n_slices of {split}", n_slices[split], least * n) for split, n in counts.items()}
+    return {split: [totals[split] // n + (i < totals[split] % n) for i in range(n)] for split, n in counts.items()}
 
 
 def _matrix(matrix, least):
@@ -137,14 +148,14 @@ def _interval(name, value, least, whole=False):
     return [int(v) if whole else float(v) for v in pair]
 
 
-def _jobs(plan, counts, folder, seed):
+def _jobs(plan, folder, seed):
     """One dictionary per subject; its anatomy depends on (seed, split, number) only, so growing a split keeps files."""
     plan = {"version": VERSION, **plan, "seed": _count("seed", seed, 0)}
     jobs = []
     for code, split in enumerate(SPLITS):
-        for number in range(_count(f"n_{split}", counts[split], 0)):
+        for number, n_slices in enumerate(plan["n_slices"][split]):
             subject = [plan["seed"], KINDS.index(plan["kind"]), code, number]
-            settings = {**plan, "subject": subject}
+            settings = {**plan, "n_slices": n_slices, "subject": subject}
             jobs.append({"path": str(folder / _file_name(subject)), "split": split, "settings": settings})
     if not jobs:
         raise ValueError("n_train, n_val and n_test are all 0; ask for at least one subject")
