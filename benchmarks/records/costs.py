@@ -14,10 +14,11 @@ from gleam.step import Step
 from records.jobs import Failed, Job, sentence
 
 PLAIN = {"Plain PyTorch, fp32": "fp32", "Plain PyTorch, tf32": "tf32"}
-RUNGS = {  # options of gleam.Fast; None: with padded channels or without, whichever was faster
+RUNGS = {  # options of gleam.Fast; None: the multiple of channels that made the fastest of the rungs before
     "fp32": ("fp32", False, False, 1), "tf32": ("tf32", False, False, 1), "bf16": ("bf16", False, False, 1),
-    "bf16, padded": ("bf16", False, False, 8), "bf16, compiled": ("bf16", True, False, None),
-    "bf16, captured": ("bf16", False, True, None), "bf16, compiled, captured": ("bf16", True, True, None),
+    "bf16, padded": ("bf16", False, False, 8), "bf16, padded to 32": ("bf16", False, False, 32),
+    "bf16, compiled": ("bf16", True, False, None), "bf16, captured": ("bf16", False, True, None),
+    "bf16, compiled, captured": ("bf16", True, True, None),
 }  # fmt: skip
 EXACT = {"precision": "fp32", "compiled": False, "captured": False, "channel_multiple": 1}
 LADDERS = {"ladder_pgd2d": "pgd2d", "ladder_modl2d": "modl2d"}
@@ -126,7 +127,7 @@ def _ladder(setting, experiment):
     for name, precision in PLAIN.items():
         _try(rungs, reasons, name, partial(_plain, setting, case, batch, precision))
     for name, (precision, compiled, captured, multiple) in _rungs(setting).items():
-        multiple = multiple or _better_multiple(setting, rungs)
+        multiple = multiple or _best_multiple(setting, rungs)
         _try(rungs, reasons, name, partial(build, precision, compiled, captured, multiple))
     seconds = cost.paired(
         {name: rung.step for name, rung in rungs.items()}, n_rounds=setting.sizes.n_rounds, device=setting.device
@@ -157,13 +158,13 @@ def _build(setting, case, batch, precision, compiled, captured, multiple):
     return Rung(step, split, network, fast, case.describe() | options | _of_strategy(network, fast.strategy))
 
 
-def _better_multiple(setting, rungs):
-    """8 if the step with padded channels was the faster one, else 1."""
-    steps = {name: rungs[name].step for name in ("bf16", "bf16, padded") if name in rungs}
-    if len(steps) < 2:
-        return Fast(Greedy(1)).channel_multiple
-    seconds = cost.paired(steps, n_rounds=5, device=setting.device)
-    return 8 if sum(seconds["bf16, padded"]) < sum(seconds["bf16"]) else 1
+def _best_multiple(setting, rungs):
+    """The multiple of channels of the fastest of the ordinary bf16 steps; without any that of :class:`gleam.Fast`."""
+    multiples = {name: RUNGS[name][3] for name in rungs if name.startswith("bf16") and RUNGS[name][3]}
+    if not multiples:
+        return Fast(None).channel_multiple
+    seconds = cost.paired({name: rungs[name].step for name in multiples}, n_rounds=5, device=setting.device)
+    return multiples[min(seconds, key=lambda name: sum(seconds[name]))]
 
 
 def _plain(setting, case, batch, precision):

@@ -220,6 +220,16 @@ def test_a_ladder_without_a_rung_is_not_climbed_again(tmp_path, monkeypatch):
     assert call(tmp_path, "--stages", "cost", "--only", "ladder_pgd2d")[0] == 0
 
 
+@pytest.mark.parametrize(("fastest", "multiple"), [("bf16", 1), ("bf16, padded", 8), ("bf16, padded to 32", 32)])
+def test_compiled_and_captured_rungs_have_the_channels_of_the_fastest(monkeypatch, fastest, multiple):
+    seconds = lambda steps, **_: {name: [1.0 if name == fastest else 2.0] for name in steps}  # noqa: E731
+    monkeypatch.setattr(costs.cost, "paired", seconds)
+    setting = Setting(TINY, "cpu", Clock(60), Path(), Path())
+    rungs = {name: costs.Rung(None, {}, None, None, {}) for name in ("fp32", "tf32", "bf16", *costs.RUNGS)}
+    assert costs._best_multiple(setting, rungs) == multiple
+    assert costs._best_multiple(setting, {"fp32": rungs["fp32"]}) == 8
+
+
 def test_training_keeps_the_options_it_began_with(tmp_path):
     setting = Setting(TINY, "cpu", Clock(60), tmp_path / "results", tmp_path)
     assert plan.fast_options(setting, "pgd2d") == {
