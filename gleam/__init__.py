@@ -18,11 +18,11 @@ from gleam import (
     training,
     unrolled,
 )
+from gleam.checkpoints import Fit
 from gleam.evaluation import evaluate, reconstruct
 from gleam.fast import Fast
 from gleam.parallel import ParallelGreedy
 from gleam.records import Record
-from gleam.runs import Fit
 from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible, Offloaded
 from gleam.training import fit, fit_all, fit_parallel
 

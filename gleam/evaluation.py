@@ -27,7 +27,7 @@ def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES), 
     Scores are of magnitudes, in the units of the file. ``part=(i, n)`` takes every n-th batch from the i-th on. Returns
     a table with one row per slice: subject, slice, and the ``scores`` (nrmse, psnr in dB, ssim, ssim_object).
     """
-    tables = []
+    device, tables = execution.checked_device(device), []
     for indices, batch in data.batches(batch_size, part) if part else data.batches(batch_size):
         batch = batch.to(device)
         scale = physics.per_example(batch.scale, batch.target)

@@ -22,6 +22,28 @@ class _Execution:
 _current = _Execution()
 
 
+def checked_device(device):
+    """``device`` as a torch.device. Raises ValueError if that is no CPU and no GPU that is there."""
+    try:
+        checked = torch.device(device)
+    except (RuntimeError, TypeError):
+        checked = None
+    if checked is None or checked.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} must be 'cpu', 'cuda' or a GPU with its number, as 'cuda:1'")
+    n_gpus = torch.cuda.device_count() if checked.type == "cuda" else None
+    if n_gpus == 0:
+        raise ValueError(f"device={str(device)!r} needs a GPU and there is none; take device='cpu' (the quick profile)")
+    if n_gpus and (checked.index or 0) >= n_gpus:
+        raise ValueError(f"device={str(device)!r} is not there: GPUs are numbered from 0 to {n_gpus - 1}")
+    return checked
+
+
+def numbered_device(device):
+    """As :func:`checked_device`, with the number that a bare "cuda" stands for in this process."""
+    device = checked_device(device)
+    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
+
+
 @contextmanager
 def using(precision="fp32", *, device_type, compiled=False, channel_multiple=1):
     """Context in which the networks' convolutions run in ``precision`` on ``device_type``, "cuda" or "cpu".

@@ -31,6 +31,14 @@ def written_whole(path):
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder):
+    """Make ``folder`` and see that files can be written there. Raises OSError, with a sentence, if not."""
+    mark = Path(folder) / ".writable"
+    with written_whole(mark):
+        pass
+    mark.unlink(missing_ok=True)
+
+
 @contextmanager
 def locked(path, waiting=""):
     """Hold the lock file ``path`` alone among processes; it ends with its process.

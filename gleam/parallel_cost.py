@@ -6,6 +6,7 @@ from functools import partial
 from gleam import processes
 from gleam.allocator import keep_freed_memory
 from gleam.cost import Cost, paired
+from gleam.execution import checked_device
 from gleam.launching import launch
 from gleam.parallel import ParallelGreedy
 from gleam.step import Step, synchronize
@@ -21,6 +22,7 @@ def measure(network, batch, *, n_processes=2, n_modules=None, n_steps=24, n_roun
     ``step_seconds`` are the means of each block, peaks those of the process that needs most. A script that calls this
     needs ``if __name__ == "__main__":``.
     """
+    checked_device(device)
     n_modules = n_modules or len(network.iterations)
     methods = {
         "GLEAM": Greedy(n_modules),

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gleam.execution import checked_device
 from gleam.fast import Fast
 from gleam.strategies import optimizers
 
@@ -141,10 +142,8 @@ def limits(device="cpu", *, seconds=1.0, n=None, n_bytes=None):
     ``copy_bytes_per_second``: copy of ``n_bytes`` within the device's memory, read and written (default: 2 GiB and 256
     MiB). Every call is waited for. Raises ValueError for a GPU that is not there.
     """
-    device = torch.device(device)
+    device = checked_device(device)
     on_cuda = device.type == "cuda"
-    if on_cuda and not torch.cuda.is_available():
-        raise ValueError(f"device={str(device)!r} needs a GPU and there is none; take device='cpu'")
     n, n_bytes = n or (8192 if on_cuda else 512), n_bytes or (2**31 if on_cuda else 2**28)
     formats = {"bf16": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "fp32": (torch.float32, "ieee")}
     if not on_cuda:

@@ -1,19 +1,16 @@
 """One training run: its state, its checkpoint, and what of it several processes share."""
 
-import json
 import math
 import sys
 import time
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from gleam import (
+    checkpoints,
     convolutions,
     denoisers,
     evaluation,
@@ -28,9 +25,10 @@ from gleam import (
     strategies,
     unrolled,
 )  # fmt: skip
+from gleam.checkpoints import Fit
 from gleam.datasets import slices
 from gleam.evaluation import evaluate
-from gleam.files import digest, locked, written_whole
+from gleam.files import digest, locked
 from gleam.identity import code_digest, sources, weights_digest
 from gleam.strategies import optimizers, set_learning_rate
 
@@ -38,19 +36,6 @@ DECIDING = [
     convolutions, denoisers, evaluation, execution, fast, fourier, inversion, masks, metrics, physics, slices, solvers,
     strategies, unrolled, sys.modules[__name__],
 ]  # fmt: skip
-
-
-@dataclass
-class Fit:
-    """What a training run did. ``history`` has one row per validation: step, loss per module, nRMSE, seconds so far,
-    and what the strategy noticed."""
-
-    settings: dict
-    history: list = field(default_factory=list)
-    n_steps_done: int = 0
-    best_step: int | None = None
-    best_nrmse: float = math.inf
-    seconds: float = 0.0
 
 
 class Run:
@@ -186,49 +171,28 @@ class Run:
             self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
 
     def save(self):
-        tensors = {}
-        for m in self.mine:
-            for i, state in self.optimizers[m].state_dict()["state"].items():
-                tensors |= {f"optimizer.{m}.{i}.{key}": value for key, value in state.items()}
-        tensors = self.team.merge(tensors)
+        states = {m: self.optimizers[m].state_dict()["state"] for m in self.mine}
+        state = self.team.merge(
+            {
+                f"{m}.{i}.{name}": value
+                for m, of_module in states.items()
+                for i, of_parameter in of_module.items()
+                for name, value in of_parameter.items()
+            }
+        )
         if self.team.is_first:
-            tensors |= {f"network.{key}": value for key, value in self.network.state_dict().items()}
-            if self.fit.best_step != self.fit.n_steps_done:  # else they are the network's
-                tensors |= {f"best.{key}": value for key, value in self.best.items()}
-            tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
-            with written_whole(self.path) as temporary:
-                save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(self.fit))})
+            best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
+            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state)
 
     def resume(self):
         if not self.path.exists():
             return
-        try:
-            tensors = load_file(self.path)  # to the CPU: of several processes none may crowd the first GPU
-            with safe_open(self.path, "pt") as file:
-                self.fit = Fit(**json.loads(file.metadata()["fit"]))
-        except Exception as error:
-            raise ValueError(
-                f"{self.path} is not a checkpoint of this program ({error}); delete it to train anew"
-            ) from error
-        self.check_weights(_under("network.", tensors))
-        self.network.load_state_dict(_under("network.", tensors))
-        self.best = _best(tensors)
+        found = checkpoints.load(self.path)
+        found.check(self.fit.settings, self.network, {m: self.optimizers[m] for m in self.mine})
+        self.fit, self.best = found.fit, found.best
+        self.network.load_state_dict(found.weights)
         for m in self.mine:
-            state = {}
-            for key, value in _under(f"optimizer.{m}.", tensors).items():
-                i, name = key.split(".", 1)
-                state.setdefault(int(i), {})[name] = value
-            self.optimizers[m].load_state_dict({**self.optimizers[m].state_dict(), "state": state})
-
-    def check_weights(self, weights):
-        """Raise ValueError unless ``weights`` of the checkpoint are of this network."""
-        own, found = ({k: tuple(v.shape) for k, v in state.items()} for state in (self.network.state_dict(), weights))
-        if own != found:
-            key = min(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
-            raise ValueError(
-                f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} "
-                f"there and {own.get(key, 'missing')} here; delete it to train anew"
-            )
+            self.optimizers[m].load_state_dict({**self.optimizers[m].state_dict(), "state": found.state_of(m)})
 
 
 def _module_of_key(strategy, network):
@@ -272,16 +236,3 @@ def learning_rate_at(step, settings):
         return first * (step + 1) / n_warmup
     progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
     return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def best_weights(path):
-    """Weights of the lowest validation nRMSE so far, from a checkpoint of :func:`gleam.fit`, as a state dict."""
-    return _best(load_file(path))
-
-
-def _best(tensors):
-    return _under("best.", tensors) or _under("network.", tensors)
-
-
-def _under(prefix, tensors):
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

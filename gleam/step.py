@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
+from gleam.execution import checked_device
 from gleam.fast import N_WARMUP_STEPS
 from gleam.memory import LiveBytes
 from gleam.strategies import optimizers
@@ -29,6 +30,7 @@ class Step:
     """
 
     def __init__(self, network, strategy, batch, *, device="cpu"):
+        device = checked_device(device)
         self.network, self.batch = copied(network, device).train(), batch.to(device)
         self.strategy, self.device = strategy, device
         self.optimizers = optimizers(strategy, self.network, learning_rate=1e-5)

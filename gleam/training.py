@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from gleam.allocator import keep_freed_memory
+from gleam.execution import checked_device, numbered_device
 from gleam.files import end_with_parent
 from gleam.launching import launch
 from gleam.parallel import spread
@@ -81,7 +82,7 @@ def fit(
     keep_freed_memory()
     team = getattr(strategy, "team", ALONE)
     with team.telling_failures():
-        devices = [_numbered(d) for d in devices]
+        devices = [numbered_device(d) for d in devices]
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = Run(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
         says_what_fits = explained(
@@ -154,19 +155,11 @@ def _devices(device):
     devices = list(device) if isinstance(device, list | tuple) else [device]
     if not devices:
         raise ValueError("device=[] names no device; expected one, or a list of them")
-    if any(torch.device(d).type == "cuda" for d in devices):
-        if not torch.cuda.is_available():
-            raise ValueError(f"device={device!r} needs a GPU and there is none; take device='cpu' (the quick profile)")
+    if any(checked_device(d).type == "cuda" for d in devices):
         n_processes, n_gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
         if n_processes > n_gpus:
             raise ValueError(f"{n_processes} processes on this machine need a GPU each, and it has {n_gpus}")
     return devices
-
-
-def _numbered(device):
-    """``device`` with the number that a bare "cuda" stands for in this process."""
-    device = torch.device(device)
-    return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 def _start_worker(n_threads):

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1] / "gleam"
 LAYERS = [
     "allocator", "execution", "files", "watching", "processes", "launching", "fourier", "masks", "solvers", "metrics",
     "convolutions", "denoisers", "calibration", "physics", "datasets", "baselines", "unrolled", "inversion",
-    "strategies", "parallel", "fast", "memory", "step", "prediction", "evaluation", "identity", "runs", "training",
-    "cost", "parallel_cost", "roofline", "records", "figures", "widgets",
+    "strategies", "parallel", "fast", "memory", "step", "prediction", "evaluation", "identity", "checkpoints", "runs",
+    "training", "cost", "parallel_cost", "roofline", "records", "figures", "widgets",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from problems import write_prepared
 from safetensors.torch import load_file
 
 import gleam
-from gleam import files, identity, metrics, runs, strategies
+from gleam import checkpoints, files, identity, metrics, runs, strategies
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
 
 SETTINGS = {
@@ -102,8 +101,7 @@ def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     (checkpoint,) = tmp_path.glob("run/*/checkpoint.safetensors")
-    with runs.safe_open(checkpoint, "pt") as file:
-        done = json.loads(file.metadata()["fit"])["n_steps_done"]
+    done = checkpoints.load_fit(checkpoint).n_steps_done
     assert 0 < done < 120
     again, whole = (subprocess.run([*command, d, *paths], capture_output=True, text=True) for d in ("run", "whole"))
     assert f"{done}/120" in again.stderr, "the bar starts where the run was"
@@ -222,6 +220,32 @@ def test_a_checkpoint_of_another_network_is_named(splits, tmp_path):
         gleam.fit(network(), train, val, Greedy(2), run_dir=tmp_path / "own", **SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("strategy", "change", "words"),
+    [
+        (gleam.Fast(Greedy(3)), {}, "of a run with other settings"),
+        (Greedy(1), {}, "of a run with other settings"),
+        (Greedy(3), {"n_steps": 4}, "of a run with other settings"),
+        (Greedy(3), None, "the state of another optimizer"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(strategy, change, words, splits, tmp_path):
+    train, val, _ = splits
+    gleam.fit(network(), train, val, Greedy(3), run_dir=tmp_path / "own", **SETTINGS)
+    gleam.fit(network(), train, val, strategy, run_dir=tmp_path / "other", **{**SETTINGS, **(change or {})})
+    (path,), (other,) = ((tmp_path / f).glob("*/checkpoint.safetensors") for f in ("own", "other"))
+    path.write_bytes(other.read_bytes())
+    if change is None:  # the same run, but for one shape
+        found = checkpoints.load(path)
+        found.optimizer_state["1.0.exp_avg"] = found.optimizer_state["1.0.exp_avg"][:1]
+        checkpoints.save(path, found.fit, found.weights, {}, found.optimizer_state)
+    net = network()
+    before = weights(net)
+    with pytest.raises(ValueError, match=rf"checkpoint\.safetensors .*{words}; delete it to train anew"):
+        gleam.fit(net, train, val, Greedy(3), run_dir=tmp_path / "own", **SETTINGS)
+    assert torch.equal(weights(net), before)
+
+
 def test_weights_are_in_a_checkpoint_once(splits, tmp_path):
     train, val, _ = splits
     net = network()
@@ -229,7 +253,7 @@ def test_weights_are_in_a_checkpoint_once(splits, tmp_path):
     (path,) = tmp_path.glob("*/checkpoint.safetensors")
     tensors = load_file(path)
     assert any(key.startswith("best.") for key in tensors) == (fit.best_step < fit.n_steps_done)
-    best = runs.best_weights(path)
+    best = checkpoints.load(path).best
     assert all(torch.equal(best[key], value) for key, value in net.state_dict().items())
 
 

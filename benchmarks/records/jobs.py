@@ -46,7 +46,7 @@ class Setting:
     @cached_property
     def notes(self):
         """What calls tell each other."""
-        return Notes(self.work / "notes.json")
+        return Notes(self.work / f"notes-{self.sizes.name}.json")
 
     @property
     def on_cuda(self):

@@ -23,8 +23,6 @@ def pack(folder, records, checkpoints, *, n_files=8, file_bytes=16 * MEBIBYTE - 
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for volume in folder.glob("checkpoints.tar.*"):
-        volume.unlink()
     with written_whole(folder / RECORDS) as temporary:
         with tarfile.open(temporary, "w:gz") as tar:
             _add(tar, records)
@@ -32,14 +30,19 @@ def pack(folder, records, checkpoints, *, n_files=8, file_bytes=16 * MEBIBYTE - 
         if used > min(file_bytes, total_bytes):
             raise ValueError(f"the records take {used} bytes, more than one file may have ({file_bytes})")
     chosen = _that_fit(checkpoints, min(total_bytes - used, (n_files - 1) * file_bytes))
+    stream = io.BytesIO()
     if chosen:
-        stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w") as tar:
             _add(tar, chosen)
-        content = stream.getbuffer()
-        for i, start in enumerate(range(0, len(content), file_bytes)):
-            (folder / VOLUME.format(i)).write_bytes(content[start : start + file_bytes])
+    _write_volumes(folder, stream.getbuffer(), file_bytes)
     return [name for name in checkpoints if name not in chosen]
+
+
+def _write_volumes(folder, content, file_bytes):
+    for volume in folder.glob("checkpoints.tar.*"):
+        volume.unlink()
+    for i, start in enumerate(range(0, len(content), file_bytes)):
+        (folder / VOLUME.format(i)).write_bytes(content[start : start + file_bytes])
 
 
 def unpack(folder, records_folder, checkpoints_folder):
@@ -51,7 +54,7 @@ def unpack(folder, records_folder, checkpoints_folder):
     if not (folder / RECORDS).is_file():
         raise OSError(f"{folder} holds no {RECORDS}; give the folder that a call with --out has filled")
     try:
-        with tarfile.open(folder / RECORDS) as tar:
+        with tarfile.open(folder / RECORDS, "r:gz") as tar:
             for member in tar:
                 _extract(tar, member, records_folder)
     except (tarfile.TarError, EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -63,12 +66,15 @@ def unpack(folder, records_folder, checkpoints_folder):
 
 def _checkpoints(stream, folder):
     damaged = []
-    with tarfile.open(fileobj=stream) as tar:
-        for member in _members(tar):
-            try:
-                _extract(tar, member, folder)
-            except (tarfile.TarError, EOFError):
-                damaged.append(member.name)
+    try:
+        with tarfile.open(fileobj=stream, mode="r:") as tar:
+            for member in _members(tar):
+                try:
+                    _extract(tar, member, folder)
+                except (tarfile.TarError, EOFError):
+                    damaged.append(member.name)
+    except tarfile.TarError:
+        damaged.append("what checkpoints.tar.* hold")
     return damaged
 
 

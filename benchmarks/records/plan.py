@@ -1,13 +1,11 @@
 """Which networks the full-scale run trains, in which groups, and where their checkpoints are."""
 
-import json
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
 
-from safetensors import SafetensorError, safe_open
-
-from gleam import Checkpointed, EndToEnd, Fast, Fit, Greedy, Invertible, records, runs
+from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, records, runs
+from gleam.checkpoints import load, load_fit
 from gleam.datasets import phantoms, simulated
 from gleam.files import digest
 from gleam.identity import code_digest
@@ -58,15 +56,14 @@ class Run:
         if path is None:
             return None
         try:
-            with safe_open(path, "pt") as file:
-                return Fit(**json.loads(file.metadata()["fit"]))
-        except (SafetensorError, OSError):  # gleam.fit says what is wrong with it
+            return load_fit(path)
+        except ValueError:  # gleam.fit says what is wrong with it
             return None
 
     def trained(self, setting):
         """The network with its best weights so far."""
         network = self.network()
-        network.load_state_dict(runs.best_weights(self.checkpoint(setting)))
+        network.load_state_dict(load(self.checkpoint(setting)).best)
         return network.to(setting.device)
 
     def n_steps_done(self, setting):

@@ -1,6 +1,8 @@
 """The program: what the command line says, the stages in their order, and what is left at the end."""
 
 import argparse
+import itertools
+import math
 import sys
 import time
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import torch
 
 from gleam import records
+from gleam.files import check_writable
 from records import checks, costs, evaluation, packing, plan, training
 from records.data import Data
 from records.jobs import Clock, Setting, work_through
@@ -23,14 +26,15 @@ _DRY_RUN = "--device cpu --sizes tiny"
 def main(arguments=None, *, started=None):
     """Do what is not done, as far as the time goes, counted from ``started`` (of ``time.monotonic``).
 
-    Returns the exit status: 0; 1 if anything failed; 2 without the GPU or the folder that was asked for.
+    Returns the exit status: 0; 1 if anything failed; 2 for options that cannot be met.
     """
     options = _options(arguments)
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        print(f"--device {options.device} needs a GPU and there is none; {_DRY_RUN} is the dry run.", file=sys.stderr)
-        return 2
-    setting = _setting(options, time.monotonic() if started is None else started)
-    if options.resume_from and not _resumed(options, setting):
+    try:
+        setting = _setting(options, time.monotonic() if started is None else started)
+        for name in _resumed(options, setting):
+            print(f"{name} was cut short and is not used.")
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
         return 2
     if unused := plan.foreign(setting):
         print(f"{len(unused)} checkpoints of other code were found and not used.")
@@ -91,16 +95,27 @@ def _say_what_is_left_out(data, stages):
 
 def _options(arguments):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=540, help="that this call may take")
+    parser.add_argument("--seconds", type=_seconds, default=540, help="that this call may take")
     parser.add_argument("--stages", type=_stage_names, default=STAGES, help=",".join(STAGES))
     parser.add_argument("--only", default="", help="part of the names of the jobs that are wanted")
     parser.add_argument("--sizes", choices=SIZES, default="paper")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--results", type=Path, default=ROOT / "results", help="folder of records")
-    parser.add_argument("--work", type=Path, default=ROOT / "_work" / "records", help="folder of checkpoints")
+    parser.add_argument("--results", type=Path, help="folder of records; default: results, or _work/SIZES/results")
+    parser.add_argument("--work", type=Path, help="folder of checkpoints; default: _work/records, or _work/SIZES")
     parser.add_argument("--out", type=Path, help="folder for records and checkpoints in a few files")
     parser.add_argument("--resume-from", type=Path, help="folder that --out of an earlier call has filled")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    is_real = options.sizes == "paper"  # a dry run leaves the records and checkpoints of a real one alone
+    work = ROOT / "_work" / ("records" if is_real else options.sizes)
+    options.results = options.results or (ROOT if is_real else work) / "results"
+    options.work = options.work or work
+    return options
+
+
+def _seconds(text):
+    if not 0 <= float(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time; expected seconds")
+    return float(text)
 
 
 def _stage_names(text):
@@ -111,20 +126,24 @@ def _stage_names(text):
 
 
 def _setting(options, started):
+    """What all jobs share. Raises ValueError or OSError, with a sentence, for options that cannot be met."""
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {options.device} needs a GPU and there is none; {_DRY_RUN} is the dry run.")
+    if options.out:
+        check_writable(options.out)
     device = records.slug(records.environment(options.device)["device"])
     clock = Clock(options.seconds - (TO_PACK if options.out else 0), started)
-    return Setting(SIZES[options.sizes], options.device, clock, options.results / device, options.work)
+    setting = Setting(SIZES[options.sizes], options.device, clock, options.results / device, options.work)
+    runs = itertools.chain(plan.precision_runs(setting), *plan.groups(setting))
+    names = [*costs.ORDER, *(job.name for job in checks.jobs(setting)), *(run.name for run in runs)]
+    if not any(options.only in name for name in names):
+        raise ValueError(f"--only {options.only}: no job has that in its name; expected a part of {names[1]}, say")
+    return setting
 
 
 def _resumed(options, setting):
-    try:
-        damaged = packing.unpack(options.resume_from, options.results, setting.work)
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return False
-    for name in damaged:
-        print(f"{name} was cut short and is not used.")
-    return True
+    """Unpack what an earlier call has left; names of what was cut short."""
+    return packing.unpack(options.resume_from, options.results, setting.work) if options.resume_from else []
 
 
 def _pack(options, setting):
@@ -132,7 +151,11 @@ def _pack(options, setting):
     if not options.out:
         return []
     ours = {str(path.relative_to(options.results)): path for path in sorted(setting.results.glob("*/*.json"))}
-    return packing.pack(options.out, ours, plan.checkpoints(setting))
+    try:
+        return packing.pack(options.out, ours, plan.checkpoints(setting))
+    except (ValueError, OSError) as error:  # what is in the folders of work and results stays there
+        print(f"Nothing could be packed: {error}")
+        return []
 
 
 def _report(failed, left):

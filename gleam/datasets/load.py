@@ -10,6 +10,7 @@ from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
 from gleam.datasets.slices import Slices
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS, files_by_split, find_list, split_by_subject
+from gleam.execution import checked_device
 
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
 
@@ -93,6 +94,7 @@ def _check_stated(paths, acquisition, field_strength):
 
 
 def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device="cpu"):
+    checked_device(device)  # before hours of calibration
     paths = [path for split in SPLITS for path in files[split]]
     prepared = prepare(paths, read=read, calibrate=calibrate, cache_dir=cache_dir, n_jobs=n_jobs)
     by_path = dict(zip(paths, prepared, strict=True))

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.calibration import EmptyMapsError
-from gleam.files import described, digest, end_with_parent, locked, n_cores, write_json, written_whole
+from gleam.files import check_writable, described, digest, end_with_parent, locked, n_cores, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
 PREPARATION_VERSION = 2  # part of every key: raise it when what is computed changes
@@ -44,7 +44,7 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
     Raises OSError if ``cache_dir`` cannot be written, and what ``read`` and ``calibrate`` raise, naming the file.
     """
     paths, cache_dir = [Path(path) for path in paths], Path(cache_dir)
-    _check_writable(cache_dir)
+    check_writable(cache_dir)
     recipe = {"version": PREPARATION_VERSION, "read": described(read), "calibrate": described(calibrate)}
     recipe["settings"] = settings or {}
     hashes = _Hashes(cache_dir / HASHES)
@@ -213,12 +213,6 @@ def _maps_shape(shape):
 
 def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **recipe})[:12]}.h5"
-
-
-def _check_writable(folder):
-    with written_whole(folder / ".writable"):
-        pass
-    (folder / ".writable").unlink(missing_ok=True)
 
 
 def _sha256(path):

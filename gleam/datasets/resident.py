@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from gleam.datasets.slices import ARRAYS, Split
+from gleam.execution import numbered_device
 from gleam.physics import Batch
 
 N_STEPS_AHEAD = 3  # of the host: each step not yet done keeps its batch in memory
@@ -31,7 +32,8 @@ class Resident(Split):
 
     def __init__(self, slices, device, *, reserve_bytes=None, volumes=None):
         """``volumes``: what is already held, from :func:`hold`, one dictionary per file; default: read now."""
-        self.slices, self.device, self.reserve_bytes = slices, checked_device(device), reserve_bytes
+        slices = getattr(slices, "slices", slices)  # those of another: read again
+        self.slices, self.device, self.reserve_bytes = slices, numbered_device(device), reserve_bytes
         self._volumes = hold(slices, self.device, reserve_bytes=reserve_bytes) if volumes is None else volumes
 
     def __getstate__(self):
@@ -125,7 +127,7 @@ def on_device(slices, device):
 
     On a CPU, or where no memory holds them, ``slices`` themselves, which read files; in the second case a line says so.
     """
-    device = checked_device(device)
+    device = numbered_device(device)
     if device.type == "cpu":
         return slices
     key = slices.files, str(device)
@@ -147,7 +149,7 @@ _HELD = WeakValueDictionary()  # by files and device: other masks on the same sl
 
 def hold(slices, device, *, reserve_bytes=None):
     """All arrays of ``slices`` in memory: per file a dictionary of ``kspace``, ``sens_maps`` and ``target`` tensors."""
-    device = checked_device(device)
+    device = numbered_device(device)
     places = _places(slices, device, reserve_bytes)
     volumes = [_empty(shape, place) for shape, place in zip(slices.shapes, places, strict=True)]
     for _ in tqdm(slices.fill(volumes), total=len(volumes), desc=f"{slices.name} into memory", unit="file"):
@@ -155,18 +157,6 @@ def hold(slices, device, *, reserve_bytes=None):
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # once: from here on every stream may read them
     return volumes
-
-
-def checked_device(device):
-    """``device`` as a torch.device with its number. Raises ValueError if that is no CPU and no GPU that is there."""
-    device = torch.device(device)
-    if device.type == "cpu":
-        return device
-    n_gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    number = 0 if n_gpus == 0 else torch.cuda.current_device() if device.index is None else device.index
-    if number >= n_gpus:
-        raise ValueError(f"device={str(device)!r} is not there ({n_gpus} CUDA devices are); give another or 'cpu'")
-    return torch.device("cuda", number)
 
 
 def host_bytes_available():

@@ -24,9 +24,10 @@ from gleam.datasets.phantoms.scan import BRAIN_FOV_MM, KNEE_FOV_MM, BrainScan, H
 from gleam.datasets.phantoms.subject import name as subject_name
 from gleam.datasets.phantoms.subject import sizes
 from gleam.datasets.prepare import _maps, _one_thread_each
-from gleam.datasets.resident import Resident, checked_device, hold
+from gleam.datasets.resident import Resident, hold
 from gleam.datasets.slices import Split
 from gleam.datasets.splits import SPLITS
+from gleam.execution import numbered_device
 from gleam.files import described, digest, end_with_parent, n_cores
 from gleam.fourier import fft2, fft2c, ifft2
 
@@ -82,7 +83,7 @@ def hearts(
 
 
 def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n_jobs, cache_dir):
-    device, jobs = checked_device(device), planned(write, **subjects)
+    device, jobs = numbered_device(device), planned(write, **subjects)
     common = {"make_mask": make_mask, "n_masks": n_masks, "cache_dir": cache_dir, "calibrate": calibrate,
               "device": device, "n_jobs": n_cores() if n_jobs is None else n_jobs}  # fmt: skip
     volumes = iter(hold(Phantoms(f"{write.__name__} phantoms", jobs, seed=mask_seed, **common), device))

@@ -37,7 +37,7 @@ def measure(folder):
 def _load_device(folder):
     """All records of a device, as a dict of (experiment, method) to record."""
     records = map(load, sorted(folder.glob("*/*.json")))
-    return {(record.experiment, record.method): record for record in records}
+    return {(record.experiment, record.method): record for record in records if record.profile == FULL_SCALE}
 
 
 def _counts(runs):

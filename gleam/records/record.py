@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gleam.evaluation import evaluate
+from gleam.execution import checked_device
 from gleam.files import write_json
 from gleam.records.schema import SCHEMA, check
 
@@ -127,7 +128,8 @@ def environment(device="cpu"):
     import torch
 
     names = ("gleam", "torch", "numpy", "h5py", "sigpy", "scikit-image", "pandas", "safetensors")
-    on_gpu = torch.device(device).type == "cuda"
+    device = checked_device(device)
+    on_gpu = device.type == "cuda"
     device = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})"
     of_gpu = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())} if on_gpu else {}
     return {

@@ -23,6 +23,7 @@ from records.jobs import VERSION, Clock, Job, Setting, work_through
 from records.sizes import PAPER, TINY
 
 RUN = Path(program.__file__).with_name("run.py")
+measures_module = importlib.import_module("gleam.records.measures")
 record_module = importlib.import_module("gleam.records.record")
 
 
@@ -59,16 +60,17 @@ def found(folder):
 
 
 def times(folder):
-    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.json") if path.name != "notes.json"}
+    return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*.json") if not path.name.startswith("notes")}
 
 
-def test_dry_run_of_everything(tmp_path, capsys):
+def test_dry_run_of_everything(tmp_path, capsys, monkeypatch):
     """One test, since tests of one file may run in two processes, and the run takes a while."""
     status, printed = call(tmp_path, "--out", f"{tmp_path}/out")
     assert status == 0 and "Everything is done." in printed
     assert "Brains are left out" in printed and "(CS) is left out" in printed
     every_stage_left_its_records(tmp_path)
     records_hold_what_tables_and_measures_read(tmp_path)
+    monkeypatch.setattr(measures_module, "FULL_SCALE", "tiny")
     assert measures.main([f"{tmp_path}/results"]) == 0
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert len(lines) == 9 and all(float(value) != 0 for value in lines.values())
@@ -312,6 +314,40 @@ def test_a_folder_that_holds_nothing_to_resume_from(tmp_path, capsys, content, w
         (tmp_path / "records.tar.gz").write_bytes(content)
     assert call(tmp_path, "--resume-from", str(tmp_path))[0] == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "ladder_pgd3d"], "no job has that in its name; expected a part of ladder_pgd2d, say"),
+        (["--device", "gpu"], "device='gpu' must be 'cpu', 'cuda' or a GPU with its number"),
+        (["--out", f"{__file__}/out"], "test_records_run.py"),
+        (["--resume-from", "nowhere"], "nowhere holds no records.tar.gz"),
+    ],
+)
+def test_options_that_cannot_be_met_are_one_sentence(tmp_path, capsys, arguments, words):
+    assert call(tmp_path, *arguments)[0] == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_leaves_a_real_run_alone():
+    real, dry = (program._options(["--sizes", sizes]) for sizes in ("paper", "tiny"))
+    assert real.results.parent == program.ROOT and not {real.results, real.work} & {dry.results, dry.work}
+    assert not any(folder.is_relative_to(real.results) for folder in (dry.results, dry.work))
+
+
+def test_records_of_a_dry_run_are_no_measures(tmp_path):
+    call(tmp_path, "--stages", "cost", "--only", "cost_pgd2d_fp32")
+    assert set(measures_module.measure(tmp_path / "results").values()) == {None}
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-3", "soon", "inf"])
+def test_a_time_that_is_none_is_refused(tmp_path, capsys, seconds):
+    with pytest.raises(SystemExit):
+        call(tmp_path, f"--seconds={seconds}")
+    assert "--seconds" in capsys.readouterr().err
 
 
 def test_unknown_stages_are_refused(tmp_path, capsys):

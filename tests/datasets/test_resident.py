@@ -99,7 +99,7 @@ def test_what_does_not_fit_is_pinned_and_too_much_gets_one_sentence(mixed, monke
 
 
 def test_a_device_that_is_not_there_gets_one_sentence(splits):
-    with pytest.raises(ValueError, match=r"device='cuda:99' is not there"):
+    with pytest.raises(ValueError, match=r"device='cuda:99' (is not there|needs a GPU)"):
         Resident(splits[0], "cuda:99")
 
 
@@ -107,8 +107,8 @@ def test_other_masks_on_the_same_files_share_what_is_held(splits, monkeypatch):
     """As the accelerations of a table do; a GPU is played by the CPU."""
     train, val, _ = splits
     assert resident.on_device(train, "cpu") is train
-    hold, checked, gpu = resident.hold, resident.checked_device, torch.device("cuda", 0)
-    monkeypatch.setattr(resident, "checked_device", lambda device: device if device is gpu else checked("cpu"))
+    hold, checked, gpu = resident.hold, resident.numbered_device, torch.device("cuda", 0)
+    monkeypatch.setattr(resident, "numbered_device", lambda device: device if device is gpu else checked("cpu"))
     monkeypatch.setattr(resident, "hold", lambda slices, device: hold(slices, "cpu"))
     monkeypatch.setattr(resident, "Resident", lambda slices, device, volumes: Resident(slices, "cpu", volumes=volumes))
     first, second = (resident.on_device(replace(train, seed=seed), gpu) for seed in (1, 2))
@@ -123,7 +123,7 @@ def test_what_no_memory_holds_is_read_from_files(splits, monkeypatch, capsys):
     def hold(slices, device):
         raise ValueError("the slices need more memory")
 
-    monkeypatch.setattr(resident, "checked_device", lambda device: torch.device("cuda", 0))
+    monkeypatch.setattr(resident, "numbered_device", lambda device: torch.device("cuda", 0))
     monkeypatch.setattr(resident, "hold", hold)
     assert resident.on_device(splits[0], "cuda") is splits[0]
     assert "the slices need more memory; now files are read" in capsys.readouterr().out
