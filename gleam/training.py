@@ -72,6 +72,7 @@ def fit(
         learning_rate=learning_rate,
         max_seconds=max_seconds,
     )
+    _check_slices(train=train, val=val)
     settings = {
         "strategy": repr(in_one_process(strategy)), "n_steps": n_steps, "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -181,6 +182,12 @@ def _raise_first(futures):
 def _fit_one(arguments):
     # torch hands tensors to other processes as shared memory: train a copy, the caller's weights are the run's identity
     fit(**arguments | {"network": copy.deepcopy(arguments["network"])})
+
+
+def _check_slices(**splits):
+    for name, split in splits.items():
+        if not len(split.index):
+            raise ValueError(f"{name} has no slices; a run needs some to train on and some to validate on")
 
 
 def _check_settings(**settings):

@@ -31,9 +31,14 @@ class Resident(Split):
     """
 
     def __init__(self, slices, device, *, reserve_bytes=None, volumes=None):
-        """``volumes``: what is already held, from :func:`hold`, one dictionary per file; default: read now."""
-        slices = getattr(slices, "slices", slices)  # those of another: read again
-        self.slices, self.device, self.reserve_bytes = slices, numbered_device(device), reserve_bytes
+        """``volumes``: what is already held, from :func:`hold`, one dictionary per file; default: read now, or those of
+        ``slices`` if they are resident on this device.
+        """
+        device = numbered_device(device)
+        if isinstance(slices, Resident):
+            volumes = slices._volumes if volumes is None and slices.device == device else volumes
+            slices = slices.slices
+        self.slices, self.device, self.reserve_bytes = slices, device, reserve_bytes
         self._volumes = hold(slices, self.device, reserve_bytes=reserve_bytes) if volumes is None else volumes
 
     def __getstate__(self):

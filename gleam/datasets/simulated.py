@@ -25,7 +25,7 @@ from gleam.datasets.phantoms.subject import name as subject_name
 from gleam.datasets.phantoms.subject import sizes
 from gleam.datasets.prepare import _maps, _one_thread_each
 from gleam.datasets.resident import Resident, hold
-from gleam.datasets.slices import Split
+from gleam.datasets.slices import Split, check_bank
 from gleam.datasets.splits import SPLITS
 from gleam.execution import numbered_device
 from gleam.files import described, digest, end_with_parent, n_cores
@@ -84,6 +84,9 @@ def hearts(
 
 def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n_jobs, cache_dir):
     device, jobs = numbered_device(device), planned(write, **subjects)
+    check_bank(n_masks, mask_seed)
+    for size in {_shape(job)[2:] for job in jobs}:
+        make_mask(size, seed=0)  # raises before anything is drawn
     common = {"make_mask": make_mask, "n_masks": n_masks, "cache_dir": cache_dir, "calibrate": calibrate,
               "device": device, "n_jobs": n_cores() if n_jobs is None else n_jobs}  # fmt: skip
     volumes = iter(hold(Phantoms(f"{write.__name__} phantoms", jobs, seed=mask_seed, **common), device))
@@ -120,11 +123,13 @@ class Phantoms(Split):
     @property
     def acquisition(self):
         """Kind of scan."""
-        return SCANS[self.jobs[0]["settings"]["kind"]].acquisition
+        return SCANS[self.jobs[0]["settings"]["kind"]].acquisition if self.jobs else ""
 
     @property
     def aspect(self):
         """Height over width of a pixel."""
+        if not self.jobs:
+            return 1.0
         (n_y, n_x), kind = self.jobs[0]["settings"]["matrix"], self.jobs[0]["settings"]["kind"]
         fov = {"knee": KNEE_FOV_MM[1:], "brain": BRAIN_FOV_MM, "heart": (n_y, n_x)}[kind]
         return (fov[0] / n_y) / (fov[1] / n_x)

@@ -114,6 +114,9 @@ class Slices(Split):
     seed: int = 0
     cache_dir: Path | None = None
 
+    def __post_init__(self):
+        check_bank(self.n_masks, self.seed)
+
     @cached_property
     def shapes(self):
         """(slice, coil, [time,] y, x) of each file."""
@@ -132,12 +135,12 @@ class Slices(Split):
     @property
     def aspect(self):
         """Height over width of a pixel, for figures."""
-        return float(_opened(self.files[0]).attrs.get("aspect", 1.0))
+        return float(_opened(self.files[0]).attrs.get("aspect", 1.0)) if self.files else 1.0
 
     @property
     def acquisition(self):
         """Kind of scan, as the first file says."""
-        return str(_opened(self.files[0]).attrs["acquisition"])
+        return str(_opened(self.files[0]).attrs["acquisition"]) if self.files else ""
 
     @property
     def n_left_out(self):
@@ -168,6 +171,13 @@ class Slices(Split):
         mask = np.stack([bank[number] for number in numbers])[:, None]
         kspace, sens_maps, target, mask = (torch.from_numpy(x) for x in (*arrays, mask))
         return Batch.undersample(kspace, mask, sens_maps, target)
+
+
+def check_bank(n_masks, seed):
+    """Raise ValueError unless a bank of ``n_masks`` masks can be drawn from ``seed``."""
+    for name, value, least in (("n_masks", n_masks, 1), ("seed of the masks", seed, 0)):
+        if not hasattr(value, "__index__") or value < least:
+            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 @lru_cache(maxsize=512)

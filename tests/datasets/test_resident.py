@@ -98,6 +98,13 @@ def test_what_does_not_fit_is_pinned_and_too_much_gets_one_sentence(mixed, monke
         Resident(mixed, "cpu")
 
 
+def test_resident_slices_are_not_held_twice(splits):
+    first = Resident(splits[0], "cpu")
+    second = Resident(first, "cpu")
+    assert second._volumes is first._volumes and second.slices is splits[0]
+    assert_same(second.training_batch(0, 2, seed=0), splits[0].training_batch(0, 2, seed=0))
+
+
 def test_a_device_that_is_not_there_gets_one_sentence(splits):
     with pytest.raises(ValueError, match=r"device='cuda:99' (is not there|needs a GPU)"):
         Resident(splits[0], "cuda:99")

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+import gleam
 from gleam import calibration
 from gleam.datasets import cine, fastmri, load, mridata, phantoms, simulated
 from gleam.datasets.phantoms import generate
@@ -187,6 +188,10 @@ def test_brains_without_tissue_maps_fail_at_once(monkeypatch):
         ({"n_slices": 2}, ValueError, "n_slices must be a whole number of at least 4"),
         ({"matrix": (48, 41)}, ValueError, "must be even"),
         ({"n_jobs": 0}, ValueError, "n_jobs must be a whole number of at least 1"),
+        ({"acceleration": 0.5}, ValueError, "acceleration=0.5 must be a number of at least 1"),
+        ({"n_calibration": 0}, ValueError, "leaves no centre to calibrate on"),
+        ({"n_masks": 0}, ValueError, "n_masks must be a whole number of at least 1, not 0"),
+        ({"mask_seed": -1}, ValueError, "seed of the masks must be a whole number of at least 0, not -1"),
         ({"device": "cuda:77"}, ValueError, "is not there|needs a GPU"),
         ({"n_frames": 3}, TypeError, "n_frames"),
         ({"calibrate": no_maps}, ValueError, r"slice 0: its sensitivity maps are empty"),
@@ -195,6 +200,15 @@ def test_brains_without_tissue_maps_fail_at_once(monkeypatch):
 def test_a_bad_argument_gets_one_sentence(change, error, words):
     with pytest.raises(error, match=words):
         simulated.knees(**{**MASKS, **KNEE, "n_jobs": 1, **change})
+
+
+def test_a_split_without_subjects_is_empty_and_cannot_be_trained_on(tmp_path):
+    train, val, test = simulated.knees(**MASKS, n_jobs=1, **{**KNEE, "n_train": 1, "n_val": 0, "n_test": 0})
+    assert len(val) == 0 and val.describe()["n_slices"] == 0 and list(test.batches(2)) == []
+    settings = {"n_steps": 2, "batch_size": 1, "run_dir": tmp_path}
+    for splits, name in (((train, val), "val"), ((val, train), "train")):
+        with pytest.raises(ValueError, match=f"{name} has no slices"):
+            gleam.fit(gleam.unrolled.pgd(n_iterations=1, n_features=4), *splits, gleam.EndToEnd(), **settings)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
