@@ -35,7 +35,7 @@ class Resident(Split):
         ``slices`` if they are resident on this device.
         """
         device = numbered_device(device)
-        if isinstance(slices, Resident):
+        if isinstance(slices, type(self)):
             volumes = slices._volumes if volumes is None and slices.device == device else volumes
             slices = slices.slices
         self.slices, self.device, self.reserve_bytes = slices, device, reserve_bytes
