@@ -16,7 +16,8 @@ N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers mak
 class Fast:
     """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
 
-    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64.
+    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64. A
+    network of one's own has to bring what its convolutions return in bf16 back to float32, as autocast has it.
     ``precision``, ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are
     channels padded. Memory-efficient learning wants "fp32": in a smaller format its inversions are not accurate enough,
     and each is replaced by a computation forward.
@@ -136,7 +137,15 @@ class Replay:
         own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
         with _capturable(optimizers):
             step = lambda: self.strategy.step(network, own, optimizers)  # noqa: E731
-            self.replay, self.losses = self.record(step, batch.target.device)
+            try:
+                self.replay, self.losses = self.record(step, batch.target.device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise RuntimeError(
+                    f"a step of {self.strategy} with this network cannot be recorded as a CUDA graph, since it may not "
+                    f"wait for the device ({str(error).splitlines()[0]}); give gleam.Fast captured=False"
+                ) from error
 
 
 @contextmanager

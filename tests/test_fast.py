@@ -159,3 +159,17 @@ def test_a_graph_ends_with_the_run_that_it_belongs_to():
     del optimizers
     gc.collect()
     assert len(fast._REPLAYS) == before - 1
+
+
+def test_a_step_that_cannot_be_recorded_is_one_sentence():
+    def recorder(step, device):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+
+    network, batch = gleam.unrolled.pgd(2, 3, seed=0), random_batch()
+    strategy = gleam.Greedy(2)
+    own = strategies.optimizers(strategy, network, learning_rate=1e-3)
+    replay = fast.Replay(strategy, record=recorder, offset=lambda device: 0)
+    for _ in range(fast.N_WARMUP_STEPS):
+        replay(network, batch, own)
+    with pytest.raises(RuntimeError, match=r"Greedy\(n_modules=2.*capturing\); give gleam.Fast captured=False$"):
+        replay(network, batch, own)

@@ -63,6 +63,8 @@ ROW = {"subject": "a", "slice": 0}
         ("scores[1].psnr", [ROW, ROW | {"psnr": float("nan")}]), ("measures", [1]), ("measures.x", {"x": True}),
         ("cost.peak_bytes", {"peak_bytes": "much"}), ("cost.step_seconds", {"step_seconds": 0.1}),
         ("cost.step_seconds.1", {"step_seconds": [0.1, "0.1"]}), ("environment.date", {"date": 2026}),
+        ("cost.step_seconds.0", {"step_seconds": [0, 0.1]}), ("cost.seconds_per_step", {"seconds_per_step": -1.0}),
+        ("n_steps_done", -3), ("settings.n_steps", {"n_steps": "many"}),
     ],
 )  # fmt: skip
 def test_a_field_that_does_not_match_the_schema_is_named(field, value, tmp_path):

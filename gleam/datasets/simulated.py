@@ -1,7 +1,7 @@
 """Phantoms straight into memory: the subjects of :mod:`gleam.datasets.phantoms` without raw and prepared files.
 
 The anatomy, coils, noise and splits are those that the raw files hold, so the k-space samples are the same to
-rounding. Files of the paper's sizes take 100 GB of disk and hours of calibration; this takes neither.
+rounding. Files of the paper's sizes take more than 100 GB of disk and hours of calibration; this takes neither.
 """
 
 import contextlib

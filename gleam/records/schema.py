@@ -25,6 +25,7 @@ def check(content, types):
     _check_scores(content["scores"])
     _check_numbers(content.get("measures", {}), "measures")
     _check_cost(content["cost"] or {})
+    _check_steps(content.get("n_steps_done"), content["settings"].get("n_steps", 0))
     for name in ("device", "date"):
         _check_type(content["environment"].get(name, ""), str, f"environment.{name}")
 
@@ -46,6 +47,16 @@ def _check_cost(cost):
     seconds = cost.get("step_seconds", ())
     _check_type(seconds, list | tuple, "cost.step_seconds")
     _check_numbers(dict(enumerate(seconds)), "cost.step_seconds")
+    times = {f"step_seconds.{i}": time for i, time in enumerate(seconds)}
+    for name, time in (times | {"seconds_per_step": cost.get("seconds_per_step", 1)}).items():
+        if time <= 0:
+            raise ValueError(f"its field 'cost.{name}' is {time!r}, expected seconds greater than 0")
+
+
+def _check_steps(done, planned):
+    for name, value in (("n_steps_done", done), ("settings.n_steps", planned)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise ValueError(f"its field '{name}' is {value!r:.80}, expected a whole number of steps")
 
 
 def _check_numbers(values, where):
