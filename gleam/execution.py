@@ -128,7 +128,7 @@ def _cudnn(fp32_precision):
     """TF32 or not; with it the fastest of cuDNN's algorithms by trial, since sizes do not change from step to step."""
     cudnn = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
-    # in full fp32, where memory is compared with the paper's, no algorithm that buys speed with large workspaces
+    # in full fp32, where memory is compared with the paper's, no trial of algorithms with ever larger workspaces
     cudnn.conv.fp32_precision, cudnn.benchmark = fp32_precision, fp32_precision == "tf32"
     try:
         yield

@@ -174,7 +174,10 @@ def _random_offset(device):
 
 
 def _record_graph(step, device):
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
-        losses = step()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    try:
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+            losses = step()
+    finally:
+        torch.cuda.set_stream(before)  # a recording that failed leaves its own stream behind
     return graph.replay, losses

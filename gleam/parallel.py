@@ -229,4 +229,4 @@ def spread(network, strategy, devices):
 
 def _bring(device, iteration, arguments):
     x, batch = arguments
-    return x.to(device, non_blocking=True), batch.to(device)
+    return x.to(device, non_blocking=device.type != "cpu"), batch.to(device)

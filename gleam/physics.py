@@ -15,6 +15,9 @@ from gleam import execution
 from gleam.fourier import fft2, fft2_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
+# Samples of k-space that A^H A works on at a time: they stay in the cache of a GPU, and beside the feature maps of a
+# CNN their memory does not count. At the paper's sizes two coils of a mini-batch, at small ones all.
+AT_ONCE = 3 * 2**18
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,29 @@ class _Normal(torch.autograd.Function):
     """A^H A x = conj(sum_c S_c F conj(Omega F S_c x)), whose gradient is the same operator, for it is Hermitian.
 
     Two forward transforms in place of one and its inverse: so no conjugate of the maps is needed, which would be made
-    anew each time. One array of the size of k-space is all that is held beside the transforms.
+    anew each time. Coils are taken in groups of at most ``AT_ONCE`` samples.
     """
 
     @staticmethod
     def forward(ctx, x, sens_maps, signs):
         ctx.save_for_backward(sens_maps, signs)
-        kspace = fft2_unscaled(sens_maps * x.unsqueeze(COIL))
-        torch.view_as_real(kspace).mul_(signs)
-        return _combined(fft2_unscaled(kspace), sens_maps)
+        n_coils = max(1, AT_ONCE // math.prod(signs.shape[:-1]))
+        parts = (_normal_of(maps, x, signs) for maps in sens_maps.split(n_coils, COIL))
+        total = next(parts)
+        for part in parts:
+            total.add_(part)
+        return total
 
     @staticmethod
     def backward(ctx, gradient):
         return _Normal.apply(gradient, *ctx.saved_tensors), None, None
+
+
+def _normal_of(sens_maps, x, signs):
+    """The part of some coils in A^H A x."""
+    kspace = fft2_unscaled(sens_maps * x.unsqueeze(COIL))
+    torch.view_as_real(kspace).mul_(signs)
+    return _combined(fft2_unscaled(kspace), sens_maps)
 
 
 def _combined(images, sens_maps):
@@ -151,7 +164,8 @@ class Batch:
         if device == self.target.device:
             return self
         if device not in self._copies:
-            self._copies[device] = Batch(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+            ahead = device.type != "cpu"  # the host would read what has not arrived
+            self._copies[device] = Batch(*(getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)))
         return self._copies[device]
 
     @cached_property

@@ -186,7 +186,7 @@ def _fit_one(arguments):
 
 def _check_slices(**splits):
     for name, split in splits.items():
-        if not len(split.index):
+        if hasattr(split, "index") and not len(split.index):
             raise ValueError(f"{name} has no slices; a run needs some to train on and some to validate on")
 
 

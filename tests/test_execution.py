@@ -115,3 +115,19 @@ def test_compiled_layers_compute_the_same():
         with execution.using(device_type="cpu", compiled=True):
             assert far([network(batch)], [image]) < 1e-5
             assert far(gradients(network, batch), plain) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("fp32", ("ieee", False)), ("tf32", ("tf32", True)), ("bf16", ("tf32", True))]
+)
+def test_convolutions_on_a_gpu_round_only_where_that_is_asked_for(precision, expected):
+    cudnn = torch.backends.cudnn
+
+    def state():
+        return cudnn.conv.fp32_precision, cudnn.benchmark
+
+    before = state()
+    with execution.using(precision, device_type="cuda"):
+        assert state() == expected
+    assert state() == before

@@ -8,7 +8,7 @@ from problems import random_batch
 from torch import nn
 
 import gleam
-from gleam import fast, strategies, unrolled
+from gleam import execution, fast, strategies, unrolled
 
 INNER = [
     gleam.EndToEnd(), gleam.Checkpointed(), gleam.Offloaded(), gleam.Invertible(n_checkpoints=9), gleam.Greedy(2),
@@ -103,8 +103,9 @@ class Recorder:
 
 
 def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
-    odd = random_batch(n=1, seed=77)
-    order = [odd, *batches(5), odd, *batches(2)]
+    odd, even = random_batch(n=1, seed=77), batches(5)
+    order = [*even[:3], odd, *even[3:], *[odd] * 5, *even]  # the odd one often enough to be recorded, but too late
+    before = [t.clone() for batch in order for t in fast._tensors(batch)]
     found = []
     for recorded in (False, True):
         net, strategy, recorder = network(), gleam.Greedy(2), Recorder()
@@ -112,7 +113,8 @@ def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
         step = fast.Replay(strategy, record=recorder, offset=lambda device: 0) if recorded else strategy.step
         found.append(trained(step, net, optimizers, order))
     (losses, state), (replayed_losses, replayed_state) = found
-    assert recorder.n_recorded == 1
+    assert recorder.n_recorded == 1 and step.recorded == fast._shapes(even[0])
+    assert all(map(torch.equal, before, [t for b in order for t in fast._tensors(b)]))
     assert torch.equal(losses, replayed_losses)
     assert weights_equal(state, replayed_state)
 
@@ -129,6 +131,19 @@ def test_a_network_that_draws_random_numbers_takes_ordinary_steps(i, seeds_anew)
     trained(replay, net, strategies.optimizers(strategy, net, learning_rate=1e-3), batches(6))
     assert recorder.n_recorded == 0
     assert len(n_steps) == 6
+
+
+def test_steps_that_a_graph_cannot_hold_are_ordinary():
+    net, batch, recorder = network(), batches(1)[0], Recorder()
+    unfused = [torch.optim.Adam(group, fused=False) for group in strategies.parameters_by_module(gleam.Greedy(2), net)]
+    trained(fast.Replay(gleam.Greedy(2), record=recorder, offset=lambda device: 0), net, unfused, [batch] * 5)
+    assert recorder.n_recorded == 0
+
+
+def test_only_a_gpu_pads_channels_and_the_options_arrive():
+    for device_type, n_channels in (("cpu", 5), ("cuda", 8)):
+        with gleam.Fast(gleam.EndToEnd(), "fp32", compiled=True)._execution(device_type):
+            assert execution.padded(5) == n_channels and execution.compiles()
 
 
 def test_optimizers_are_capturable_in_a_recording_only():

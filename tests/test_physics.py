@@ -3,7 +3,7 @@ import pytest
 import torch
 from problems import complex_normal, random_batch, unit_maps
 
-from gleam import fourier
+from gleam import execution, fourier, physics
 from gleam.physics import Batch, Sense
 
 # every linear operator of the project: (operator, shape of its input, shape of its output)
@@ -39,6 +39,18 @@ def test_normal_is_adjoint_of_forward_and_does_not_expand(name):
     assert operator.normal(x).norm() <= x.norm()
 
 
+@pytest.mark.parametrize("n_coils", [1, 2])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_groups_of_coils_add_up(name, n_coils, monkeypatch):
+    operator, image_shape, _ = OPERATORS[name]
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    expected, seen, fft2 = operator.normal(x), [], physics.fft2_unscaled
+    monkeypatch.setattr(physics, "fft2_unscaled", lambda k: seen.append(k.shape[1]) or fft2(k))
+    monkeypatch.setattr(physics, "AT_ONCE", n_coils * operator.mask.numel() + 1)
+    torch.testing.assert_close(operator.normal(x), expected)
+    assert max(seen) == n_coils and sum(seen) == 2 * operator.sens_maps.shape[1]
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_normal_has_the_gradient_that_autograd_finds_step_by_step(name):
     operator, image_shape, _ = OPERATORS[name]
@@ -47,15 +59,6 @@ def test_normal_has_the_gradient_that_autograd_finds_step_by_step(name):
              for f in (operator.normal, lambda x: operator.adjoint(operator.forward(x)))]  # fmt: skip
     torch.testing.assert_close(*found)
     assert torch.autograd.gradgradcheck(lambda x: operator.normal(x).abs().square(), x)
-
-
-def test_maps_and_masks_can_be_learned():
-    operator, image_shape, _ = OPERATORS["2D"]
-    learned = Sense(operator.sens_maps.clone().requires_grad_(), operator.mask.clone().requires_grad_())
-    x = complex_normal(*image_shape, dtype=torch.complex128)
-    torch.testing.assert_close(learned.normal(x), operator.normal(x))
-    gradients = torch.autograd.grad(learned.normal(x).abs().sum(), [learned.sens_maps, learned.mask])
-    assert all(g.abs().max() > 0 for g in gradients)
 
 
 def test_full_sampling_inverts():
@@ -126,3 +129,23 @@ def test_arrays_that_do_not_fit_are_named(change, words):
     assert Batch.from_slice(**GOOD).kspace.dtype == torch.complex64
     with pytest.raises(ValueError, match=words):
         Batch.from_slice(**{**GOOD, **change})
+
+
+@pytest.mark.parametrize("learned", [(True, False), (False, True), (False, False)])
+def test_maps_and_masks_can_be_learned(learned):
+    operator, image_shape, _ = OPERATORS["2D"]
+    maps, mask = operator.sens_maps.clone(), torch.rand_like(operator.mask.double())
+    learned_op = Sense(maps.requires_grad_(learned[0]), mask.requires_grad_(learned[1]))
+    x = complex_normal(*image_shape, dtype=torch.complex128).requires_grad_()
+    torch.testing.assert_close(learned_op.normal(x), learned_op.adjoint(learned_op.forward(x)))
+    asked = [t for t in (maps, mask) if t.requires_grad]
+    assert all(g.abs().max() > 0 for g in torch.autograd.grad(learned_op.normal(x).abs().sum(), [x, *asked]))
+
+
+def test_coils_are_combined_alike_with_and_without_a_compiler(monkeypatch):
+    operator, image_shape, _ = OPERATORS["2D"]
+    x = complex_normal(*image_shape, dtype=torch.complex128)
+    expected = operator.normal(x)
+    monkeypatch.setattr(execution, "compiled", lambda function: function)
+    with execution.using(device_type="cpu", compiled=True):
+        torch.testing.assert_close(operator.normal(x), expected)

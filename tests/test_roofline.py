@@ -9,7 +9,7 @@ from problems import complex_normal, random_batch
 from torch.utils.flop_counter import FlopCounterMode
 
 import gleam
-from gleam import roofline, unrolled
+from gleam import execution, roofline, unrolled
 from gleam.fast import Fast
 from gleam.metrics import complex_l1
 from gleam.physics import Batch
@@ -210,3 +210,27 @@ def test_limits_of_a_gpu_need_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a GPU and there is none"):
         roofline.limits("cuda")
+
+
+def test_limits_are_operations_and_bytes_per_second(monkeypatch):
+    asked = []
+
+    def half_a_second(call, device, seconds):
+        asked.append((call.args[0].dtype, torch.backends.cuda.matmul.fp32_precision))
+        return 0.5
+
+    monkeypatch.setattr(roofline, "_seconds_of", half_a_second)
+    found = roofline.limits("cpu", n=64, n_bytes=1000)
+    products = {name: 2 * 64**3 / 0.5 for name in ("bf16_flops_per_second", "fp32_flops_per_second")}
+    assert found == products | {"copy_bytes_per_second": 2 * 1000 / 0.5}  # read and written
+    assert asked[:2] == [(torch.bfloat16, "ieee"), (torch.float32, "ieee")]
+
+
+def test_channels_padded_for_speed_are_no_work(monkeypatch):
+    def as_on_a_gpu(self, _):
+        return execution.using(self.precision, device_type="cpu", channel_multiple=self.channel_multiple)
+
+    monkeypatch.setattr(gleam.Fast, "_execution", as_on_a_gpu)
+    batch, network = random_batch(), unrolled.pgd(1, 5)
+    plain, padded = (roofline.work(network, gleam.Fast(gleam.EndToEnd(), channel_multiple=n), batch) for n in (1, 8))
+    assert plain == padded

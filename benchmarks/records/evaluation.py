@@ -53,7 +53,7 @@ def of_run(setting, data, run):
 
 def _is_scored(setting, run):
     record = setting.find(run.experiment, run.method)
-    return record is not None and record.n_steps_done == run.n_steps_done(setting)
+    return record is not None and (record.n_steps_done or 0) >= run.n_steps_done(setting)
 
 
 def _score(setting, data, run):

@@ -84,6 +84,7 @@ class Job:
     """``run()`` does it and returns a few words; ``is_done()``: nothing is to do.
 
     ``seconds``: it takes no longer; how long one with the same ``kind`` (default: the name) took tells better.
+    ``keeps_compiled``: what torch compiled stays, since the next job needs the same.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Job:
     run: object
     is_done: object = lambda: False
     kind: str = ""
+    keeps_compiled: bool = False
 
     def expected_seconds(self, setting):
         """Seconds that must be left for it to begin."""
@@ -127,23 +129,24 @@ def work_through(jobs, setting, *, after=lambda: None):
         else:
             notes.put("began", job.name, None)
             notes.put("seconds", job.kind or job.name, seconds)
-        tidy(setting)
+        tidy(setting, keeps_compiled=job.keeps_compiled)
         after()
     return failed, left
 
 
-def tidy(setting):
+def tidy(setting, *, keeps_compiled=False):
     """Give back what a job held on the device. Raises OSError if the GPU does not work any more."""
     if not setting.on_cuda:
         return
     gc.collect()
-    if execution.compiled.cache_info().currsize:
+    if execution.compiled.cache_info().currsize and not keeps_compiled:
         torch.compiler.reset()  # it compiles a function for a few kinds of arguments only, then no more
     try:
         torch.cuda.synchronize()
-        torch.cuda.empty_cache()
     except RuntimeError as error:
         raise OSError(f"the GPU does not answer any more ({sentence(error)}); call again for the rest") from error
+    with suppress(RuntimeError):  # after a recording that failed torch gives nothing back any more
+        torch.cuda.empty_cache()
 
 
 class Notes:

@@ -14,7 +14,7 @@ RECORDS, VOLUME = "records.tar.gz", "checkpoints.tar.{:03d}"
 MEBIBYTE = 2**20
 
 
-def pack(folder, records, checkpoints, *, n_files=8, file_bytes=16 * MEBIBYTE - 1, total_bytes=64 * MEBIBYTE):
+def pack(folder, records, checkpoints, *, n_files=8, file_bytes=16 * MEBIBYTE - 1, total_bytes=58 * MEBIBYTE):
     """Write ``records`` and as many ``checkpoints`` as fit into at most ``n_files`` files under ``folder``.
 
     Both are dicts of name to path. The records are one ``records.tar.gz``; the checkpoints, in their order, one tar cut

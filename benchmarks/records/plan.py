@@ -19,7 +19,7 @@ LONGER = "End-to-end, equal compute"
 @dataclass(frozen=True)
 class Run:
     """One training run: what the table ``experiment`` calls ``method``. ``case_name``: whose sizes it has; ``kind`` and
-    ``acceleration``: of its data; ``n_iterations`` and ``strategy``: what is trained; ``length``: of ``n_steps``."""
+    ``acceleration``: of its data; ``n_iterations`` and ``strategy``: what is trained; ``training``: how long."""
 
     experiment: str
     method: str

@@ -71,7 +71,7 @@ PAPER = Sizes(
     masks={"knees": {"n_calibration": 20}, "hearts": {}, "brains": {"center_fraction": 0.04}},
     accelerations={"knees": {12: 12, 16: 16, 4: 4}, "hearts": 10, "brains": 8},
     training={
-        "pgd2d": Training(50_000, 2500, 0.04), "modl2d": Training(50_000, 2500, 0.06),
+        "pgd2d": Training(50_000, 5000, 0.04), "modl2d": Training(50_000, 5000, 0.06),
         "pgd2d_brain": Training(80_000, 4000, 0.06), "pgd3d": Training(25_000, 1000, 0.25),
         "modl3d": Training(25_000, 1000, 0.25), "MEL": Training(50_000, 200, 1.5),
     },
@@ -79,7 +79,7 @@ PAPER = Sizes(
     probes={"shapes": {"2D": (96, 80), "2D + time": (6, 48, 40)}, "n_features": 20},
     seconds={
         "check": 15, "compile": 90, "limits": 15, "ladder": 240, "cost": 90, "cost with MEL": 150, "data": 120,
-        "evaluation": 40, "cs": 450,
+        "evaluation": 60, "cs": 450,
     },
 )  # fmt: skip
 

@@ -83,7 +83,12 @@ class Turns:
 
     def unfinished(self):
         """Runs that are to be trained still."""
-        return [run for run in self.runs if run.name not in self.failed and not run.is_done(self.setting)]
+        return [run for run in self.runs if run.name not in self.failed and not self._is_done(run)]
+
+    def _is_done(self, run):
+        """Whether the run is at its end, here or, by its record, on another machine that kept the checkpoint."""
+        record = self.setting.find(run.experiment, run.method)
+        return run.is_done(self.setting) or (record and (record.n_steps_done or 0) >= run.training.n_steps)
 
     def left(self):
         """Names of runs that are not finished."""
@@ -109,7 +114,7 @@ class Turns:
         training = run.training
         bound = training.validate_every * training.seconds + self.setting.sizes.seconds.get("evaluation", 0)
         words = f"training, {run.name}"
-        return Job(words, bound, partial(self._slice, run), kind=words)
+        return Job(words, bound, partial(self._slice, run), kind=words, keeps_compiled=True)
 
     def _slice(self, run):
         setting = self.setting

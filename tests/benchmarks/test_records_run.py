@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import gleam
 from gleam import identity, records
+from gleam.datasets import simulated
 from gleam.records import __main__ as measures
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -102,6 +104,7 @@ def records_hold_what_tables_and_measures_read(folder):
     rung = everything["ladder_modl2d", "bf16, captured"]
     assert rung.settings["precision"] == "bf16" and rung.settings["captured"] and rung.measures["flops_per_step"] > 0
     longer = everything["cine_pgd", "End-to-end, equal compute"]
+    assert longer.cost["step_seconds"] == everything["cost_pgd3d_fp32", "End-to-end"].cost["step_seconds"]
     assert longer.n_steps_done == 2 * everything["cine_pgd", "GLEAM"].n_steps_done
     scored = [everything["precision_pgd2d_seed1", p].table for p in ("fp32", "tf32", "bf16")]
     assert all(table.index.equals(scored[0].index) and len(table) == 4 for table in scored)
@@ -393,3 +396,102 @@ def test_brains_and_compressed_sensing_where_their_packages_are(tmp_path, monkey
     assert {"fastmri_pgd", "cine_modl", "mridata_pgd_R12"} < tables and len(everything) == 2 * len(tables)
     shared = [everything[f"mridata_{network}_R16", "CS"].scores for network in ("pgd", "modl")]
     assert shared[0] == shared[1] != everything["mridata_pgd_R12", "CS"].scores
+
+
+def setting_in(folder, sizes=None):
+    return Setting(sizes or TINY, "cpu", Clock(60), folder / "results", folder)
+
+
+def test_runs_have_the_papers_accelerations_and_lengths():
+    runs = [run for group in plan.groups(setting_in(Path("nowhere"), PAPER)) for run in group]
+    assert {run.experiment: run.acceleration for run in runs} == {
+        "mridata_pgd_R12": 12, "mridata_pgd_R16": 16, "mridata_modl_R4": 4, "mridata_modl_R16": 16,
+        "cine_pgd": 10, "cine_modl": 10, "fastmri_pgd": 8,
+    }  # fmt: skip
+    n_steps = {(run.experiment, run.method): run.training.n_steps for run in runs}
+    assert n_steps["cine_pgd", plan.LONGER] == 3 * n_steps["cine_pgd", "GLEAM"] == 75_000
+
+
+def test_a_checkpoint_belongs_to_its_code_and_sizes(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(plan, "code_digest", lambda modules: seen.append(modules) or "code")
+    plan._code.cache_clear()
+    roots = {plan.root(setting_in(tmp_path, sizes)) for sizes in (TINY, PAPER)}
+    plan._code.cache_clear()
+    assert len(roots) == 2 and {simulated, simulated.phantoms, *gleam.runs.DECIDING} <= set(seen[0])
+
+
+def test_training_is_as_the_fastest_bf16_rung(tmp_path):
+    setting = setting_in(tmp_path)
+    for (name, options), seconds in zip(costs.RUNGS.items(), (9, 0.1, 4, 3, 6, 2, 1, 5), strict=True):
+        options = dict(zip(costs.EXACT, options, strict=True))
+        found = gleam.cost.Cost(seconds, 1, "", "", (seconds,))
+        setting.save("ladder_pgd2d", name, cost=found, settings=options | {"channel_multiple": 1})
+    assert costs.fastest(setting, "pgd2d") == costs.EXACT | {"precision": "bf16", "captured": True}
+    assert costs.fastest(setting, "pgd2d_brain") == costs.fastest(setting, "pgd2d") != costs.fastest(setting, "pgd3d")
+
+
+@pytest.mark.parametrize("fastest, multiple", [("bf16", 1), ("bf16, padded", 8), ("bf16, padded to 32", 32)])
+def test_channels_are_padded_as_is_fastest(monkeypatch, tmp_path, fastest, multiple):
+    rungs = {name: SimpleNamespace(step=None) for name in costs.RUNGS}
+    monkeypatch.setattr(costs.cost, "paired", lambda steps, **_: {name: [2 - (name == fastest)] for name in steps})
+    assert costs._best_multiple(setting_in(tmp_path), rungs) == multiple
+
+
+def test_what_was_done_is_noted(tmp_path):
+    setting = setting_in(tmp_path)
+    assert work_through([Job("a", 0, lambda: "done", kind="k")], setting) == ([], [])
+    assert setting.notes.get("began", "a") is None
+    assert setting.notes.get("seconds", "k") < 1 and Job("b", 50, None, kind="k").expected_seconds(setting) < 3
+    setting.notes.put("seconds", "k", 10.0)
+    assert Job("b", 50, None, kind="k").expected_seconds(setting) > 11
+
+
+def test_a_group_is_scored_before_it_is_left(tmp_path):
+    status, _ = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R12")
+    assert status == 0 and {method for _, method in found(tmp_path)} == {"End-to-end", "GLEAM"}
+    assert set(json.loads((tmp_path / "work" / "notes-tiny.json").read_text())["fast"]) == {"pgd2d"}
+
+
+def test_seeds_arrive(monkeypatch, tmp_path):
+    seeds = []
+    monkeypatch.setattr(gleam, "fit", lambda *_, seed, **__: seeds.append(seed))
+    for run in plan.precision_runs(setting_in(tmp_path)):
+        training.train(setting_in(tmp_path), {(run.kind, run.acceleration): [None] * 3}, run)
+    assert seeds == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_unfinished_runs_are_packed_first_the_most_advanced_of_them_before_the_others(monkeypatch, tmp_path):
+    setting, done = setting_in(tmp_path), iter((4, 1, 3))
+    runs = plan.groups(setting)[0] + plan.groups(setting)[1][:1]
+    for run, n in zip(runs, done, strict=True):
+        path = run.folder(setting) / "0" / "checkpoint.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_text(str(n))
+    monkeypatch.setattr(plan, "groups", lambda _: [runs])
+    monkeypatch.setattr(plan.Run, "n_steps_done", lambda run, s: int(run.checkpoint(s).read_text()))
+    setting.notes.put("a", "b", 1)
+    names = list(plan.checkpoints(setting))
+    assert names[0] == "notes-tiny.json" and [(tmp_path / name).read_text() for name in names[1:]] == ["3", "1", "4"]
+
+
+def test_a_run_that_fails_leaves_the_others_of_its_group_alone(tmp_path, monkeypatch):
+    train = training.train
+
+    def fails(setting, data, run, **limits):
+        if run.method == "GLEAM":
+            raise ValueError("training diverged")
+        return train(setting, data, run, **limits)
+
+    monkeypatch.setattr(training, "train", fails)
+    status, printed = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R12")
+    assert status == 1 and printed.count("training diverged") == 1
+    assert found(tmp_path)["mridata_pgd_R12", "End-to-end"].n_steps_done == 4
+
+
+def test_time_is_kept_for_scoring(tmp_path, monkeypatch):
+    (run, *_) = plan.groups(setting_in(tmp_path))[0]
+    setting, data = setting_in(tmp_path), Data(setting_in(tmp_path))
+    turns = training.Turns(setting, data, [run], lambda: None)
+    monkeypatch.setattr(turns, "reserve", lambda run: setting.clock.left + 1)
+    assert turns.train(run) is False

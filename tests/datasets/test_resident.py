@@ -250,3 +250,16 @@ def test_a_training_batch_makes_nobody_wait(splits):
 def test_the_interface_is_that_of_slices():
     public = {name for name in dir(Slices) if not name.startswith("_")} - {"fill", "files"}
     assert public - set(dir(Resident)) == set()
+
+
+def test_room_is_kept_on_the_gpu_and_pinned_memory_is_taken_in_powers_of_two(mixed, monkeypatch):
+    gpu = torch.device("cuda", 0)
+    needed = [[8 * torch.Size(s).numel() for s in resident.array_shapes(shape).values()] for shape in mixed.shapes]
+    total = sum(map(sum, needed))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total, 4 * total))
+    pinned = sum(1 << (n - 1).bit_length() for arrays in needed for n in arrays)
+    monkeypatch.setattr(resident, "host_bytes_available", lambda: pinned / 0.9 + 1)
+    assert resident._places(mixed, gpu, None) == ["pinned"] * 5  # a quarter of the GPU is all that is free
+    monkeypatch.setattr(resident, "host_bytes_available", lambda: pinned / 0.9 - 10)
+    with pytest.raises(ValueError, match="on the host"):
+        resident._places(mixed, gpu, None)

@@ -228,3 +228,10 @@ def test_kspace_is_in_fft_order():
     torch.testing.assert_close(combined, volume["target"], rtol=1e-4, atol=1e-4)
     energy = fft2c(volume["target"]).abs().square().sum(0)
     assert energy[20:28, 16:24].sum() > 0.8 * energy.sum()
+
+
+@pytest.mark.parametrize("change", [{"acceleration": 3}, {"n_masks": 6}, {"mask_seed": 1}, {"n_calibration": 4}])
+def test_other_masks_are_other_data(change):
+    settings = {**MASKS, **KNEE, "n_slices": 4, "n_train": 1, "n_val": 0, "n_test": 0, "n_jobs": 1}
+    one, other = (simulated.knees(**settings | c)[0].fingerprint for c in ({}, change))
+    assert one != other
