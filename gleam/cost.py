@@ -89,7 +89,7 @@ def paired(steps, *, n_rounds=7, n_warmup=2, device="cpu"):
     seconds = {name: [] for name in steps}
     for i in range(n_warmup + n_rounds):
         for name, step in steps.items():
-            elapsed = _seconds(step, device)
+            elapsed = timed(step, device)
             if i >= n_warmup:
                 seconds[name].append(elapsed)
     return {name: tuple(times) for name, times in seconds.items()}
@@ -160,7 +160,8 @@ def _between(a, b):
     return b - a if isinstance(a, float) else a.elapsed_time(b) / 1000
 
 
-def _seconds(step, device):
+def timed(step, device):
+    """Seconds of ``step()``; on a GPU it is waited for at both ends."""
     synchronize(device)
     started = time.perf_counter()
     step()

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+from gleam.cost import timed
 from gleam.execution import checked_device
 from gleam.fast import Fast
 from gleam.strategies import optimizers
@@ -168,11 +169,7 @@ def _seconds_of(call, device, seconds):
     """Median seconds of ``call``, over as many calls as ``seconds`` allow but at least MIN_CALLS, after one more."""
     times, until = [], time.perf_counter() + seconds
     while len(times) <= MIN_CALLS or time.perf_counter() < until:
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
+        times.append(timed(call, device))
     return statistics.median(times[1:])
 
 

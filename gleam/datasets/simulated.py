@@ -20,7 +20,7 @@ from gleam.datasets import phantoms
 from gleam.datasets.phantoms.acquire import white_noise
 from gleam.datasets.phantoms.brain_anatomy import check_tissue_maps
 from gleam.datasets.phantoms.generate import n_worthwhile, planned
-from gleam.datasets.phantoms.scan import BRAIN_FOV_MM, KNEE_FOV_MM, BrainScan, HeartScan, KneeScan, cropped, draw
+from gleam.datasets.phantoms.scan import BRAIN_FOV_MM, KNEE_FOV_MM, SCANS, cropped, draw
 from gleam.datasets.phantoms.subject import name as subject_name
 from gleam.datasets.phantoms.subject import sizes
 from gleam.datasets.prepare import _maps, _one_thread_each
@@ -32,7 +32,6 @@ from gleam.files import described, digest, end_with_parent, n_cores
 from gleam.fourier import fft2, fft2c, ifft2
 
 TRUE_MAPS = "the phantom's own coil sensitivities, normalised"
-SCANS = {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}
 VOXELS_PER_TASK = 1_500_000  # drawn at once by a process: a second's work, and 12 MB to hand over
 N_THREADS = 4  # subjects measured at the same time on a GPU: drawing the noise takes longest, on one core
 

@@ -44,7 +44,7 @@ def axis(n, fov_mm, centre=0.0):
 
 def draw(job):
     """The scan of a subject; ``job`` as made by :mod:`.generate`."""
-    return {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}[job["settings"]["kind"]](job)
+    return SCANS[job["settings"]["kind"]](job)
 
 
 class Scan:
@@ -195,3 +195,6 @@ def cropped(images, shape):
     """The middle ``shape`` (y, x) of ``images`` (..., y, x)."""
     first = [n // 2 - m // 2 for n, m in zip(images.shape[-2:], shape, strict=True)]
     return images[..., first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+
+
+SCANS = {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}
