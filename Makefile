@@ -42,7 +42,7 @@ benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv a
 
 records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to go on (installs nothing but WHEELS)
 	@$(if $(WHEELS),$(ANY_PYTHON) -m pip install -qq --no-index --no-deps --upgrade --target $(SITE) $(WHEELS)/*.whl)
-	@$(if $(WHEELS),PYTHONPATH="$(SITE)") $(ANY_PYTHON) benchmarks/records/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
+	@$(if $(WHEELS),PYTHONPATH="$(SITE)") $(ANY_PYTHON) benchmarks/full_scale/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
 
 # What a machine that holds torch may lack, for Python 3.12 or the version FOR.
 wheels: $(STAMP)  ## Fetch what brains and compressed sensing need, into wheels/, for make records WHEELS=wheels

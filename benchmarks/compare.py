@@ -13,7 +13,7 @@ import torch
 from gleam import Checkpointed, EndToEnd, Greedy, cost, fourier, masks, physics, unrolled
 from gleam.memory import LiveBytes
 from gleam.metrics import complex_l1
-from gleam.step import peak_split
+from gleam.step import allocated_at_peak, is_cuda, peak_split
 from gleam.strategies import optimizers
 
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
@@ -86,7 +86,7 @@ def _peer_row(make, network, batch):
         difference = _difference(image, network, batch)
         note = "" if difference <= TOLERANCE else _other_mathematics(make, network, batch, difference)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
-        step = partial(_peer_step, image, batch.target, optimizer)
+        step = partial(end_to_end_step, image, batch.target, optimizer)
         step()
     except peers.NotInstalled as reason:
         return Row(note=f"not installed: {reason}")
@@ -95,7 +95,8 @@ def _peer_row(make, network, batch):
     return Row(step, [module, [optimizer]], difference, note)
 
 
-def _peer_step(image, target, optimizer):
+def end_to_end_step(image, target, optimizer):
+    """One training step as one writes it without GLEAM; ``image()`` makes the network's images."""
     optimizer.zero_grad()
     loss = complex_l1(image(), target)
     loss.backward()
@@ -130,15 +131,11 @@ def peak_bytes(row, batch, device):
     state = [t for o in adams for s in o.state.values() for t in s.values() if torch.is_tensor(t)]
     held = [*module.parameters(), *module.buffers(), *state, *vars(batch).values()]
     held = [t for t in held if torch.is_tensor(t)]
-    if torch.device(device).type != "cuda":
-        with LiveBytes(held) as live:
-            row.step()
-        return live.peak
-    others = torch.cuda.memory_allocated(device) - sum(t.untyped_storage().nbytes() for t in held)
-    torch.cuda.reset_peak_memory_stats(device)
-    row.step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - others
+    if is_cuda(device):
+        return allocated_at_peak(row.step, held, device)
+    with LiveBytes(held) as live:
+        row.step()
+    return live.peak
 
 
 def ratio(seconds, others):

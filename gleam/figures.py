@@ -24,7 +24,7 @@ STYLE = {
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
     "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
-    "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b",
+    "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b", "Offloading": "black",
 }  # fmt: skip
 ERROR_GAIN = 4
 
@@ -205,15 +205,12 @@ def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=N
 
 
 def tradeoff(points, *, xlabel, ylabel):
-    """One labelled point per method: ``points`` is a dict of label to (x, y). Both axes start at zero."""
+    """One point per method, named in the legend: ``points`` is a dict of label to (x, y). Both axes start at zero."""
     with _axis(7, 4) as (figure, axis):
-        for name, (x, y) in points.items():
-            color = COLORS.get(name, COLORS["GLEAM"] if name.startswith("GLEAM") else "black")
-            axis.plot(x, y, "o", color=color, ms=7)
-            axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=9)
-        axis.set(xlabel=xlabel, ylabel=ylabel)
-        axis.set_xlim(0, 1.25 * max(x for x, _ in points.values()))  # room for words
-        axis.set_ylim(0, 1.1 * max(y for _, y in points.values()))
+        _points(axis, points)
+        right, top = (1.1 * max(values) for values in zip(*points.values(), strict=True))
+        axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top))
+        figure.legend(loc="outside right upper", fontsize=9)
     return figure
 
 
@@ -235,9 +232,7 @@ def roofline(points, limits, *, label=""):
         for name, rate in ceilings.items():
             axis.plot([rate / bandwidth, right], [rate, rate], color="black", lw=1.2)
             _beside(axis, f"{name}: {_rate(rate, 'FLOP/s')}", (right, rate), (-2, 3), ha="right")
-        for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
-            size = max(8, 12 - i)  # one behind another can be seen
-            axis.plot(*point, marker, color=COLORS.get(name, _CYCLE[i % len(_CYCLE)]), mec="white", ms=size, label=name)
+        _points(axis, points)
         axis.set(xscale="log", yscale="log", xlabel="intensity (FLOP per byte)", ylabel="achieved (FLOP/s)")
         axis.yaxis.set_major_formatter(EngFormatter())
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=label or None)
@@ -245,6 +240,12 @@ def roofline(points, limits, *, label=""):
 
 
 _CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56307a", "#8c8c8c"]
+
+
+def _points(axis, points):
+    for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
+        color, size = COLORS.get(name.split(", M =")[0], _CYCLE[i % len(_CYCLE)]), max(7, 11 - 0.4 * i)
+        axis.plot(*point, marker, color=color, mec="white", ms=size, label=name)
 
 
 def _rate(value, unit):

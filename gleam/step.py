@@ -58,7 +58,8 @@ class Step:
         split = {kind: live.split.get(kind, 0) for kind in KINDS}
         if not is_cuda(self.device):
             return split
-        beyond = self._allocated_at_peak() - sum(split.values())
+        held = [t for tensors in self._held().values() for t in tensors]
+        beyond = allocated_at_peak(self._eagerly, held, self.device) - sum(split.values())
         split["activations"] += min(0, beyond)  # compiled layers keep fewer than they do under a counter
         return split | {"workspace": max(0, beyond)}
 
@@ -74,15 +75,16 @@ class Step:
         }  # fmt: skip
         return {kind: [t for t in tensors if torch.is_tensor(t)] for kind, tensors in held.items()}
 
-    def _allocated_at_peak(self):
-        held = [t for tensors in self._held().values() for t in tensors if is_cuda(t.device)]
-        held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
-        synchronize(self.device)
-        others = torch.cuda.memory_allocated(self.device) - held  # other methods' networks
-        torch.cuda.reset_peak_memory_stats(self.device)
-        self._eagerly()
-        synchronize(self.device)
-        return torch.cuda.max_memory_allocated(self.device) - others
+
+def allocated_at_peak(step, held, device):
+    """Bytes on the GPU at the peak of ``step()``: of the tensors ``held`` before and of all that it allocates."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if is_cuda(t.device)}
+    synchronize(device)
+    others = torch.cuda.memory_allocated(device) - sum(storages.values())  # such as other methods' networks
+    torch.cuda.reset_peak_memory_stats(device)
+    step()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - others
 
 
 def copied(network, device):

@@ -82,9 +82,13 @@ def test_predictions_are_drawn_differently_from_measurements_in_the_same_colour(
 
 
 def test_tradeoff_names_every_point_where_it_is():
-    points = {"GLEAM, M = 2": (3.0, 1.0), "Checkpointing": (1.0, 2.0)}
-    (axis,) = figures.tradeoff(points, xlabel="MB", ylabel="time").axes
-    assert {t.get_text(): t.xy for t in axis.texts} == points
+    points = {"GLEAM": (2.0, 0.9), "GLEAM, M = 2": (3.0, 1.0), "Checkpointing": (1.0, 2.0)}
+    figure = figures.tradeoff(points, xlabel="MB", ylabel="time")
+    (axis,), (legend,) = figure.axes, figure.legends
+    assert {line.get_label(): (*line.get_xdata(), *line.get_ydata()) for line in axis.lines} == points
+    assert [t.get_text() for t in legend.get_texts()] == [*points]
+    colors, markers = [line.get_color() for line in axis.lines], {line.get_marker() for line in axis.lines}
+    assert colors[0] == colors[1] != colors[2] and len(markers) == len(points)
     assert axis.get_xlim()[0] == axis.get_ylim()[0] == 0
 
 

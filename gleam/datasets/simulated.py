@@ -8,9 +8,13 @@ import contextlib
 import json
 import math
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -86,28 +90,37 @@ def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n
     check_bank(n_masks, mask_seed)
     for size in {_shape(job)[2:] for job in jobs}:
         make_mask(size, seed=0)  # raises before anything is drawn
-    common = {"make_mask": make_mask, "n_masks": n_masks, "cache_dir": cache_dir, "calibrate": calibrate,
-              "device": device, "n_jobs": n_cores() if n_jobs is None else n_jobs}  # fmt: skip
-    volumes = iter(hold(Phantoms(f"{write.__name__} phantoms", jobs, seed=mask_seed, **common), device))
-    splits = []
+    drawn = Phantoms(
+        f"{write.__name__} phantoms", jobs, make_mask=make_mask, n_masks=n_masks, seed=mask_seed, cache_dir=cache_dir,
+        calibrate=calibrate, device=device, n_jobs=n_cores() if n_jobs is None else n_jobs,
+    )  # fmt: skip
+    volumes, splits = iter(hold(drawn, device)), []
     for i, split in enumerate(SPLITS):
         own = [job for job in jobs if job["split"] == split]
-        slices = Phantoms(split, own, seed=3 * mask_seed + i, **common)
+        slices = replace(drawn, name=split, jobs=own, seed=3 * mask_seed + i)
         splits.append(Resident(slices, device, volumes=[next(volumes) for _ in own]))
     return tuple(splits)
 
 
+@dataclass(eq=False, repr=False)
 class Phantoms(Split):
     """What is known about the subjects ``jobs`` (:func:`.phantoms.generate.planned`) before they are drawn.
 
     Like :class:`gleam.datasets.Slices`, but it can only :meth:`fill` a :class:`gleam.datasets.Resident`.
     """
 
-    is_phantom, n_left_out = True, 0
-
-    def __init__(self, name, jobs, *, make_mask, n_masks, seed, cache_dir, calibrate, device, n_jobs):
-        self.name, self.jobs, self.make_mask, self.n_masks, self.seed = name, jobs, make_mask, n_masks, seed
-        self.cache_dir, self.calibrate, self.device, self.n_jobs = cache_dir, calibrate, device, n_jobs
+    name: str
+    jobs: list
+    _: KW_ONLY
+    make_mask: Callable
+    n_masks: int
+    seed: int
+    cache_dir: Path
+    calibrate: Callable | None
+    device: torch.device
+    n_jobs: int
+    is_phantom: ClassVar = True
+    n_left_out: ClassVar = 0
 
     @cached_property
     def shapes(self):

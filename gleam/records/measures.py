@@ -47,7 +47,7 @@ def _counts(runs):
 
 def share_of_bf16_peak(runs, *, ladder):
     """Arithmetic per second of the fastest bf16 step over the measured rate of bf16 matrix products."""
-    step, limits = _fastest_bf16(runs, ladder), runs.get(("limits", "Device"))
+    step, limits = fastest_bf16(_rungs(runs, ladder)), runs.get(("limits", "Device"))
     n_operations = _value(step, "flops_per_step")
     limit = _value(limits, "bf16_flops_per_second")
     return n_operations / step.cost["seconds_per_step"] / limit if n_operations and limit else None
@@ -55,7 +55,7 @@ def share_of_bf16_peak(runs, *, ladder):
 
 def speedup_over_eager_fp32(runs, *, ladder):
     """Time of the plain eager step over that of the fastest bf16 step."""
-    return _time_ratio(runs.get((ladder, PLAIN)), _fastest_bf16(runs, ladder))
+    return _time_ratio(runs.get((ladder, PLAIN)), fastest_bf16(_rungs(runs, ladder)))
 
 
 def memory_ratio(runs, *, experiment):
@@ -101,12 +101,14 @@ MEASURES = {
 }
 
 
-def _fastest_bf16(runs, ladder):
-    rungs = [
-        record for (experiment, method), record in runs.items()
-        if experiment == ladder and method.startswith("bf16") and _value(record, "seconds_per_step")
-    ]  # fmt: skip
-    return min(rungs, key=lambda record: record.cost["seconds_per_step"], default=None)
+def fastest_bf16(ladder):
+    """The record of the fastest bf16 step among those of a ladder; None where no such step was timed."""
+    timed = [record for record in ladder if record.method.startswith("bf16") and _value(record, "seconds_per_step")]
+    return min(timed, key=lambda record: record.cost["seconds_per_step"], default=None)
+
+
+def _rungs(runs, ladder):
+    return [record for (experiment, _), record in runs.items() if experiment == ladder]
 
 
 def _value(record, name):

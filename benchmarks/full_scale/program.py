@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
+from full_scale import checks, costs, evaluation, packing, plan, training
+from full_scale.data import Data
+from full_scale.jobs import Clock, Setting, work_through
+from full_scale.sizes import SIZES
 from gleam import records
 from gleam.files import check_writable
-from records import checks, costs, evaluation, packing, plan, training
-from records.data import Data
-from records.jobs import Clock, Setting, work_through
-from records.sizes import SIZES
 
 ROOT = Path(__file__).parents[2]
 STAGES = ("correctness", "cost", "training", "evaluation")

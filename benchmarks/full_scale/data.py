@@ -1,12 +1,12 @@
 """The simulated data sets, made when they are needed, on the device, one kind at a time."""
 
 import gc
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 
+from full_scale.jobs import Job, work_through
 from gleam import datasets
-from gleam.datasets.simulated import Phantoms
-from records.jobs import Job, work_through
 
 
 class Data:
@@ -61,8 +61,5 @@ class Data:
 
 def _under_masks(part, acceleration):
     """The same images under masks of another ``acceleration``, nothing copied."""
-    drawn = part.slices
-    options = {name: getattr(drawn, name) for name in ("n_masks", "seed", "cache_dir", "calibrate", "device", "n_jobs")}
-    masks = partial(drawn.make_mask, acceleration=acceleration)
-    slices = Phantoms(drawn.name, drawn.jobs, make_mask=masks, **options)
-    return datasets.Resident(slices, part.device, volumes=part._volumes)
+    masks = partial(part.slices.make_mask, acceleration=acceleration)
+    return datasets.Resident(replace(part.slices, make_mask=masks), part.device, volumes=part._volumes)

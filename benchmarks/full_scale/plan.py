@@ -4,13 +4,13 @@ import sys
 from dataclasses import dataclass, replace
 from functools import cache
 
+from full_scale import costs
+from full_scale.problems import N_CHECKPOINTS, Case
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, records, runs
 from gleam.checkpoints import load, load_fit
 from gleam.datasets import phantoms, simulated
 from gleam.files import digest
 from gleam.identity import code_digest
-from records import costs
-from records.problems import N_CHECKPOINTS, Case
 
 MUS = {4: 4.0, 16: 0.05}  # of MoDL, by acceleration
 LONGER = "End-to-end, equal compute"

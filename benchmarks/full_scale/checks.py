@@ -4,11 +4,11 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from full_scale import probes
+from full_scale.jobs import Failed, Job
+from full_scale.probes import relative_error
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy
 from gleam.denoisers import PlainCNN, ResidualCNN
-from records import probes
-from records.jobs import Failed, Job
-from records.probes import relative_error
 
 EXPERIMENT = "correctness"
 STRATEGIES = {

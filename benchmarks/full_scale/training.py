@@ -3,8 +3,8 @@
 from functools import partial
 
 import gleam
-from records import evaluation, plan
-from records.jobs import Job, work_through
+from full_scale import evaluation, plan
+from full_scale.jobs import Job, work_through
 
 LEARNING = {"learning_rate": 1e-4, "weight_decay": 1e-4}  # constant; the paper's code, since the paper gives neither
 AT_ONCE = 1e-3  # seconds after which a call of gleam.fit shall return: at its next validation

@@ -1,4 +1,4 @@
-"""Computations that are done twice, on two devices or in two ways, to be compared: what :mod:`records.checks` lists.
+"""Computations that are done twice, on two devices or in two ways, to be compared: what :mod:`full_scale.checks` lists.
 
 Each takes ``at``, where and how large, and returns a list of tensors.
 """
@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 import gleam
+from full_scale.problems import random_batch
 from gleam import EndToEnd, Fast, Greedy, execution, metrics
 from gleam.evaluation import SCORES, reconstruct
 from gleam.parallel import spread
 from gleam.solvers import conjugate_gradient
 from gleam.strategies import optimizers, parameters_by_module, set_learning_rate
 from gleam.unrolled import modl, pgd
-from records.problems import random_batch
 
 N_STEPS = 8
 

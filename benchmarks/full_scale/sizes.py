@@ -5,8 +5,8 @@
 
 from dataclasses import dataclass, field
 
+from full_scale.problems import Case
 from gleam.unrolled import modl, pgd
-from records.problems import Case
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ def main():
     _without_progress_bars()
     # a call that is stopped from outside still packs what it has
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
-    from records import program
+    from full_scale import program
 
     return program.main(started=STARTED)
 

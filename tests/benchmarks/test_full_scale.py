@@ -19,10 +19,10 @@ from gleam.datasets import simulated
 from gleam.records import __main__ as measures
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from records import checks, costs, packing, plan, program, training
-from records.data import Data
-from records.jobs import VERSION, Clock, Job, Setting, work_through
-from records.sizes import PAPER, TINY
+from full_scale import checks, costs, packing, plan, program, training
+from full_scale.data import Data
+from full_scale.jobs import VERSION, Clock, Job, Setting, work_through
+from full_scale.sizes import PAPER, TINY
 
 RUN = Path(program.__file__).with_name("run.py")
 measures_module = importlib.import_module("gleam.records.measures")
@@ -324,7 +324,7 @@ def test_a_folder_that_holds_nothing_to_resume_from(tmp_path, capsys, content, w
     [
         (["--only", "ladder_pgd3d"], "no job has that in its name; expected a part of ladder_pgd2d, say"),
         (["--device", "gpu"], "device='gpu' must be 'cpu', 'cuda' or a GPU with its number"),
-        (["--out", f"{__file__}/out"], "test_records_run.py"),
+        (["--out", f"{__file__}/out"], "test_full_scale.py"),
         (["--resume-from", "nowhere"], "nowhere holds no records.tar.gz"),
     ],
 )

@@ -3,10 +3,10 @@
 from functools import partial
 
 import gleam
+from full_scale import plan
+from full_scale.jobs import Job, work_through
 from gleam import cost
 from gleam.files import n_cores
-from records import plan
-from records.jobs import Job, work_through
 
 # weight of the l1 norm in the paper, by experiment; weights of total variation in space and in time
 WAVELET = {"mridata_pgd_R12": 0.07, "mridata_pgd_R16": 0.06, "mridata_modl_R4": 0.12, "mridata_modl_R16": 0.06}

@@ -5,13 +5,13 @@ from functools import partial
 
 import peers
 import torch
-from compare import Row, peak_bytes
+from compare import Row, end_to_end_step, peak_bytes
 
+from full_scale.jobs import Failed, Job, sentence
 from gleam import Fast, Greedy, cost, execution, roofline
 from gleam.allocator import keep_freed_memory
-from gleam.metrics import complex_l1
+from gleam.records.measures import fastest_bf16
 from gleam.step import Step
-from records.jobs import Failed, Job, sentence
 
 PLAIN = {"Plain PyTorch, fp32": "fp32", "Plain PyTorch, tf32": "tf32"}
 RUNGS = {  # options of gleam.Fast; None: the multiple of channels that made the fastest of the rungs before
@@ -178,10 +178,7 @@ def _plain(setting, case, batch, precision):
 
     def step():
         with execution.using(precision, device_type=torch.device(setting.device).type):
-            optimizer.zero_grad()
-            loss = complex_l1(image(), batch.target)
-            loss.backward()
-            optimizer.step()
+            end_to_end_step(image, batch.target, optimizer)
 
     peak = peak_bytes(Row(step, [module, [optimizer]]), batch, setting.device)
     options = EXACT | {"precision": precision}
@@ -198,9 +195,6 @@ def fastest(setting, case):
     default = asdict(Fast(None))
     del default["strategy"]
     experiment = {"pgd2d": "ladder_pgd2d", "pgd2d_brain": "ladder_pgd2d", "modl2d": "ladder_modl2d"}.get(case)
-    found = [setting.find(experiment, name) for name in RUNGS if name.startswith("bf16")] if experiment else []
-    found = [record for record in found if record and record.cost]
-    if not found:
-        return default
-    best = min(found, key=lambda record: record.cost["seconds_per_step"])
-    return {name: best.settings[name] for name in default}
+    found = [setting.find(experiment, name) for name in RUNGS] if experiment else []
+    best = fastest_bf16([record for record in found if record])
+    return {name: best.settings[name] for name in default} if best else default
