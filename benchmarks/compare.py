@@ -128,6 +128,7 @@ def peak_bytes(row, batch, device):
     """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.step` does; also of a peer's step."""
     module, adams = row.held
     row.step()
+    module.zero_grad()  # the step that is counted makes them
     state = [t for o in adams for s in o.state.values() for t in s.values() if torch.is_tensor(t)]
     held = [*module.parameters(), *module.buffers(), *state, *vars(batch).values()]
     held = [t for t in held if torch.is_tensor(t)]

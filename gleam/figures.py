@@ -244,8 +244,8 @@ _CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56
 
 def _points(axis, points):
     for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
-        color, size = COLORS.get(name.split(", M =")[0], _CYCLE[i % len(_CYCLE)]), max(7, 11 - 0.4 * i)
-        axis.plot(*point, marker, color=color, mec="white", ms=size, label=name)
+        color = COLORS.get(name.split(", M =")[0], _CYCLE[i % len(_CYCLE)])
+        axis.plot(*point, marker, color=color, mec="white", ms=max(8, 12 - i), label=name)  # one behind another shows
 
 
 def _rate(value, unit):

@@ -81,7 +81,7 @@ def test_predictions_are_drawn_differently_from_measurements_in_the_same_colour(
     assert figure.png().startswith(b"\x89PNG")
 
 
-def test_tradeoff_names_every_point_where_it_is():
+def test_tradeoff_has_every_point_where_it_is_and_its_name_in_the_legend():
     points = {"GLEAM": (2.0, 0.9), "GLEAM, M = 2": (3.0, 1.0), "Checkpointing": (1.0, 2.0)}
     figure = figures.tradeoff(points, xlabel="MB", ylabel="time")
     (axis,), (legend,) = figure.axes, figure.legends

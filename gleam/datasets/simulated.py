@@ -90,14 +90,14 @@ def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n
     check_bank(n_masks, mask_seed)
     for size in {_shape(job)[2:] for job in jobs}:
         make_mask(size, seed=0)  # raises before anything is drawn
-    drawn = Phantoms(
+    everything = Phantoms(
         f"{write.__name__} phantoms", jobs, make_mask=make_mask, n_masks=n_masks, seed=mask_seed, cache_dir=cache_dir,
         calibrate=calibrate, device=device, n_jobs=n_cores() if n_jobs is None else n_jobs,
     )  # fmt: skip
-    volumes, splits = iter(hold(drawn, device)), []
+    volumes, splits = iter(hold(everything, device)), []
     for i, split in enumerate(SPLITS):
         own = [job for job in jobs if job["split"] == split]
-        slices = replace(drawn, name=split, jobs=own, seed=3 * mask_seed + i)
+        slices = replace(everything, name=split, jobs=own, seed=3 * mask_seed + i)
         splits.append(Resident(slices, device, volumes=[next(volumes) for _ in own]))
     return tuple(splits)
 
@@ -115,7 +115,7 @@ class Phantoms(Split):
     make_mask: Callable
     n_masks: int
     seed: int
-    cache_dir: Path
+    cache_dir: str | Path | None
     calibrate: Callable | None
     device: torch.device
     n_jobs: int

@@ -101,9 +101,9 @@ MEASURES = {
 }
 
 
-def fastest_bf16(ladder):
-    """The record of the fastest bf16 step among those of a ladder; None where no such step was timed."""
-    timed = [record for record in ladder if record.method.startswith("bf16") and _value(record, "seconds_per_step")]
+def fastest_bf16(rungs):
+    """The record of the fastest bf16 step among the ``rungs`` of a ladder; None where no such step was timed."""
+    timed = [record for record in rungs if record.method.startswith("bf16") and _value(record, "seconds_per_step")]
     return min(timed, key=lambda record: record.cost["seconds_per_step"], default=None)
 
 
