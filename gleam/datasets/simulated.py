@@ -29,7 +29,7 @@ from gleam.datasets.phantoms.subject import name as subject_name
 from gleam.datasets.phantoms.subject import sizes
 from gleam.datasets.prepare import _maps, _one_thread_each
 from gleam.datasets.resident import Resident, hold
-from gleam.datasets.slices import Split, check_bank
+from gleam.datasets.slices import Split
 from gleam.datasets.splits import SPLITS
 from gleam.execution import numbered_device
 from gleam.files import described, digest, end_with_parent, n_cores
@@ -87,13 +87,12 @@ def hearts(
 
 def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n_jobs, cache_dir):
     device, jobs = numbered_device(device), planned(write, **subjects)
-    check_bank(n_masks, mask_seed)
-    for size in {_shape(job)[2:] for job in jobs}:
-        make_mask(size, seed=0)  # raises before anything is drawn
     everything = Phantoms(
         f"{write.__name__} phantoms", jobs, make_mask=make_mask, n_masks=n_masks, seed=mask_seed, cache_dir=cache_dir,
         calibrate=calibrate, device=device, n_jobs=n_cores() if n_jobs is None else n_jobs,
     )  # fmt: skip
+    for size in {shape[2:] for shape in everything.shapes}:
+        make_mask(size, seed=0)  # raises before anything is drawn
     volumes, splits = iter(hold(everything, device)), []
     for i, split in enumerate(SPLITS):
         own = [job for job in jobs if job["split"] == split]

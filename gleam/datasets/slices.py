@@ -25,6 +25,11 @@ class Split:
     ``is_phantom``, ``aspect``, ``acquisition``, ``n_left_out`` and ``fingerprint``, and ``_made``, which makes a batch.
     """
 
+    def __post_init__(self):  # of those that are dataclasses
+        for name, value, least in (("n_masks", self.n_masks, 1), ("seed of the masks", self.seed, 0)):
+            if not hasattr(value, "__index__") or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+
     @cached_property
     def index(self):
         """One (file number, slice number) per slice."""
@@ -114,9 +119,6 @@ class Slices(Split):
     seed: int = 0
     cache_dir: Path | None = None
 
-    def __post_init__(self):
-        check_bank(self.n_masks, self.seed)
-
     @cached_property
     def shapes(self):
         """(slice, coil, [time,] y, x) of each file."""
@@ -171,13 +173,6 @@ class Slices(Split):
         mask = np.stack([bank[number] for number in numbers])[:, None]
         kspace, sens_maps, target, mask = (torch.from_numpy(x) for x in (*arrays, mask))
         return Batch.undersample(kspace, mask, sens_maps, target)
-
-
-def check_bank(n_masks, seed):
-    """Raise ValueError unless a bank of ``n_masks`` masks can be drawn from ``seed``."""
-    for name, value, least in (("n_masks", n_masks, 1), ("seed of the masks", seed, 0)):
-        if not hasattr(value, "__index__") or value < least:
-            raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
 
 @lru_cache(maxsize=512)
