@@ -206,11 +206,11 @@ def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=N
 
 def tradeoff(points, *, xlabel, ylabel):
     """One point per method, named in the legend: ``points`` is a dict of label to (x, y). Both axes start at zero."""
-    with _axis(7, 4) as (figure, axis):
+    with _axis(6, 4.8) as (figure, axis):
         _points(axis, points)
         right, top = (1.1 * max(values) for values in zip(*points.values(), strict=True))
         axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top))
-        figure.legend(loc="outside right upper", fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
