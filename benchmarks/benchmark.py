@@ -4,19 +4,21 @@
 """
 
 import argparse
-import math
+import itertools
 import os
 import statistics
 import sys
+import tempfile
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from compare import NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio
+from compare import AUTOCAST, FAST, NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio
 
-from gleam import files, parallel_cost, records, unrolled
+from gleam import Fast, Greedy, evaluate, execution, files, fit, parallel_cost, records, unrolled
 from gleam.allocator import keep_freed_memory
+from gleam.datasets import simulated
 
 ROOT = Path(__file__).parents[1]
 N_PROCESSES = 2
@@ -24,27 +26,56 @@ SCHEDULES = {"gleam": "GLEAM", "pipelined": "P-GLEAM, pipelined", "sequential": 
 MEASURES = (
     "pipelined_over_gleam", "sequential_over_gleam", "gleam_over_end_to_end", "checkpointed_over_end_to_end",
     "gleam_over_fastest_peer", "memory_spread_over_n",
+    "fast_over_gleam", "fast_modl_over_modl", "fast_over_fastest_peer_pgd", "fast_over_fastest_peer_modl",
+    "fast_over_fastest_peer_autocast", "fast_gleam_over_end_to_end", "bf16_psnr_shift_db",
 )  # fmt: skip
 
 
-def measures(networks, memory, parallel=None):
-    """Quartiles of each of :data:`MEASURES`, of two networks those of the worse; None where it was not measured."""
-    found = dict.fromkeys(MEASURES) | (over_gleam(parallel) if parallel else {})
-    ratios = [_ratios(rows) for rows in networks.values()]
-    found |= {name: max((one[name] for one in ratios), key=lambda q: q[1]) for name in ratios[0]}
+def measures(networks, memory, parallel=None, psnr=None):
+    """Quartiles of each of :data:`MEASURES`; None where it was not measured.
+
+    ``networks``: dict of "PGD" and "MoDL" to their rows. Of two networks the worse one counts, unless a measure is of
+    one: README.md says which.
+    """
+    pgd, modl = (_ratios(rows) for rows in networks.values())
+
+    def worse(name):
+        found = [of_network[name] for of_network in (pgd, modl) if name in of_network]
+        return max(found, key=lambda quartiles: quartiles[1], default=None)
+
     peaks = [next(iter(methods.values())).values() for methods in memory.values()]
-    return found | {"memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3}
+    shift = psnr and statistics.mean(psnr["bf16"]) - statistics.mean(psnr["fp32"])
+    found = (over_gleam(parallel) if parallel else {}) | {
+        "gleam_over_end_to_end": worse("gleam_over_end_to_end"),
+        "checkpointed_over_end_to_end": worse("checkpointed_over_end_to_end"),
+        "gleam_over_fastest_peer": worse("gleam_over_peer"),
+        "memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3,
+        "fast_over_gleam": pgd.get("fast_over_gleam"), "fast_modl_over_modl": modl.get("fast_over_gleam"),
+        "fast_over_fastest_peer_pgd": pgd.get("fast_over_peer"),
+        "fast_over_fastest_peer_modl": modl.get("fast_over_peer"),
+        "fast_over_fastest_peer_autocast": worse("fast_over_autocast"),
+        "fast_gleam_over_end_to_end": pgd.get("fast_over_end_to_end"),
+        "bf16_psnr_shift_db": psnr and [shift] * 3,
+    }  # fmt: skip
+    return {name: found.get(name) for name in MEASURES}
 
 
 def _ratios(rows):
     seconds = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
-    gleam, end_to_end, checkpointed, *others = seconds
-    fastest = min(others, key=lambda name: rows[name]["seconds_per_step"])
-    return {
-        "gleam_over_end_to_end": ratio(seconds[gleam], seconds[end_to_end]),
-        "checkpointed_over_end_to_end": ratio(seconds[checkpointed], seconds[end_to_end]),
-        "gleam_over_fastest_peer": ratio(seconds[gleam], seconds[fastest]),
-    }
+    gleam, end_to_end, checkpointed = list(seconds)[:3]
+    fast, fast_end_to_end = f"GLEAM{FAST}", f"End-to-end{FAST}"
+    peers = [name for name in list(seconds)[3:] if name not in (fast, fast_end_to_end)]
+    peer, autocast = (
+        min((name for name in peers if name.endswith(AUTOCAST) == is_autocast), default=None,
+            key=lambda name: rows[name]["seconds_per_step"])
+        for is_autocast in (False, True)
+    )  # fmt: skip
+    pairs = {
+        "gleam_over_end_to_end": (gleam, end_to_end), "checkpointed_over_end_to_end": (checkpointed, end_to_end),
+        "gleam_over_peer": (gleam, peer), "fast_over_gleam": (fast, gleam), "fast_over_peer": (fast, peer),
+        "fast_over_autocast": (fast, autocast), "fast_over_end_to_end": (fast, fast_end_to_end),
+    }  # fmt: skip
+    return {name: ratio(seconds[a], seconds[b]) for name, (a, b) in pairs.items() if {a, b} <= seconds.keys()}
 
 
 def over_gleam(seconds):
@@ -61,20 +92,39 @@ def measure_parallel(sizes, *, n_steps, n_rounds):
     return {name: costs[method].step_seconds for name, method in SCHEDULES.items()}
 
 
-def run(sizes, *, n_rounds, n_steps, n_blocks, device="cpu"):
+def psnr_by_format(*, matrix=(64, 48), n_features=16, n_steps=100, seeds=(0, 1, 2)):
+    """PSNR (dB) on test slices after a short run of GLEAM on knee phantoms, by number format, one for each seed."""
+    train, val, test = simulated.knees(
+        acceleration=4, n_calibration=8, n_masks=16, n_train=4, n_val=1, n_test=2, n_slices=6, matrix=matrix, n_coils=8,
+        seed=0, n_jobs=1,
+    )  # fmt: skip
+    settings = {"n_steps": n_steps, "batch_size": 2, "validate_every": n_steps, "weight_decay": 1e-4}
+    settings |= {"learning_rate": 3e-3, "final_learning_rate": 0.0, "n_warmup_steps": n_steps // 10}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for precision, seed in itertools.product(("fp32", "bf16"), seeds):
+            network = unrolled.pgd(8, n_features, seed=seed)
+            fit(network, train, val, Fast(Greedy(8), precision), seed=seed, run_dir=folder, **settings)
+            found.setdefault(precision, []).append(float(evaluate(network, test, scores=("psnr",))["psnr"].mean()))
+    return found
+
+
+def run(sizes, *, n_rounds, n_steps, n_blocks, n_training_steps, device="cpu"):
     """Everything, as the content of the record."""
     networks = {name: compare(make, sizes, n_rounds=n_rounds, device=device) for name, make in NETWORKS.items()}
     memory = {name: memory_over_n(make, sizes, device) for name, make in NETWORKS.items()}
     # last, and on two cores: two processes that share one would say nothing
     can_share = n_steps and torch.device(device).type == "cpu" and files.n_cores() >= N_PROCESSES
     parallel = measure_parallel(sizes, n_steps=n_steps, n_rounds=n_blocks) if can_share else None
+    trains = n_training_steps and torch.device(device).type == "cpu" and execution.has_fast_bf16("cpu")
+    psnr = psnr_by_format(n_steps=n_training_steps) if trains else None
     return {
         "sizes": asdict(sizes), "n_rounds": n_rounds, "n_steps": n_steps, "environment": records.environment(device),
         "peer_versions": {name: _version(name) for name in ("deepinv", "mrpro", "torchvision")},
         "load_average": list(os.getloadavg()), "keeps_freed_memory": keep_freed_memory(),
         "memory_kind": "peak of live tensors" if torch.device(device).type != "cuda" else "max_memory_allocated",
         "networks": networks, "memory": memory, "parallel_step_seconds": parallel,
-        "measures": measures(networks, memory, parallel),
+        "psnr_by_format": psnr, "measures": measures(networks, memory, parallel, psnr),
     }  # fmt: skip
 
 
@@ -104,8 +154,8 @@ def report(record):
             "GLEAM in one of them (quartiles over rounds), speed-up",
         ]
         lines += _parallel_lines(record["parallel_step_seconds"])
-    values = {name: math.nan if q is None else q[1] for name, q in record["measures"].items()}
-    return "\n".join([*lines, "", *(f"{name} {value:.3f}" for name, value in values.items())])
+    values = {name: "missing" if q is None else f"{q[1]:.3f}" for name, q in record["measures"].items()}
+    return "\n".join([*lines, "", *(f"{name} {value}" for name, value in values.items())])
 
 
 def _parallel_lines(seconds):
@@ -117,11 +167,11 @@ def _parallel_lines(seconds):
 
 def _line(method, row):
     if "over_gleam" not in row:
-        return f"  {method:20s}{'-':>8s}"
+        return f"  {method:28s}{'-':>8s}"
     low, median, high = row["over_gleam"]
     spread, peak = f"[{low:.3f} .. {high:.3f}]", row["peak_bytes"] / 1e6
     agrees = "" if row["difference"] is None else f"{row['difference']:9.0e}"
-    return f"  {method:20s}{row['seconds_per_step']:8.4f}{median:8.3f}  {spread:18s}{peak:8.1f}{agrees}"
+    return f"  {method:28s}{row['seconds_per_step']:8.4f}{median:8.3f}  {spread:18s}{peak:8.1f}{agrees}"
 
 
 def main(arguments=None):
@@ -133,6 +183,7 @@ def main(arguments=None):
     parser.add_argument("--n-rounds", type=int, default=7)
     parser.add_argument("--n-steps", type=int, default=24, help="in a block of the two processes; 0: without them")
     parser.add_argument("--n-blocks", type=int, default=4, help="rounds of such blocks")
+    parser.add_argument("--n-training-steps", type=int, default=100, help="of the runs in fp32 and bf16; 0: none")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--n-threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "benchmark")
@@ -141,7 +192,10 @@ def main(arguments=None):
     torch.set_num_threads(a.n_threads)
     sizes = Sizes(tuple(a.shape), a.n_coils, a.batch_size, a.n_iterations, a.n_features)
     sizes = replace(sizes, memory_iterations=tuple(a.memory_iterations))
-    record = run(sizes, n_rounds=a.n_rounds, n_steps=a.n_steps, n_blocks=a.n_blocks, device=a.device)
+    record = run(
+        sizes, n_rounds=a.n_rounds, n_steps=a.n_steps, n_blocks=a.n_blocks, n_training_steps=a.n_training_steps,
+        device=a.device,
+    )  # fmt: skip
     path = a.out / f"{records.slug(record['environment']['device'])}.json"
     files.write_json(path, record)
     print(report(record))

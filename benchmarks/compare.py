@@ -10,7 +10,7 @@ import numpy as np
 import peers
 import torch
 
-from gleam import Checkpointed, EndToEnd, Greedy, cost, fourier, masks, physics, unrolled
+from gleam import Checkpointed, EndToEnd, Fast, Greedy, cost, execution, fourier, masks, physics, unrolled
 from gleam.memory import LiveBytes
 from gleam.metrics import complex_l1
 from gleam.step import allocated_at_peak, is_cuda, peak_split
@@ -19,6 +19,8 @@ from gleam.strategies import optimizers
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went
 TOLERANCE = 1e-4  # relative difference of two images from the same weights
+FAST, AUTOCAST = ", fast", ", autocast"  # endings of the names of rows in bf16
+TOLERANCE_OF_BF16 = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,14 @@ class Row:
 
 
 def own_rows(network, batch):
-    """GLEAM's strategies; GLEAM comes first, since all others are divided by it."""
+    """GLEAM's strategies, also as :class:`gleam.Fast` makes them where bf16 is fast.
+
+    GLEAM comes first, since all others are divided by it.
+    """
     n = len(network.iterations)
     strategies = {f"GLEAM, {n} modules": Greedy(n), "End-to-end": EndToEnd(), "Checkpointed": Checkpointed()}
+    if execution.has_fast_bf16(batch.target.device.type):
+        strategies |= {f"GLEAM{FAST}": Fast(Greedy(n)), f"End-to-end{FAST}": Fast(EndToEnd())}
     return {name: own_row(copy.deepcopy(network), strategy, batch) for name, strategy in strategies.items()}
 
 
@@ -73,18 +80,26 @@ def own_row(network, strategy, batch):
 
 
 def peer_rows(network, batch):
-    """One row for each of :data:`peers.PEERS`; whatever goes wrong in one is its note and leaves the others alone."""
+    """One row for each of :data:`peers.PEERS` as it comes, and one under autocast in bf16 where that is fast.
+
+    Whatever goes wrong in one is its note and leaves the others alone.
+    """
     names = {**peers.PEERS}
     if peers.is_modl(network):
         names["deepinv, implicit"] = peers.deepinv_implicit
-    return {name: _peer_row(make, network, batch) for name, make in names.items()}
+    rows = {name: _peer_row(make, network, batch) for name, make in names.items()}
+    if execution.has_fast_bf16(batch.target.device.type):
+        rows |= {f"{name}{AUTOCAST}": _peer_row(make, network, batch, True) for name, make in names.items()}
+    return rows
 
 
-def _peer_row(make, network, batch):
+def _peer_row(make, network, batch, is_autocast=False):
     try:
         module, image = make(network, batch)
+        image = peers.in_bf16(module, image) if is_autocast else image
         difference = _difference(image, network, batch)
-        note = "" if difference <= TOLERANCE else _other_mathematics(make, network, batch, difference)
+        tolerance = TOLERANCE_OF_BF16 if is_autocast else TOLERANCE
+        note = "" if difference <= tolerance else _other_mathematics(make, network, batch, difference)
         optimizer = torch.optim.Adam(module.parameters(), lr=1e-5)
         step = partial(end_to_end_step, image, batch.target, optimizer)
         step()

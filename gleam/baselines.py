@@ -91,7 +91,8 @@ def _check_weights(n_iterations, **lamdas):
 
 def _wavelet(batch, *, lamda, n_iterations):
     kspace = fft2c(ifft2(batch.kspace)).cpu().numpy()  # SigPy's transforms are centred
-    mask = fftshift2(batch.mask).cpu().numpy().astype(np.float32)
+    mask = batch.mask.expand(-1, -1, *batch.kspace.shape[2:])  # SigPy wants it whole
+    mask = fftshift2(mask).cpu().numpy().astype(np.float32)
     sens_maps = batch.sens_maps.cpu().numpy()
     frames = [
         ((b, slice(None), *t), (b, slice(None), *(0 for _ in t))) for b, *t in np.ndindex(*batch.target.shape[:-2])

@@ -78,7 +78,8 @@ def save(path, fit, weights, best, optimizer_state):
     tensors = {f"optimizer.{key}": value for key, value in optimizer_state.items()}
     tensors |= {f"network.{key}": value for key, value in weights.items()}
     tensors |= {f"best.{key}": value for key, value in best.items()}
-    tensors = {key: value.detach().clone() for key, value in tensors.items()}  # shared weights are saved twice
+    # shared weights are saved twice, and all in one layout
+    tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with written_whole(path) as temporary:
         save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit))})
 

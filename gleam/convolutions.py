@@ -19,6 +19,8 @@ class Conv2d(nn.Conv2d):
 def _padded(convolution, x):
     """Weight and bias of ``convolution`` for the channels that ``x`` has; padded ones are zero, in and out."""
     weight, bias = convolution.weight, convolution.bias
+    if x.is_contiguous():  # the layout of x decides, not the one that the weights were trained in
+        weight = weight.contiguous()
     n_out, n_in = execution.padded(len(weight)) - len(weight), x.shape[1] - weight.shape[1]
     if n_out or n_in:
         weight = nn.functional.pad(weight, [0, 0] * (weight.ndim - 2) + [0, n_in, 0, n_out])
@@ -29,14 +31,20 @@ def _padded(convolution, x):
 class Conv3d(nn.Conv3d):
     """``nn.Conv3d`` that is fast on a CPU as well, for kernels 1 or 3 wide that keep the size, of stride 1.
 
-    Input and output (batch, channel, time, y, x). For many sizes torch has only a slow path there, ten times as slow.
-    Instead, each frame and its two neighbours become the channels of a 2D convolution, a few frames at a time, so that
-    no more is kept for the way back than by ``nn.Conv3d``.
+    Input and output (batch, channel, time, y, x). In fp32 torch has only a slow path there for few channels, ten times
+    as slow. Instead, each frame and its two neighbours become the channels of a 2D convolution, a few frames at a time,
+    so that no more is kept for the way back than by ``nn.Conv3d``. For images with their channels last, which
+    :func:`gleam.execution.channels_last` chooses for the other cases, torch's own is the faster one.
     """
 
     def forward(self, x):
         weight, bias = _padded(self, x)
+        is_bf16 = torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
+            return self._conv_forward(x, weight, bias)
+        if is_bf16 and x.shape[2] == 2:  # oneDNN's gradient of the weights is wrong for two frames: add one of zeros
+            return self._conv_forward(nn.functional.pad(x, (0, 0, 0, 0, 0, 1)), weight, bias)[:, :, :2]
+        if is_bf16 or x.is_contiguous(memory_format=torch.channels_last_3d):
             return self._conv_forward(x, weight, bias)
         if self.kernel_size == (1, 1, 1):
             y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])

@@ -15,15 +15,15 @@ from gleam.convolutions import CONVOLUTIONS
 from gleam.solvers import NotConverged, fixed_point
 
 
-def to_channels(x):
+def to_channels(x, n_features):
     """Complex image (batch, ...) to real channels (batch, 2, ...), and as many of zeros as :mod:`gleam.execution` pads.
 
-    As it lies in memory a complex image has its channels last.
+    As it lies in memory a complex image has its channels last; ``n_features`` of the CNN decides whether that stays.
     """
     channels = torch.view_as_real(x)
     n_more = execution.padded(2) - 2
     channels = (nn.functional.pad(channels, (0, n_more)) if n_more else channels).movedim(-1, 1)
-    return channels if execution.channels_last(x) else channels.contiguous()
+    return channels if execution.channels_last(x, n_features) else channels.contiguous()
 
 
 def to_complex(channels):
@@ -128,7 +128,7 @@ class ResidualCNN(nn.Module):
 
     def forward(self, x):
         _check_dims(x, self.body[-1])
-        return x + to_complex(self.body(to_channels(x)))
+        return x + to_complex(self.body(to_channels(x, self.body[-1].in_channels)))
 
 
 class PlainCNN(nn.Module):
@@ -192,7 +192,7 @@ class PlainCNN(nn.Module):
 
     def _convolutions(self, x):
         _check_dims(x, self.layers[0])
-        return to_complex(self.layers(to_channels(x)))
+        return to_complex(self.layers(to_channels(x, self.layers[-1].in_channels)))
 
 
 def steepest(function, x, *, n_iterations=10, seed=0):

@@ -74,6 +74,26 @@ def check(precision, channel_multiple=1):
         raise ValueError(f"channel_multiple={channel_multiple!r} must be a whole number of at least 1")
 
 
+@cache
+def bf16_units():
+    """Instructions by which this CPU multiplies bf16 faster than fp32: "AMX", "AVX512-BF16" or None.
+
+    From the processor's flags. None also where torch has no oneDNN, whose kernels use them.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return None
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
+
+
+def has_fast_bf16(device_type):
+    """Whether convolutions on "cpu" or "cuda" are faster in bf16 than in fp32."""
+    if device_type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return bf16_units() is not None
+
+
 def compiles():
     """Whether functions that can be compiled are to be compiled now."""
     return _current.compiled
@@ -94,9 +114,19 @@ def padded(n_channels):
     return -(-n_channels // _current.channel_multiple) * _current.channel_multiple
 
 
-def channels_last(x):
-    """Whether feature maps made of ``x`` should have their channels last in memory, as tensor cores read them."""
-    return x.is_cuda and (torch.is_autocast_enabled("cuda") or torch.backends.cudnn.conv.fp32_precision == "tf32")
+def channels_last(x, n_features):
+    """Whether the feature maps of a CNN with ``n_features`` channels on image ``x`` have their channels last in memory.
+
+    Matrix units, of GPUs and of CPUs, read them so. In fp32 on a CPU it is a rule by size, so that results never depend
+    on a timing: 2D convolutions are faster with channels last unless these fill whole vectors of 16 numbers, 3D ones
+    from 32 channels on (below, :class:`gleam.convolutions.Conv3d` has a faster way).
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        return True
+    if x.is_cuda:
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    is_series = x.ndim == 4
+    return n_features >= 32 if is_series else n_features % 16 != 0
 
 
 def is_capturing():
@@ -111,6 +141,19 @@ def autocast_as_now(device_type):
         "enabled": torch.is_autocast_enabled(device_type), "cache_enabled": False,
     }  # fmt: skip
     return lambda: torch.autocast(**settings)
+
+
+def lay_out(optimizers):
+    """Bring weights of convolutions, and what ``optimizers`` keep of them, to channels last; once, then it is so."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for optimizer in optimizers:
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            layout = formats.get(p.ndim)
+            if layout and not p.is_contiguous(memory_format=layout):
+                p.data = p.data.contiguous(memory_format=layout)
+                # the fused update walks through weights, gradients and moments as they lie in memory
+                moments = {key: t for key, t in optimizer.state[p].items() if t.shape == p.shape}
+                optimizer.state[p].update({key: t.contiguous(memory_format=layout) for key, t in moments.items()})
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Any strategy at the speed of the device: convolutions in a smaller number format, a step replayed as a CUDA graph."""
+"""Any strategy at the speed of the device: convolutions in a smaller number format and the layout of matrix units, on
+GPUs the step replayed as a CUDA graph."""
 
 from collections import Counter
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import torch
 
 from gleam import execution
 
+AUTO = "auto"
 N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers make their state
 
 
@@ -18,9 +20,14 @@ class Fast:
 
     The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64. A
     network of one's own has to bring what its convolutions return in bf16 back to float32, as autocast has it.
-    ``precision``, ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are
-    channels padded. Memory-efficient learning wants "fp32": in a smaller format its inversions are not accurate enough,
-    and each is replaced by a computation forward.
+
+    ``precision``: "bf16", "tf32" (CUDA alone has it), "fp32" or, by default, "auto": bf16 where the device is fast in
+    it (:func:`gleam.execution.has_fast_bf16`), else fp32. Memory-efficient learning always has fp32, which its
+    inversions need: in a smaller format each would be replaced by a computation forward. :meth:`settled` decides;
+    :func:`gleam.fit` asks once, for all processes of a run, and notes the answer. In bf16 and tf32 weights and feature
+    maps have their channels last in memory.
+
+    ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are channels padded.
 
     ``captured``: on CUDA the whole step, updates included, is recorded once, after a few ordinary steps, and from then
     on launched as one, so that the host does not hold up the device. A batch of another shape takes an ordinary step.
@@ -29,13 +36,23 @@ class Fast:
     """
 
     strategy: object
-    precision: str = "bf16"
+    precision: str = AUTO
     compiled: bool = False
     captured: bool = True
     channel_multiple: int = 8
 
     def __post_init__(self):
-        execution.check(self.precision, self.channel_multiple)
+        if self.precision != AUTO:
+            execution.check(self.precision)
+        execution.check("fp32", self.channel_multiple)
+
+    def settled(self, device):
+        """The same with the number format that "auto" stands for on ``device``."""
+        if self.precision != AUTO:
+            return self
+        bears_bf16 = not getattr(self.strategy, "needs_fp32", False)
+        is_bf16 = bears_bf16 and execution.has_fast_bf16(torch.device(device).type)
+        return replace(self, precision="bf16" if is_bf16 else "fp32")
 
     @property
     def eager(self):
@@ -58,7 +75,10 @@ class Fast:
 
     def step(self, network, batch, optimizers):
         """One step of ``strategy``; returns its losses."""
-        with self._execution(batch.target.device.type):
+        device = batch.target.device
+        if self.settled(device).precision != "fp32":
+            execution.lay_out(optimizers)
+        with self._execution(device.type):
             if batch.target.is_cuda and self.captured and getattr(self.strategy, "is_capturable", False):
                 return self._replay(optimizers[0])(network, batch, optimizers)
             return self.strategy.step(network, batch, optimizers)
@@ -76,7 +96,7 @@ class Fast:
 
     def _execution(self, device_type):
         return execution.using(
-            self.precision, device_type=device_type, compiled=self.compiled,
+            self.settled(device_type).precision, device_type=device_type, compiled=self.compiled,
             channel_multiple=self.channel_multiple if device_type == "cuda" else 1,
         )  # fmt: skip
 
@@ -84,6 +104,11 @@ class Fast:
         if name.startswith("_") or name == "strategy":
             raise AttributeError(name)
         return getattr(self.strategy, name)
+
+
+def settled(strategy, device):
+    """``strategy`` with its number format decided for ``device``, if it is a :class:`Fast`; others as they are."""
+    return strategy.settled(device) if isinstance(strategy, Fast) else strategy
 
 
 _REPLAYS = WeakKeyDictionary()  # by optimizer, whose end is the end of a training run: then the graph's memory is free

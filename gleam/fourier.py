@@ -35,9 +35,9 @@ def ifft2(k):
     return np.fft.ifft2(k, norm="ortho").astype(np.result_type(k, np.complex64), copy=False)
 
 
-def fft2_unscaled(x):
-    """:func:`fft2` of a torch tensor times the square root of the number of pixels, which spares a pass over it."""
-    return torch.fft.fft2(x, norm="backward")
+def fft_unscaled(x, axes=AXES):
+    """FFT of a torch tensor over ``axes``, :func:`fft2` but for its scaling, which spares a pass; over none, ``x``."""
+    return torch.fft.fftn(x, dim=axes, norm="backward") if axes else x
 
 
 def fftshift2(x):

@@ -1,8 +1,8 @@
 """The measurement y = A x + noise, A = Omega F S (Eq. 1), of 2D images and 2D + time series, and mini-batches of it.
 
-Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space and mask (batch, coil or 1,
-[time,] y, x). Images and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call
-shifts.
+Shapes: image (batch, [time,] y, x); sensitivity maps (batch, coil, [1,] y, x); k-space (batch, coil, [time,] y, x);
+mask (batch, 1, [time,] y, x), where y or x is 1 if whole lines along it are measured (:func:`without_readout`). Images
+and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call shifts.
 """
 
 import math
@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from gleam import execution
-from gleam.fourier import fft2, fft2_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
+from gleam.fourier import AXES, fft2, fft_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
 # Samples of k-space that A^H A works on at a time: they stay in the cache of a GPU, and beside the feature maps of a
@@ -37,7 +37,7 @@ class Sense:
                 f"sens_maps of shape {maps} and mask of shape {mask} do not fit; expected "
                 "(batch, coil, [1,] y, x) and (batch, 1, [time,] y, x)"
             )
-        if maps[-2:] != mask[-2:] or maps[0] != mask[0]:
+        if maps[0] != mask[0] or any(m not in (n, 1) for n, m in zip(maps[-2:], mask[-2:], strict=True)):
             raise ValueError(f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x")
 
     def forward(self, x):
@@ -48,49 +48,65 @@ class Sense:
         """A^H y: k-space to the zero-filled, coil-combined image."""
         return (self.sens_maps.conj() * ifft2(self.mask * kspace)).sum(COIL)
 
-    def normal(self, x):
-        """A^H A x."""
+    def normal(self, x, shift=0.0):
+        """A^H A x + shift x; ``shift`` is a number or, where it is learned, a tensor."""
         if self.sens_maps.requires_grad or self.mask.requires_grad:
-            return self.adjoint(self.forward(x))
-        return _Normal.apply(x, self.sens_maps, self._signs)
+            return self.adjoint(self.forward(x)) + shift * x
+        if isinstance(shift, torch.Tensor):
+            return self.normal(x) + shift * x
+        if self._lines_along_x:  # transforms are fastest along the axis that is contiguous
+            return _Normal.apply(x.mT.contiguous(), *self._factors, shift).mT.contiguous()
+        return _Normal.apply(x, *self._factors, shift)
+
+    @property
+    def _lines_along_x(self):
+        return self.mask.shape[-1] == 1 < self.mask.shape[-2]
 
     @cached_property
-    def _signs(self):
-        """What multiplies real and imaginary part of k-space in :meth:`normal`: (batch, 1, [time,] y, x, 2).
+    def _factors(self):
+        """What :meth:`normal` multiplies images and k-space with: maps, and numbers (batch, 1, [time,] y, x, 2).
 
-        The mask; the conjugation; and what makes two transforms without scaling orthonormal.
+        The numbers, of real and imaginary part, are the mask; the conjugation; and what makes two transforms without
+        scaling orthonormal. Along an axis of length 1 whole lines are measured, and the two transforms cancel.
         """
-        mask = self.mask.square() / math.prod(self.mask.shape[-2:])
-        return torch.stack([mask, -mask], dim=-1)
+        maps, mask = self.sens_maps, self.mask.square() / math.prod(self.mask.shape[-2:])
+        if self._lines_along_x:
+            maps, mask = maps.mT.contiguous(), mask.mT
+        return maps, torch.stack([mask, -mask], dim=-1)
 
 
 class _Normal(torch.autograd.Function):
-    """A^H A x = conj(sum_c S_c F conj(Omega F S_c x)), whose gradient is the same operator, for it is Hermitian.
+    """A^H A x + shift x, with A^H A x = conj(sum_c S_c F conj(Omega F S_c x)). Its gradient is the same operator.
 
     Two forward transforms in place of one and its inverse: so no conjugate of the maps is needed, which would be made
     anew each time. Coils are taken in groups of at most ``AT_ONCE`` samples.
     """
 
     @staticmethod
-    def forward(ctx, x, sens_maps, signs):
+    def forward(ctx, x, sens_maps, signs, shift):
         ctx.save_for_backward(sens_maps, signs)
-        n_coils = max(1, AT_ONCE // math.prod(signs.shape[:-1]))
-        parts = (_normal_of(maps, x, signs) for maps in sens_maps.split(n_coils, COIL))
-        total = next(parts)
-        for part in parts:
-            total.add_(part)
-        return total
+        ctx.shift = shift
+        n_coils = max(1, AT_ONCE // x.numel())
+        if n_coils >= sens_maps.shape[COIL]:
+            total = _normal_of(sens_maps, x, signs)
+        else:
+            first, *others = sens_maps.split(n_coils, COIL)
+            total = _normal_of(first, x, signs)
+            for maps in others:
+                total.add_(_normal_of(maps, x, signs))
+        return total.add_(x, alpha=shift) if shift else total
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Normal.apply(gradient, *ctx.saved_tensors), None, None
+        return _Normal.apply(gradient, *ctx.saved_tensors, ctx.shift), None, None, None
 
 
 def _normal_of(sens_maps, x, signs):
     """The part of some coils in A^H A x."""
-    kspace = fft2_unscaled(sens_maps * x.unsqueeze(COIL))
+    axes = [axis for axis in AXES if signs.shape[axis - 1] > 1]
+    kspace = fft_unscaled(sens_maps * x.unsqueeze(COIL), axes)
     torch.view_as_real(kspace).mul_(signs)
-    return _combined(fft2_unscaled(kspace), sens_maps)
+    return _combined(fft_unscaled(kspace, axes), sens_maps)
 
 
 def _combined(images, sens_maps):
@@ -105,6 +121,18 @@ def _combined_reals(m, s):
     """The same of real and imaginary parts, which the compiler makes one pass of; it knows no complex numbers."""
     real, imaginary = m[..., 0] * s[..., 0] - m[..., 1] * s[..., 1], m[..., 0] * s[..., 1] + m[..., 1] * s[..., 0]
     return torch.stack([real.sum(COIL), -imaginary.sum(COIL)], dim=-1)
+
+
+def without_readout(mask):
+    """Masks (..., y, x), arrays or tensors, with axis y or x cut to length 1 along which every mask is constant.
+
+    Random columns are measured along all of y, the lines of k-t masks along all of x.
+    """
+    for axis in AXES:
+        first = mask[..., :1, :] if axis == -2 else mask[..., :1]
+        if bool((mask == first).all()):
+            mask = first
+    return mask
 
 
 @dataclass(frozen=True)
@@ -156,7 +184,7 @@ class Batch:
         kspace, sens_maps = (torch.as_tensor(x).to(torch.complex64)[None] for x in (kspace, sens_maps))
         mask = torch.as_tensor(mask)[None]
         target = (sens_maps.conj() * ifft2c(kspace)).sum(COIL)
-        return cls.undersample(to_fft_order(kspace), ifftshift2(mask)[:, None], sens_maps, target)
+        return cls.undersample(to_fft_order(kspace), without_readout(ifftshift2(mask))[:, None], sens_maps, target)
 
     def to(self, device):
         """The same batch on another device; copied once, however often it is asked for."""

@@ -31,34 +31,67 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
 def _iterate(operator, b, start, n_iterations, tolerance):
     x = torch.zeros_like(b) if start is None else start
     residual = b if start is None else b - operator(x)
-    direction, energy = residual, _inner(residual, residual)
-    enough = tolerance**2 * _inner(b, b).detach()
+    direction, energy = residual, _inner(_reals(residual), _reals(residual))
+    enough = tolerance**2 * _inner(_reals(b), _reals(b)).detach()
     for _ in range(n_iterations):
-        active = (energy > enough).to(energy.dtype)
-        image = operator(direction)
-        step = _quotient(energy, _inner(direction, image), active)
-        x = x + step * direction
-        residual = residual - step * image
-        new_energy = _inner(residual, residual)
-        direction = residual + _quotient(new_energy, energy, active) * direction
-        energy = new_energy
+        x, residual, direction, energy = _Update.apply(x, residual, direction, operator(direction), energy, enough)
     return x
 
 
+class _Update(torch.autograd.Function):
+    """One iteration but for the operator, in few and large operations on real numbers.
+
+    p: direction, q = H p, r: residual, e = <r, r>, c = <p, q>. Then x+ = x + e/c p, r+ = r - e/c q, e+ = <r+, r+> and
+    p+ = r+ + e+/e p. An example whose e is ``enough`` is divided by infinity and stays as it is.
+    """
+
+    @staticmethod
+    def forward(ctx, x, r, p, q, e, enough):
+        is_done = e <= enough
+        c = _inner(_reals(p), _reals(q)).masked_fill_(is_done, math.inf)
+        step = e / c
+        x, r = _plus(x, step, p), _plus(r, step, q, sign=-1)
+        new_e, e = _inner(_reals(r), _reals(r)), e.masked_fill(is_done, math.inf)
+        ratio = new_e / e
+        ctx.save_for_backward(p, q, r, e, c, step, ratio)
+        ctx.set_materialize_grads(False)  # of the last iteration only x is used
+        return x, r, _plus(r, ratio, p), new_e
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, to_x, to_r, to_p, to_e):  # gradients with respect to what forward returned
+        *vectors, e, c, step, ratio = ctx.saved_tensors
+        p, q, r = map(_reals, vectors)
+        nothing = torch.zeros_like(step)
+        of_x, of_r, of_p, of_e = (nothing if g is None else _reals(g) for g in (to_x, to_r, to_p, to_e))
+        of_ratio = nothing if to_p is None else _inner(of_p, p) / e
+        of_r = torch.addcmul(of_r + of_p, of_e + of_ratio, r, value=2)
+        of_step = (_inner(of_x, p) - _inner(of_r, q)) / c
+        of_c = -step * of_step
+        of_p = torch.addcmul(torch.addcmul(ratio * of_p, step, of_x), of_c, q)
+        of_q = torch.addcmul(of_c * p, step, of_r, value=-1)
+        return to_x, *(_as(vectors[0], g) for g in (of_r, of_p, of_q)), of_step - of_ratio * ratio, None
+
+
 def _inner(a, b):
-    """Real part of <a, b> per example, shaped to broadcast."""
-    # one reduction of real numbers: a batch of scalar products would become a matrix product with a single row
-    total = (_reals(a) * _reals(b)).flatten(1).sum(1)
-    return total.reshape(-1, *[1] * (a.ndim - 1))
+    """<a, b> of real vectors per example, shaped to broadcast."""
+    # one reduction: a batch of scalar products would become a matrix product with a single row
+    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+
+
+def _plus(a, scale, b, sign=1):
+    """a + sign scale b, as a tensor of its own and no view."""
+    total = torch.empty_like(a)
+    torch.addcmul(_reals(a), scale, _reals(b), value=sign, out=_reals(total))
+    return total
 
 
 def _reals(x):
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 
-def _quotient(numerator, denominator, active):
-    """0 where ``active`` is 0 and not 1, without ever computing 0 / 0, whose gradient would be NaN."""
-    return numerator * active / (denominator * active + (1 - active))
+def _as(like, reals):
+    return torch.view_as_complex(reals) if like.is_complex() else reals
 
 
 class _Implicit(torch.autograd.Function):

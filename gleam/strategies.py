@@ -8,7 +8,7 @@ will do (:mod:`gleam.unrolled`).
 How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
 A strategy may also have ``findings()``, a dict of what it noticed since it was last asked; it joins a run's history.
 And ``is_capturable``: whether a step never asks the device for a value, nor another device for anything, so that
-:class:`gleam.Fast` can record it as a CUDA graph.
+:class:`gleam.Fast` can record it as a CUDA graph; ``needs_fp32``: whether it would fail in a smaller number format.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ BETAS = (0.9, 0.999)
 class _Undivided:
     """The whole network as one module; subclasses say how its activations are kept."""
 
-    is_capturable = True
+    is_capturable, needs_fp32 = True, False
 
     def modules(self, network):
         """One list with all iterations."""
@@ -140,7 +140,7 @@ class Invertible(_Undivided):
     :class:`gleam.inversion.InversionWarning`; :meth:`findings` counts.
     """
 
-    is_capturable = False
+    is_capturable, needs_fp32 = False, True
 
     n_checkpoints: int = 1
     tolerance: float = 1e-5
@@ -183,6 +183,11 @@ class Greedy:
     def is_capturable(self):
         """As ``within``."""
         return self.within.is_capturable
+
+    @property
+    def needs_fp32(self):
+        """As ``within``."""
+        return self.within.needs_fp32
 
     def modules(self, network):
         """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""

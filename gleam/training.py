@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from gleam.allocator import keep_freed_memory
 from gleam.execution import checked_device, numbered_device
+from gleam.fast import Fast, settled
 from gleam.files import end_with_parent
 from gleam.launching import launch
 from gleam.parallel import spread
@@ -73,17 +75,18 @@ def fit(
         max_seconds=max_seconds,
     )
     _check_slices(train=train, val=val)
-    settings = {
-        "strategy": repr(in_one_process(strategy)), "n_steps": n_steps, "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,
-        "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
-        "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
-    }  # fmt: skip
     keep_freed_memory()
     team = getattr(strategy, "team", ALONE)
     with team.telling_failures():
         devices = [numbered_device(d) for d in devices]
+        strategy = _agreed(strategy, devices[0], team)
+        settings = {
+            "strategy": repr(in_one_process(strategy)), "precision": getattr(strategy, "precision", None),
+            "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
+            "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,
+            "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
+            "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
+        }  # fmt: skip
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = Run(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
         says_what_fits = explained(
@@ -106,6 +109,7 @@ def fit_parallel(network, train, val, strategy, *, n_processes, n_steps, name=No
     """
     if not hasattr(strategy, "equivalent"):
         raise ValueError(f"{strategy} trains in one process: give gleam.ParallelGreedy, or call gleam.fit")
+    strategy = settled(strategy, _devices(arguments.get("device", "cpu"))[0])
     arguments |= {"train": train, "val": val, "n_steps": n_steps, "name": name}
     if n_processes != 1:
         copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
@@ -124,6 +128,11 @@ def fit_all(runs, *, n_jobs=1):
     one run. A script that calls this needs ``if __name__ == "__main__":``. Returns a dict of key to :class:`Fit`;
     raises what a run raises, after the others have finished.
     """
+    # this process decides what the processor is fast in, for all of them
+    runs = {
+        key: arguments | {"strategy": settled(arguments["strategy"], _devices(arguments.get("device", "cpu"))[0])}
+        for key, arguments in runs.items()
+    }
     if n_jobs > 1 and len(runs) > 1:
         context = multiprocessing.get_context("spawn")
         n_threads = max(1, torch.get_num_threads() // n_jobs)
@@ -144,6 +153,14 @@ def _as_it_was_on_failure(network):
         network.load_state_dict(initial)
         network.zero_grad(set_to_none=True)
         raise
+
+
+def _agreed(strategy, device, team):
+    """``strategy`` in the number format that is fast on ``device`` of the first process, in all processes."""
+    strategy = settled(strategy, device)
+    if not isinstance(strategy, Fast) or team.size == 1:
+        return strategy
+    return replace(strategy, precision=team.merge({"precision": strategy.precision})["precision"])
 
 
 def _what_is_kept(run):

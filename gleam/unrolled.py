@@ -31,7 +31,7 @@ class PGDIteration(nn.Module):
 
     def forward(self, x, batch):
         # A^H(A x - y) = A^H A x - A^H y, and A^H y is the zero-filled image that the batch holds already
-        return self.denoiser(x - self.step_size * (batch.sense.normal(x) - batch.zero_filled))
+        return self.denoiser(torch.sub(x, batch.sense.normal(x) - batch.zero_filled, alpha=self.step_size))
 
 
 class MoDLIteration(nn.Module):
@@ -88,7 +88,7 @@ class MoDLIteration(nn.Module):
         """x+ for the CNN's output ``z``, by conjugate gradients from ``start``."""
         mu = self.mu
         return conjugate_gradient(
-            lambda v: batch.sense.normal(v) + mu * v, batch.zero_filled + mu * z, start,
+            lambda v: batch.sense.normal(v, mu), batch.zero_filled + mu * z, start,
             n_iterations=self.n_cg, implicit=self.implicit,
         )  # fmt: skip
 

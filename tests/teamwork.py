@@ -72,7 +72,7 @@ def train_steps(make, strategy, sizes, n_steps=5):
     losses = [strategy.step(network, random_batch(n=sizes[k % len(sizes)], seed=k), optimizers) for k in range(n_steps)]
     owned = getattr(strategy, "mine", range(len(losses[0])))
     own = {m: [losses[-1][m].item(), *optimizers[m].param_groups[0]["params"]] for m in owned}
-    if isinstance(strategy, gleam.ParallelGreedy):
+    if hasattr(strategy, "finish"):
         strategy.finish()
         own = strategy.team.merge(own)
     return [[torch.as_tensor(value).detach() for value in own[m]] for m in sorted(own)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import evaluation, execution, strategies, unrolled
+from gleam import denoisers, evaluation, execution, strategies, unrolled
 
 NETWORKS = {
     "pgd": lambda: unrolled.pgd(2, 5),
@@ -48,6 +48,72 @@ def test_bf16_is_near_and_keeps_images_complex64(problem):
     assert rounded.dtype == torch.complex64
     assert 0 < far([rounded], [image]) < 0.02
     assert torch.equal(network(batch), image)  # the context is over
+
+
+@pytest.mark.parametrize("n_dims", [2, 3])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_convolutions_in_bf16_have_the_gradients_of_fp32_for_every_length_of_an_axis(n_dims, size):
+    """As oneDNN does not have them for two frames; there it reads memory that it has not written."""
+    for axis in range(n_dims):
+        shape = [6] * n_dims
+        shape[axis] = size
+        x = torch.randn(2, *shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            cnn = denoisers.ResidualCNN(6, n_dims=n_dims)
+        found = []
+        for precision in ("fp32", "bf16", "bf16"):
+            with execution.using(precision, device_type="cpu"):
+                image = cnn(x)
+            of_weights = torch.autograd.grad(image.abs().square().mean(), list(cnn.parameters()))
+            found.append(torch.cat([g.flatten() for g in of_weights]))
+        exact, rounded, again = found
+        assert (rounded - exact).norm() < 0.1 * exact.norm()
+        assert torch.equal(rounded, again)
+
+
+def layouts(network, batch):
+    """Whether what each convolution is given has its channels last."""
+    formats, seen, hooks = {4: torch.channels_last, 5: torch.channels_last_3d}, [], []
+    for layer in network.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Conv3d)):
+            note = lambda layer, given: seen.append(given[0].is_contiguous(memory_format=formats[given[0].ndim]))  # noqa: E731
+            hooks.append(layer.register_forward_pre_hook(note))
+    network(batch)
+    for hook in hooks:
+        hook.remove()
+    return set(seen)
+
+
+@pytest.mark.parametrize("make", [unrolled.pgd, unrolled.modl])
+@pytest.mark.parametrize("n_frames", [None, 3])
+def test_feature_maps_have_one_layout_throughout_and_a_rule_decides_it(make, n_frames):
+    batch, n_dims = random_batch(n_frames=n_frames), 2 if n_frames is None else 3
+    for n_features in (5, 16, 32, 40):
+        network = make(1, n_features, n_dims=n_dims)
+        is_last = n_features % 16 != 0 if n_frames is None else n_features >= 32
+        assert layouts(network, batch) == {is_last}
+        with execution.using("bf16", device_type="cpu"):
+            assert layouts(network, batch) == {True}
+
+
+def test_layouts_agree_to_rounding(problem, monkeypatch):
+    network, batch = problem
+    found = []
+    for is_last in (False, True):
+        monkeypatch.setattr(execution, "channels_last", lambda x, n_features, is_last=is_last: is_last)
+        found.append([network(batch), *gradients(network, batch)])
+    assert far(*found) < 1e-3
+
+
+def test_the_units_of_a_cpu_are_those_of_its_flags(monkeypatch):
+    for flags, expected in {(True, True): "AMX", (False, True): "AVX512-BF16", (False, False): None}.items():
+        execution.bf16_units.cache_clear()
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda flags=flags: flags[0])
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda flags=flags: flags[1])
+        assert execution.bf16_units() == expected
+        assert execution.has_fast_bf16("cpu") == (expected is not None)
+    execution.bf16_units.cache_clear()
 
 
 def test_weights_and_their_gradients_stay_float32(problem):

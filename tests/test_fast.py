@@ -58,6 +58,90 @@ def test_bf16_trains_other_weights_that_are_near(inner):
     assert torch.allclose(losses, bf16_losses, rtol=0.02)
 
 
+ALIKE = {  # pairs that train the same weights
+    "checkpointed": (gleam.EndToEnd(), gleam.Checkpointed()), "offloaded": (gleam.EndToEnd(), gleam.Offloaded()),
+    "one module": (gleam.EndToEnd(), gleam.Greedy(1)),
+    "checkpointed modules": (gleam.Greedy(2), gleam.Greedy(2, within=gleam.Checkpointed())),
+    "alone": (gleam.Greedy(2), gleam.ParallelGreedy(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("n_frames", [None, 3])
+@pytest.mark.parametrize("make", [unrolled.pgd, unrolled.modl])
+@pytest.mark.parametrize("name", ALIKE)
+def test_in_bf16_too_equal_strategies_are_equal_to_the_last_bit(name, make, n_frames):
+    found = []
+    for inner in ALIKE[name]:
+        net = make(3, 4, n_dims=2 if n_frames is None else 3)
+        optimizers = strategies.optimizers(inner, net, learning_rate=1e-3)
+        of_run = [random_batch(n_frames=n_frames, seed=10 * i) for i in range(3)]
+        found.append(trained(gleam.Fast(inner, "bf16").step, net, optimizers, of_run))
+    (losses, state), (same_losses, same_state) = found
+    assert torch.equal(losses, same_losses)
+    assert weights_equal(state, same_state)
+
+
+def is_laid_out(t):
+    return t.is_contiguous(memory_format={4: torch.channels_last, 5: torch.channels_last_3d}[t.ndim])
+
+
+@pytest.mark.parametrize("n_frames", [None, 3])
+def test_weights_and_moments_are_brought_to_channels_last_once(n_frames):
+    net = unrolled.pgd(2, 4, n_dims=2 if n_frames is None else 3)
+    strategy, batch = gleam.Fast(gleam.Greedy(2), "bf16"), random_batch(n_frames=n_frames)
+    optimizers, places = strategies.optimizers(strategy, net, learning_rate=1e-3), []
+    gleam.Greedy(2).step(net, batch, optimizers)  # moments are there, as after a checkpoint, in torch's layout
+    for _ in range(2):
+        strategy.step(net, batch, optimizers)
+        kernels = [p for p in net.parameters() if p.ndim > 1]
+        moments = [t for o in optimizers for p in kernels for t in o.state.get(p, {}).values() if t.shape == p.shape]
+        assert len(moments) == 2 * len(kernels) and all(map(is_laid_out, kernels + moments))
+        places.append([t.data_ptr() for t in kernels + moments])
+    assert places[0] == places[1]
+
+
+def test_a_layout_changes_no_number_of_the_update():
+    found = []
+    for lays_out in (False, True):
+        net, batch = unrolled.pgd(2, 5, seed=0), random_batch()
+        optimizers = strategies.optimizers(gleam.Greedy(2), net, learning_rate=1e-3)
+        for _ in range(3):
+            if lays_out:
+                execution.lay_out(optimizers)
+            gleam.Greedy(2).step(net, batch, optimizers)
+        found.append(torch.cat([p.detach().flatten() for p in net.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_auto_is_bf16_where_that_is_fast_but_for_inversions(is_fast, monkeypatch):
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda device_type: is_fast)
+    expected = "bf16" if is_fast else "fp32"
+    for inner in (gleam.EndToEnd(), gleam.Greedy(2, within=gleam.Checkpointed()), gleam.ParallelGreedy(2)):
+        assert gleam.Fast(inner).settled("cpu") == gleam.Fast(inner, expected)
+    for inner in (gleam.Invertible(), gleam.Greedy(2, within=gleam.Invertible())):
+        assert gleam.Fast(inner).settled("cpu").precision == "fp32"
+    assert gleam.Fast(gleam.EndToEnd(), "fp32").settled("cpu").precision == "fp32"
+    found = []
+    for precision in ("auto", expected):
+        net = network()
+        optimizers = strategies.optimizers(gleam.Greedy(2), net, learning_rate=1e-3)
+        found.append(trained(gleam.Fast(gleam.Greedy(2), precision).step, net, optimizers, batches(1)))
+    assert weights_equal(found[0][1], found[1][1])
+
+
+@pytest.mark.skipif(not execution.has_fast_bf16("cpu"), reason="this CPU multiplies bf16 no faster than fp32")
+@pytest.mark.parametrize("inner", INNER, ids=repr)
+@pytest.mark.parametrize("n_frames", [None, 3])
+def test_every_strategy_trains_in_the_number_format_of_this_cpu(inner, n_frames):
+    net, strategy = unrolled.modl(3, 4, n_cg=2, n_dims=2 if n_frames is None else 3), gleam.Fast(inner)
+    optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
+    batch = random_batch(n_frames=n_frames)
+    losses, _ = trained(strategy.step, net, optimizers, [batch] * 20)
+    assert losses[-1, -1] < losses[0, -1]
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize("inner", INNER, ids=repr)
 def test_everything_else_is_passed_on(inner):
     strategy, net = gleam.Fast(inner), network()

@@ -17,7 +17,7 @@ from problems import random_batch, write_prepared
 from teamwork import SETTINGS, Deadly, Noisy, partly_frozen, repeated, splits, train_cases, train_steps
 
 import gleam
-from gleam import Checkpointed, Greedy, Invertible, ParallelGreedy, unrolled
+from gleam import Checkpointed, Fast, Greedy, Invertible, ParallelGreedy, unrolled
 from gleam.identity import weights_digest
 from gleam.launching import launch
 from gleam.parallel import assignment, spread
@@ -31,6 +31,8 @@ EQUAL = {  # number of processes: (network, strategy, sizes of the mini-batches)
         (partial(pgd, 5), ParallelGreedy(5, pipelined=False), [2, 2, 1]),
         (partial(modl, 4), ParallelGreedy(3, within=Checkpointed()), [1]),
         (partial(modl, 2, lipschitz=0.9), ParallelGreedy(2, within=Invertible(), n_in_flight=1), [1]),
+        (partial(pgd, 5), Fast(ParallelGreedy(5), "bf16"), [2, 2, 1]),
+        (partial(modl, 4), Fast(ParallelGreedy(3, pipelined=False, within=Checkpointed()), "bf16"), [1, 2]),
     ],
     3: [
         (partial(pgd, 4), ParallelGreedy(4), [2, 1]),

@@ -232,5 +232,6 @@ def test_channels_padded_for_speed_are_no_work(monkeypatch):
 
     monkeypatch.setattr(gleam.Fast, "_execution", as_on_a_gpu)
     batch, network = random_batch(), unrolled.pgd(1, 5)
-    plain, padded = (roofline.work(network, gleam.Fast(gleam.EndToEnd(), channel_multiple=n), batch) for n in (1, 8))
+    ways = [gleam.Fast(gleam.EndToEnd(), "bf16", channel_multiple=n) for n in (1, 8)]
+    plain, padded = (roofline.work(network, way, batch) for way in ways)
     assert plain == padded

@@ -12,7 +12,7 @@ from problems import write_prepared
 from safetensors.torch import load_file
 
 import gleam
-from gleam import checkpoints, files, identity, metrics, runs, strategies
+from gleam import checkpoints, execution, files, identity, metrics, runs, strategies
 from gleam.strategies import Checkpointed, EndToEnd, Greedy
 
 SETTINGS = {
@@ -23,6 +23,8 @@ SETTINGS = {
     "n_warmup_steps": 2,
     "final_learning_rate": 0,
 }
+
+FAST = gleam.Fast(Greedy(3), "bf16")
 
 
 def network(seed=0):
@@ -56,7 +58,10 @@ def steps(monkeypatch):
     return Steps
 
 
-@pytest.mark.parametrize("strategy", [EndToEnd(), Checkpointed(), Greedy(3), Greedy(2, within=Checkpointed())], ids=str)
+STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(3), Greedy(2, within=Checkpointed()), FAST]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 def test_killed_and_resumed_equals_uninterrupted(strategy, splits, tmp_path, steps):
     train, val, _ = splits
     whole = network()
@@ -113,13 +118,38 @@ def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
 
     def runs(folder):
         shared = {"train": train, "val": val, "run_dir": tmp_path / folder, **SETTINGS}
-        return {s: {"network": network(), "strategy": s, "name": str(s), **shared} for s in (EndToEnd(), Greedy(3))}
+        return {s: {"network": network(), "strategy": s, "name": str(s), **shared} for s in (EndToEnd(), FAST)}
 
     in_turn, side_by_side = runs("a"), runs("b")
     expected, fits = gleam.fit_all(in_turn), gleam.fit_all(side_by_side, n_jobs=2)
     for strategy in expected:
         assert torch.equal(weights(in_turn[strategy]["network"]), weights(side_by_side[strategy]["network"]))
         assert fits[strategy].best_nrmse == expected[strategy].best_nrmse
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_the_number_format_is_decided_by_this_process_once_and_kept(is_fast, splits, tmp_path, monkeypatch):
+    """Also for processes that would decide otherwise: those of fit_all are new and know nothing of the patch."""
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda device_type: is_fast)
+    train, val, _ = splits
+    shared = {"train": train, "val": val, "run_dir": tmp_path, **SETTINGS}
+    networks = {s: network() for s in (gleam.Fast(Greedy(3)), gleam.Fast(EndToEnd()))}
+    fits = gleam.fit_all({s: {"network": net, "strategy": s, **shared} for s, net in networks.items()}, n_jobs=2)
+    precision = "bf16" if is_fast else "fp32"
+    assert {fit.settings["precision"] for fit in fits.values()} == {precision}
+    explicit = network()
+    gleam.fit(explicit, train, val, gleam.Fast(Greedy(3), precision), run_dir=tmp_path / "explicit", **SETTINGS)
+    assert torch.equal(weights(explicit), weights(networks[gleam.Fast(Greedy(3))]))
+
+
+def test_scores_do_not_depend_on_the_layout_that_weights_were_trained_in(splits, tmp_path):
+    train, val, test = splits
+    trained, loaded = (gleam.unrolled.pgd(2, 16, seed=0) for _ in range(2))
+    for net in (trained, loaded):  # the second one finds the checkpoint
+        gleam.fit(net, train, val, gleam.Fast(Greedy(2), "bf16"), run_dir=tmp_path, **SETTINGS)
+    kernel, same_kernel = (net.iterations[0].denoiser.body[1].first.weight for net in (trained, loaded))
+    assert not kernel.is_contiguous() and same_kernel.is_contiguous()
+    assert torch.equal(*(gleam.reconstruct(net, test[0]) for net in (trained, loaded)))
 
 
 def test_a_finished_run_returns_at_once_with_its_best_weights(splits, tmp_path, steps):

@@ -192,7 +192,7 @@ def fastest(setting, case):
 
     Without such a record, or in 3D, where no ladder was measured, the defaults of :class:`gleam.Fast`.
     """
-    default = asdict(Fast(None))
+    default = asdict(Fast(None, "bf16"))
     del default["strategy"]
     experiment = {"pgd2d": "ladder_pgd2d", "pgd2d_brain": "ladder_pgd2d", "modl2d": "ladder_modl2d"}.get(case)
     found = [setting.find(experiment, name) for name in RUNGS] if experiment else []

@@ -12,7 +12,7 @@ import torch
 from gleam.files import described, digest
 from gleam.fourier import ifftshift2
 from gleam.masks import bank
-from gleam.physics import Batch
+from gleam.physics import Batch, without_readout
 
 ARRAYS = ("kspace", "sens_maps", "target")
 
@@ -75,7 +75,10 @@ class Split:
         return self._made(indices, numbers.tolist(), self.n_masks)
 
     def masks(self, size, n_masks):
-        """Bank of ``n_masks`` masks (mask, [time,] y, x) in FFT order for slices of ``size``, a NumPy array."""
+        """Bank of ``n_masks`` masks (mask, [time,] y, x) in FFT order for slices of ``size``, a NumPy array.
+
+        As :func:`gleam.physics.without_readout` leaves them.
+        """
         return _bank(self.make_mask, tuple(size), n_masks, self.seed, self.cache_dir)
 
     def _size(self, indices):
@@ -194,5 +197,5 @@ def _read(file, key, number):
 
 @lru_cache(maxsize=64)
 def _bank(make_mask, size, n_masks, seed, cache_dir):
-    """Masks (mask, [time,] y, x) in FFT order: shifted here, once, and not at every step."""
-    return ifftshift2(bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir))
+    """Masks (mask, [time,] y, x) in FFT order, y or x 1 where whole lines are measured: found here, once."""
+    return without_readout(ifftshift2(bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir)))

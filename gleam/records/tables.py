@@ -75,7 +75,7 @@ def _source(found):
 
 
 def _formats(words, key, found):
-    formats = sorted({run.settings[key] for run in found.values() if key in run.settings})
+    formats = sorted({run.settings[key] for run in found.values() if run.settings.get(key)})
     return f"{words} {' and '.join(formats)}" if formats else ""
 
 

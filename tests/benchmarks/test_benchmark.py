@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gleam import unrolled
+from gleam import execution, unrolled
 from gleam.metrics import complex_l1
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -95,7 +95,39 @@ def test_of_two_networks_the_worse_one_counts():
         "gleam_over_end_to_end": 0.9, "checkpointed_over_end_to_end": 1.3, "gleam_over_fastest_peer": 0.9,
         "memory_spread_over_n": 0.01,
     })  # fmt: skip
-    assert found["pipelined_over_gleam"] is None
+    assert found["pipelined_over_gleam"] is None and found["fast_over_gleam"] is None
+
+
+def test_fast_steps_are_held_against_ours_and_those_of_others():
+    def rows(fast, fast_end_to_end, peer, autocast):
+        seconds = {"GLEAM": 1.0, "End-to-end": 1.1, "Checkpointed": 1.3, "GLEAM, fast": fast}
+        seconds |= {"End-to-end, fast": fast_end_to_end, "a": peer, "b": 9.0, "a, autocast": autocast}
+        return {name: {"seconds_per_step": s, "step_seconds": [s, s]} for name, s in seconds.items()}
+
+    networks = {"PGD": rows(0.2, 0.25, 2.0, 0.8), "MoDL": rows(0.6, 0.3, 1.5, 0.9)}
+    psnr = {"fp32": [30.0, 31.0], "bf16": [30.1, 30.8]}
+    found = benchmark.measures(networks, {"PGD": {"GLEAM": {"4": 1}}}, psnr=psnr)
+    assert {name: q[1] for name, q in found.items() if q and ("fast" in name or "bf16" in name)} == pytest.approx({
+        "gleam_over_fastest_peer": 1 / 1.5, "fast_over_gleam": 0.2, "fast_modl_over_modl": 0.6,
+        "fast_over_fastest_peer_pgd": 0.1, "fast_over_fastest_peer_modl": 0.4,
+        "fast_over_fastest_peer_autocast": 0.6 / 0.9, "fast_gleam_over_end_to_end": 0.8, "bf16_psnr_shift_db": -0.05,
+    })  # fmt: skip
+
+
+def test_short_runs_in_two_number_formats():
+    psnr = benchmark.psnr_by_format(matrix=(32, 32), n_features=3, n_steps=2, seeds=(0,))
+    assert psnr.keys() == {"fp32", "bf16"} and psnr["fp32"] != psnr["bf16"]
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_rows_in_bf16_are_there_where_it_is_fast(is_fast, batch, monkeypatch):
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda device_type: is_fast)
+    monkeypatch.setattr(peers, "PEERS", {"plain PyTorch": peers.plain})
+    rows = compare.compare(unrolled.pgd, TINY, n_rounds=1, n_warmup=0)
+    ends = {name for name in rows if name.endswith((compare.FAST, compare.AUTOCAST))}
+    assert ends == ({"GLEAM, fast", "End-to-end, fast", "plain PyTorch, autocast"} if is_fast else set())
+    if is_fast:
+        assert 1e-4 < rows["plain PyTorch, autocast"]["difference"] < compare.TOLERANCE_OF_BF16
 
 
 @pytest.mark.slow
@@ -107,9 +139,10 @@ def test_two_processes_are_timed_in_paired_blocks():
 
 
 def test_a_run_prints_its_measures_last_and_writes_them(tmp_path, capsys):
-    benchmark.main([*ARGUMENTS, "--n-steps", "0", "--out", str(tmp_path)])
-    last = [line.split() for line in capsys.readouterr().out.splitlines()[-6:]]
+    benchmark.main([*ARGUMENTS, "--n-steps", "0", "--n-training-steps", "0", "--out", str(tmp_path)])
+    last = [line.split() for line in capsys.readouterr().out.splitlines()[-13:]]
     assert [name for name, _ in last] == list(benchmark.MEASURES)
+    assert last[0][1] == last[-1][1] == "missing"
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
     rows = record["networks"]["PGD"]
