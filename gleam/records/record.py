@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from gleam.evaluation import evaluate
-from gleam.execution import checked_device
+from gleam.execution import bf16_units, checked_device
 from gleam.files import write_json
 from gleam.records.schema import SCHEMA, check
 
@@ -124,13 +124,14 @@ def evaluate_all(experiment, methods, data, folder, *, fits=None, costs=None, se
 
 
 def environment(device="cpu"):
-    """Device, versions, commit and date of a run on ``device``, for its record."""
+    """Device (of a CPU also what makes it fast in bf16), versions, commit and date of a run, for its record."""
     import torch
 
     names = ("gleam", "torch", "numpy", "h5py", "sigpy", "scikit-image", "pandas", "safetensors")
     device = checked_device(device)
     on_gpu = device.type == "cuda"
-    device = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})"
+    of_cpu = ", ".join(filter(None, [platform.machine(), bf16_units()]))
+    device = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({of_cpu})"
     of_gpu = {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())} if on_gpu else {}
     return {
         "device": device, "n_threads": torch.get_num_threads(), "commit": _commit(),

@@ -132,9 +132,14 @@ def current_key(chapter, parameters, profile, folders, root):
 
 
 def parameters_for(chapter, given, supplied, jobs):
-    """Return (parameters, n_jobs): what results depend on, and, apart, what they do not; each only if declared."""
+    """Return (parameters, n_jobs): what results depend on, and, apart, what they do not; each only if declared.
+
+    The number format "auto" is decided here, for all processes of the build.
+    """
     parameters = given | {name: value for name, value in supplied.items() if name in chapter.declared}
     device = given.get("device", chapter.declared.get("device", "cpu"))
+    if parameters.get("precision") == "auto":
+        parameters["precision"] = data.fast_precision(device)
     n_jobs = jobs if device == "cpu" else 1  # networks trained at the same time would share one card
     return parameters, {"n_jobs": n_jobs} if "n_jobs" in chapter.declared else {}
 

@@ -94,6 +94,13 @@ def check_folder(given, data_dir, needed):
         raise ValueError(f"The data folder '{given}' has no raw file {places} (DATA=dir, see data/README.md).")
 
 
+def fast_precision(device):
+    """The number format in which convolutions are fastest on ``device``, "cpu" or "cuda": bf16 or fp32."""
+    from gleam.execution import has_fast_bf16  # here and not above: it brings torch along
+
+    return "bf16" if has_fast_bf16(device.split(":")[0]) else "fp32"
+
+
 def has_gpu():
     """Whether torch sees a CUDA device."""
     import torch

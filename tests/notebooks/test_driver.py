@@ -16,6 +16,8 @@ import run
 from driver import chapters, data, execute
 from driver.files import digest
 
+from gleam import execution
+
 REAL = Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -275,6 +277,15 @@ def test_networks_are_trained_at_the_same_time_on_the_cpu_only(root, declared, g
     chapter = chapters.discover(root)[0]
     supplied = {"profile": "quick"}
     assert chapters.parameters_for(chapter, given, supplied, 8) == (given, n_jobs)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_the_number_format_is_decided_once_for_the_whole_build(tmp_path, is_fast, monkeypatch):
+    monkeypatch.setattr(execution, "has_fast_bf16", lambda device_type: is_fast)
+    chapter = chapters.Chapter("01_first", tmp_path, tmp_path, {"precision": "fp32", "device": "cpu"})
+    found, _ = chapters.parameters_for(chapter, {"precision": "auto"}, {}, 1)
+    assert found == {"precision": "bf16" if is_fast else "fp32"}
+    assert chapters.parameters_for(chapter, {"precision": "tf32"}, {}, 1)[0] == {"precision": "tf32"}
 
 
 def test_a_chapter_whose_records_are_gone_runs_again(root, capfd):
