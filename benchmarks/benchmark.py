@@ -37,11 +37,10 @@ def measures(networks, memory, parallel=None, psnr=None):
     ``networks``: dict of "PGD" and "MoDL" to their rows. Of two networks the worse one counts, unless a measure is of
     one: README.md says which.
     """
-    pgd, modl = (_ratios(rows) for rows in networks.values())
+    pgd, modl = (_ratios(networks[name]) for name in NETWORKS)
 
     def worse(name):
-        found = [of_network[name] for of_network in (pgd, modl) if name in of_network]
-        return max(found, key=lambda quartiles: quartiles[1], default=None)
+        return max(pgd[name], modl[name], key=lambda q: q[1]) if {name} <= pgd.keys() & modl.keys() else None
 
     peaks = [next(iter(methods.values())).values() for methods in memory.values()]
     shift = psnr and statistics.mean(psnr["bf16"]) - statistics.mean(psnr["fp32"])

@@ -41,8 +41,8 @@ class Residual(nn.Module):
 class ResidualCNN(nn.Module):
     """Two real channels to two real channels; ``sigma`` is what deepinv passes to a denoiser.
 
-    Channels that are a view of complex numbers would take all layers to the channels-last format, which is slower on a
-    CPU in fp32, so they are copied; :func:`in_bf16` asks for that format.
+    Channels that are a view of complex numbers would take all layers to the channels-last format. In fp32 and for
+    multiples of 16 features that is slower on a CPU, so they are copied; :func:`in_bf16` asks for that format.
     """
 
     layout = torch.contiguous_format

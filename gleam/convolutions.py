@@ -31,20 +31,18 @@ def _padded(convolution, x):
 class Conv3d(nn.Conv3d):
     """``nn.Conv3d`` that is fast on a CPU as well, for kernels 1 or 3 wide that keep the size, of stride 1.
 
-    Input and output (batch, channel, time, y, x). In fp32 torch has only a slow path there for few channels, ten times
-    as slow. Instead, each frame and its two neighbours become the channels of a 2D convolution, a few frames at a time,
-    so that no more is kept for the way back than by ``nn.Conv3d``. For images with their channels last, which
-    :func:`gleam.execution.channels_last` chooses for the other cases, torch's own is the faster one.
+    Input and output (batch, channel, time, y, x). In fp32 and for fewer than 32 channels torch has only a slow path
+    there, ten times as slow. Instead, each frame and its two neighbours become the channels of a 2D convolution, a few
+    frames at a time, so that no more is kept for the way back than by ``nn.Conv3d``.
     """
 
     def forward(self, x):
         weight, bias = _padded(self, x)
-        is_bf16 = torch.is_autocast_enabled("cpu")
         if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
             return self._conv_forward(x, weight, bias)
-        if is_bf16 and x.shape[2] == 2:  # oneDNN's gradient of the weights is wrong for two frames: add one of zeros
-            return self._conv_forward(nn.functional.pad(x, (0, 0, 0, 0, 0, 1)), weight, bias)[:, :, :2]
-        if is_bf16 or x.is_contiguous(memory_format=torch.channels_last_3d):
+        if torch.is_autocast_enabled("cpu"):
+            return self._in_bf16(x, weight, bias)
+        if x.is_contiguous(memory_format=torch.channels_last_3d):
             return self._conv_forward(x, weight, bias)
         if self.kernel_size == (1, 1, 1):
             y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])
@@ -53,9 +51,43 @@ class Conv3d(nn.Conv3d):
             y = _FramesAsChannels.apply(x, weight)
         return y if bias is None else y + bias[:, None, None, None]
 
+    def _in_bf16(self, x, weight, bias):
+        """oneDNN's bf16 results are wrong where there are fewer frames than the kernel is long: append some of zeros."""
+        n_frames = x.shape[2]
+        n_more = max(0, self.kernel_size[0] - n_frames)
+        if not n_more:
+            return self._conv_forward(x, weight, bias)
+        x = nn.functional.pad(x, (0, 0, 0, 0, 0, n_more))
+        return self._conv_forward(x, weight, bias)[:, :, :n_frames]
+
 
 _FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
 CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
+
+
+_LAYOUTS = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
+
+
+def lay_out(network, optimizers):
+    """Bring the weights of this module's convolutions to channels last, with their gradients and moments.
+
+    What has that layout stays where it is. ``optimizers``: those that train ``network``.
+    """
+    states = [optimizer.state for optimizer in optimizers]
+    for layer in network.modules():
+        layout = _LAYOUTS.get(type(layer))
+        if layout is None:
+            continue
+        p = layer.weight
+        if not p.is_contiguous(memory_format=layout):
+            p.data = p.data.contiguous(memory_format=layout)
+        if p.grad is not None and not p.grad.is_contiguous(memory_format=layout):
+            p.grad = p.grad.contiguous(memory_format=layout)
+        # the fused update walks through weights, gradients and moments as they lie in memory
+        for moments in (state[p] for state in states if p in state):
+            for key, t in moments.items():
+                if torch.is_tensor(t) and t.shape == p.shape and not t.is_contiguous(memory_format=layout):
+                    moments[key] = t.contiguous(memory_format=layout)
 
 
 class _FramesAsChannels(torch.autograd.Function):

@@ -87,9 +87,9 @@ def bf16_units():
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def has_fast_bf16(device_type):
-    """Whether convolutions on "cpu" or "cuda" are faster in bf16 than in fp32."""
-    if device_type == "cuda":
+def has_fast_bf16(device):
+    """Whether convolutions on ``device``, by name or as ``torch.device``, are faster in bf16 than in fp32."""
+    if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return bf16_units() is not None
 
@@ -117,9 +117,9 @@ def padded(n_channels):
 def channels_last(x, n_features):
     """Whether the feature maps of a CNN with ``n_features`` channels on image ``x`` have their channels last in memory.
 
-    Matrix units, of GPUs and of CPUs, read them so. In fp32 on a CPU it is a rule by size, so that results never depend
-    on a timing: 2D convolutions are faster with channels last unless these fill whole vectors of 16 numbers, 3D ones
-    from 32 channels on (below, :class:`gleam.convolutions.Conv3d` has a faster way).
+    In bf16 and TF32 they have: matrix units read them so. In fp32 on a CPU a rule by size decides, so that results never
+    depend on a timing. In 2D it is no for multiples of 16 channels, which fill whole vectors of the processor. In 3D it
+    is yes from 32 channels on; for fewer :class:`gleam.convolutions.Conv3d` has a faster way.
     """
     if torch.is_autocast_enabled(x.device.type):
         return True
@@ -141,19 +141,6 @@ def autocast_as_now(device_type):
         "enabled": torch.is_autocast_enabled(device_type), "cache_enabled": False,
     }  # fmt: skip
     return lambda: torch.autocast(**settings)
-
-
-def lay_out(optimizers):
-    """Bring weights of convolutions, and what ``optimizers`` keep of them, to channels last; once, then it is so."""
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for optimizer in optimizers:
-        for p in (p for group in optimizer.param_groups for p in group["params"]):
-            layout = formats.get(p.ndim)
-            if layout and not p.is_contiguous(memory_format=layout):
-                p.data = p.data.contiguous(memory_format=layout)
-                # the fused update walks through weights, gradients and moments as they lie in memory
-                moments = {key: t for key, t in optimizer.state[p].items() if t.shape == p.shape}
-                optimizer.state[p].update({key: t.contiguous(memory_format=layout) for key, t in moments.items()})
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from gleam import execution
+from gleam.convolutions import lay_out
 
 AUTO = "auto"
 N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers make their state
@@ -18,14 +19,16 @@ N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers mak
 class Fast:
     """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
 
-    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64. A
-    network of one's own has to bring what its convolutions return in bf16 back to float32, as autocast has it.
+    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64. In
+    your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not use
+    ``nn.Conv3d`` in bf16 on series with fewer frames than its kernel: oneDNN's gradients are wrong there. (The
+    convolutions of :mod:`gleam.convolutions` avoid that.)
 
     ``precision``: "bf16", "tf32" (CUDA alone has it), "fp32" or, by default, "auto": bf16 where the device is fast in
-    it (:func:`gleam.execution.has_fast_bf16`), else fp32. Memory-efficient learning always has fp32, which its
-    inversions need: in a smaller format each would be replaced by a computation forward. :meth:`settled` decides;
-    :func:`gleam.fit` asks once, for all processes of a run, and notes the answer. In bf16 and tf32 weights and feature
-    maps have their channels last in memory.
+    it (:func:`gleam.execution.has_fast_bf16`), else fp32. With "auto" memory-efficient learning is trained in fp32: its
+    inversions need it, and in a smaller format each would be replaced by a computation forward. :meth:`settled`
+    decides; :func:`gleam.fit` asks once, for all processes of a run, and notes the answer. In bf16 and tf32 weights and
+    feature maps have their channels last in memory.
 
     ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are channels padded.
 
@@ -42,17 +45,14 @@ class Fast:
     channel_multiple: int = 8
 
     def __post_init__(self):
-        if self.precision != AUTO:
-            execution.check(self.precision)
-        execution.check("fp32", self.channel_multiple)
+        execution.check("fp32" if self.precision == AUTO else self.precision, self.channel_multiple)
 
     def settled(self, device):
         """The same with the number format that "auto" stands for on ``device``."""
         if self.precision != AUTO:
             return self
         bears_bf16 = not getattr(self.strategy, "needs_fp32", False)
-        is_bf16 = bears_bf16 and execution.has_fast_bf16(torch.device(device).type)
-        return replace(self, precision="bf16" if is_bf16 else "fp32")
+        return replace(self, precision="bf16" if bears_bf16 and execution.has_fast_bf16(device) else "fp32")
 
     @property
     def eager(self):
@@ -75,10 +75,9 @@ class Fast:
 
     def step(self, network, batch, optimizers):
         """One step of ``strategy``; returns its losses."""
-        device = batch.target.device
-        if self.settled(device).precision != "fp32":
-            execution.lay_out(optimizers)
-        with self._execution(device.type):
+        if self.settled(batch.target.device).precision != "fp32":
+            lay_out(network, optimizers)
+        with self._execution(batch.target.device.type):
             if batch.target.is_cuda and self.captured and getattr(self.strategy, "is_capturable", False):
                 return self._replay(optimizers[0])(network, batch, optimizers)
             return self.strategy.step(network, batch, optimizers)

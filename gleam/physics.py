@@ -38,7 +38,7 @@ class Sense:
                 "(batch, coil, [1,] y, x) and (batch, 1, [time,] y, x)"
             )
         if maps[0] != mask[0] or any(m not in (n, 1) for n, m in zip(maps[-2:], mask[-2:], strict=True)):
-            raise ValueError(f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x")
+            raise ValueError(f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x (1 where all is measured)")
 
     def forward(self, x):
         """A x: image (batch, [time,] y, x) to undersampled k-space (batch, coil, [time,] y, x)."""
@@ -50,10 +50,10 @@ class Sense:
 
     def normal(self, x, shift=0.0):
         """A^H A x + shift x; ``shift`` is a number or, where it is learned, a tensor."""
-        if self.sens_maps.requires_grad or self.mask.requires_grad:
-            return self.adjoint(self.forward(x)) + shift * x
         if isinstance(shift, torch.Tensor):
             return self.normal(x) + shift * x
+        if self.sens_maps.requires_grad or self.mask.requires_grad:
+            return self.adjoint(self.forward(x)) + shift * x
         if self._lines_along_x:  # transforms are fastest along the axis that is contiguous
             return _Normal.apply(x.mT.contiguous(), *self._factors, shift).mT.contiguous()
         return _Normal.apply(x, *self._factors, shift)
@@ -86,14 +86,10 @@ class _Normal(torch.autograd.Function):
     def forward(ctx, x, sens_maps, signs, shift):
         ctx.save_for_backward(sens_maps, signs)
         ctx.shift = shift
-        n_coils = max(1, AT_ONCE // x.numel())
-        if n_coils >= sens_maps.shape[COIL]:
-            total = _normal_of(sens_maps, x, signs)
-        else:
-            first, *others = sens_maps.split(n_coils, COIL)
-            total = _normal_of(first, x, signs)
-            for maps in others:
-                total.add_(_normal_of(maps, x, signs))
+        first, *others = sens_maps.split(max(1, AT_ONCE // x.numel()), COIL)
+        total = _normal_of(first, x, signs)
+        for maps in others:
+            total.add_(_normal_of(maps, x, signs))
         return total.add_(x, alpha=shift) if shift else total
 
     @staticmethod
@@ -124,9 +120,9 @@ def _combined_reals(m, s):
 
 
 def without_readout(mask):
-    """Masks (..., y, x), arrays or tensors, with axis y or x cut to length 1 along which every mask is constant.
+    """Masks (..., y, x), arrays or tensors; an axis, y or x, along which every mask is constant is cut to length 1.
 
-    Random columns are measured along all of y, the lines of k-t masks along all of x.
+    Such an axis is the readout: columns are measured along all of y, the lines of k-t masks along all of x.
     """
     for axis in AXES:
         first = mask[..., :1, :] if axis == -2 else mask[..., :1]

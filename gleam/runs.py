@@ -192,7 +192,14 @@ class Run:
         self.fit, self.best = found.fit, found.best
         self.network.load_state_dict(found.weights)
         for m in self.mine:
-            self.optimizers[m].load_state_dict({**self.optimizers[m].state_dict(), "state": found.state_of(m)})
+            optimizer = self.optimizers[m]
+            weights = dict(enumerate(optimizer.param_groups[0]["params"]))
+            state = {
+                # in memory as the weights lie, for the fused update walks through both
+                i: {name: torch.empty_like(weights[i]).copy_(t) if t.ndim else t for name, t in of_weight.items()}
+                for i, of_weight in found.state_of(m).items()
+            }
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def _module_of_key(strategy, network):

@@ -13,7 +13,7 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
     example whose residual has fallen to ``tolerance`` times ||b|| stays as it is, so more iterations never do harm, and
     nothing waits for the device. Raises ValueError for fewer than one iteration.
 
-    Gradients with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations, exact
+    First derivatives with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations, exact
     for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1 b, by
     a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
     """
@@ -29,48 +29,53 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
 
 
 def _iterate(operator, b, start, n_iterations, tolerance):
-    x = torch.zeros_like(b) if start is None else start
-    residual = b if start is None else b - operator(x)
-    direction, energy = residual, _inner(_reals(residual), _reals(residual))
+    x = torch.zeros_like(b) if start is None else start.expand_as(b).to(b.dtype)
+    r = b if start is None else b - operator(x)
+    p, e = r, _inner(_reals(r), _reals(r))
     enough = tolerance**2 * _inner(_reals(b), _reals(b)).detach()
-    for _ in range(n_iterations):
-        x, residual, direction, energy = _Update.apply(x, residual, direction, operator(direction), energy, enough)
-    return x
+    for _ in range(n_iterations - 1):
+        x, r, p, e = _Update.apply(x, r, p, operator(p), e, enough)
+    step = e / _curvature(p, operator(p), e, enough)  # of the last iteration only x is needed
+    return _as(x, torch.addcmul(_reals(x), step, _reals(p)))
+
+
+def _curvature(p, q, e, enough):
+    """<p, q>; infinite, for a step of 0, where e is at most ``enough``."""
+    return _inner(_reals(p), _reals(q)).masked_fill(e <= enough, math.inf)
 
 
 class _Update(torch.autograd.Function):
     """One iteration but for the operator, in few and large operations on real numbers.
 
-    p: direction, q = H p, r: residual, e = <r, r>, c = <p, q>. Then x+ = x + e/c p, r+ = r - e/c q, e+ = <r+, r+> and
-    p+ = r+ + e+/e p. An example whose e is ``enough`` is divided by infinity and stays as it is.
+    x: iterate, r: residual, p: direction, q = H p, e = <r, r>, c = <p, q>. Then x+ = x + e/c p, r+ = r - e/c q,
+    e+ = <r+, r+> and p+ = r+ + e+/e p. Where e is at most ``enough``, both quotients are 0 and x+ is x.
     """
 
     @staticmethod
     def forward(ctx, x, r, p, q, e, enough):
-        is_done = e <= enough
-        c = _inner(_reals(p), _reals(q)).masked_fill_(is_done, math.inf)
+        c = _curvature(p, q, e, enough)
         step = e / c
         x, r = _plus(x, step, p), _plus(r, step, q, sign=-1)
-        new_e, e = _inner(_reals(r), _reals(r)), e.masked_fill(is_done, math.inf)
+        new_e, e = _inner(_reals(r), _reals(r)), e.masked_fill(e <= enough, math.inf)
         ratio = new_e / e
         ctx.save_for_backward(p, q, r, e, c, step, ratio)
-        ctx.set_materialize_grads(False)  # of the last iteration only x is used
         return x, r, _plus(r, ratio, p), new_e
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, to_x, to_r, to_p, to_e):  # gradients with respect to what forward returned
+    def backward(ctx, *gradients):
+        """The gradients with respect to x, r, p, q and e from those with respect to x+, r+, p+ and e+."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("conjugate gradients can be differentiated only once; leave out create_graph=True")
         *vectors, e, c, step, ratio = ctx.saved_tensors
         p, q, r = map(_reals, vectors)
-        nothing = torch.zeros_like(step)
-        of_x, of_r, of_p, of_e = (nothing if g is None else _reals(g) for g in (to_x, to_r, to_p, to_e))
-        of_ratio = nothing if to_p is None else _inner(of_p, p) / e
-        of_r = torch.addcmul(of_r + of_p, of_e + of_ratio, r, value=2)
+        of_x, of_r, of_p = map(_reals, gradients[:3])
+        of_ratio = _inner(of_p, p) / e
+        of_r = torch.addcmul(of_r + of_p, gradients[3] + of_ratio, r, value=2)
         of_step = (_inner(of_x, p) - _inner(of_r, q)) / c
         of_c = -step * of_step
         of_p = torch.addcmul(torch.addcmul(ratio * of_p, step, of_x), of_c, q)
         of_q = torch.addcmul(of_c * p, step, of_r, value=-1)
-        return to_x, *(_as(vectors[0], g) for g in (of_r, of_p, of_q)), of_step - of_ratio * ratio, None
+        return gradients[0], *(_as(vectors[0], g) for g in (of_r, of_p, of_q)), of_step - of_ratio * ratio, None
 
 
 def _inner(a, b):

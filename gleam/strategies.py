@@ -8,7 +8,7 @@ will do (:mod:`gleam.unrolled`).
 How the activations inside a module are kept is a second, independent choice: ``propagate(iterations, x, batch)``.
 A strategy may also have ``findings()``, a dict of what it noticed since it was last asked; it joins a run's history.
 And ``is_capturable``: whether a step never asks the device for a value, nor another device for anything, so that
-:class:`gleam.Fast` can record it as a CUDA graph; ``needs_fp32``: whether it would fail in a smaller number format.
+:class:`gleam.Fast` can record it as a CUDA graph; ``needs_fp32``: whether it gains nothing in a smaller number format.
 """
 
 from dataclasses import dataclass, field

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from gleam.allocator import keep_freed_memory
 from gleam.execution import checked_device, numbered_device
-from gleam.fast import Fast, settled
+from gleam.fast import settled
 from gleam.files import end_with_parent
 from gleam.launching import launch
 from gleam.parallel import spread
@@ -109,7 +109,7 @@ def fit_parallel(network, train, val, strategy, *, n_processes, n_steps, name=No
     """
     if not hasattr(strategy, "equivalent"):
         raise ValueError(f"{strategy} trains in one process: give gleam.ParallelGreedy, or call gleam.fit")
-    strategy = settled(strategy, _devices(arguments.get("device", "cpu"))[0])
+    strategy = _with_number_format(arguments | {"strategy": strategy})["strategy"]
     arguments |= {"train": train, "val": val, "n_steps": n_steps, "name": name}
     if n_processes != 1:
         copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
@@ -128,11 +128,7 @@ def fit_all(runs, *, n_jobs=1):
     one run. A script that calls this needs ``if __name__ == "__main__":``. Returns a dict of key to :class:`Fit`;
     raises what a run raises, after the others have finished.
     """
-    # this process decides what the processor is fast in, for all of them
-    runs = {
-        key: arguments | {"strategy": settled(arguments["strategy"], _devices(arguments.get("device", "cpu"))[0])}
-        for key, arguments in runs.items()
-    }
+    runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     if n_jobs > 1 and len(runs) > 1:
         context = multiprocessing.get_context("spawn")
         n_threads = max(1, torch.get_num_threads() // n_jobs)
@@ -155,12 +151,20 @@ def _as_it_was_on_failure(network):
         raise
 
 
+def _with_number_format(arguments):
+    """Arguments of :func:`fit` with the number format decided by this process, for the new ones that will train."""
+    device = arguments.get("device", "cpu")
+    device = device[0] if isinstance(device, list | tuple) and device else device
+    with suppress(RuntimeError, TypeError):  # no device: the run itself will say so
+        return arguments | {"strategy": settled(arguments["strategy"], device)}
+    return arguments
+
+
 def _agreed(strategy, device, team):
-    """``strategy`` in the number format that is fast on ``device`` of the first process, in all processes."""
-    strategy = settled(strategy, device)
-    if not isinstance(strategy, Fast) or team.size == 1:
-        return strategy
-    return replace(strategy, precision=team.merge({"precision": strategy.precision})["precision"])
+    """``strategy`` with its number format decided: for "auto" by what the first process of the team is fast in."""
+    own = settled(strategy, device)
+    first = team.merge({"precision": getattr(own, "precision", None)})["precision"]
+    return replace(own, precision=first) if own != strategy and first else own
 
 
 def _what_is_kept(run):

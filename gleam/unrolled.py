@@ -31,7 +31,7 @@ class PGDIteration(nn.Module):
 
     def forward(self, x, batch):
         # A^H(A x - y) = A^H A x - A^H y, and A^H y is the zero-filled image that the batch holds already
-        return self.denoiser(torch.sub(x, batch.sense.normal(x) - batch.zero_filled, alpha=self.step_size))
+        return self.denoiser(x - self.step_size * (batch.sense.normal(x) - batch.zero_filled))
 
 
 class MoDLIteration(nn.Module):

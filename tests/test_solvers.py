@@ -47,6 +47,30 @@ def test_gradient_through_few_iterations_is_that_of_the_computed_result():
     assert torch.autograd.gradcheck(solve, inputs)
 
 
+def test_a_start_may_be_one_for_all_and_real():
+    matrix, b = system()
+    start = torch.ones(1, b.shape[1], dtype=torch.float64)
+    expected = conjugate_gradient(applied(matrix), b, start.expand_as(b).to(b.dtype).clone(), n_iterations=3)
+    torch.testing.assert_close(conjugate_gradient(applied(matrix), b, start, n_iterations=3), expected)
+
+
+def test_a_second_derivative_is_refused():
+    matrix, b = system()
+    b.requires_grad_()
+    x = conjugate_gradient(applied(matrix), b, n_iterations=3)
+    with pytest.raises(RuntimeError, match="only once; leave out create_graph=True"):
+        torch.autograd.grad(x.abs().square().sum(), b, create_graph=True)
+
+
+@pytest.mark.parametrize("n_iterations", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_gradient_for_any_number_of_iterations_and_real_numbers_too(n_iterations, dtype):
+    matrix, b = system(n=2, size=3, dtype=dtype)
+    solve = lambda b, start: conjugate_gradient(applied(matrix), b, start, n_iterations=n_iterations)  # noqa: E731
+    inputs = [t.clone().requires_grad_() for t in (b, complex_normal(2, 3, seed=4, dtype=torch.complex128).to(dtype))]
+    assert torch.autograd.gradcheck(solve, inputs)
+
+
 def test_implicit_gradient_is_exact_only_once_converged():
     matrix, b = system(condition=100.0)
     errors = []

@@ -127,6 +127,23 @@ def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
         assert fits[strategy].best_nrmse == expected[strategy].best_nrmse
 
 
+@pytest.mark.parametrize("strategy", [FAST, EndToEnd()], ids=str)
+def test_a_run_resumed_with_the_same_network_equals_uninterrupted(strategy, splits, tmp_path, steps):
+    """As when a cell is run again: the weights may still lie in memory as Fast has brought them."""
+    train, val, _ = splits
+    whole, net = network(), network()
+    gleam.fit(whole, train, val, strategy, run_dir=tmp_path / "whole", **SETTINGS)
+    initial = {key: value.clone() for key, value in net.state_dict().items()}
+    gleam.fit(net, train, val, FAST, run_dir=tmp_path / "other", **SETTINGS)  # leaves channels last
+    net.load_state_dict(initial)
+    steps.done, steps.left = 0, 7
+    with pytest.raises(Killed):
+        gleam.fit(net, train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    steps.done, steps.left = 0, 8
+    gleam.fit(net, train, val, strategy, run_dir=tmp_path / "killed", **SETTINGS)
+    assert torch.equal(weights(whole), weights(net))
+
+
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_the_number_format_is_decided_by_this_process_once_and_kept(is_fast, splits, tmp_path, monkeypatch):
     """Also for processes that would decide otherwise: those of fit_all are new and know nothing of the patch."""

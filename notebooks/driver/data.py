@@ -98,7 +98,7 @@ def fast_precision(device):
     """The number format in which convolutions are fastest on ``device``, "cpu" or "cuda": bf16 or fp32."""
     from gleam.execution import has_fast_bf16  # here and not above: it brings torch along
 
-    return "bf16" if has_fast_bf16(device.split(":")[0]) else "fp32"
+    return "bf16" if has_fast_bf16(device) else "fp32"
 
 
 def has_gpu():
