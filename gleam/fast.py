@@ -19,8 +19,8 @@ N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers mak
 class Fast:
     """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
 
-    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64. In
-    your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not use
+    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64.
+    In your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not use
     ``nn.Conv3d`` in bf16 on series with fewer frames than its kernel: oneDNN's gradients are wrong there. (The
     convolutions of :mod:`gleam.convolutions` avoid that.)
 

@@ -38,7 +38,10 @@ class Sense:
                 "(batch, coil, [1,] y, x) and (batch, 1, [time,] y, x)"
             )
         if maps[0] != mask[0] or any(m not in (n, 1) for n, m in zip(maps[-2:], mask[-2:], strict=True)):
-            raise ValueError(f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x (1 where all is measured)")
+            raise ValueError(
+                f"sens_maps of shape {maps} and mask of shape {mask} differ in batch, y or x; expected the same, or 1 "
+                "along an axis of the mask"
+            )
 
     def forward(self, x):
         """A x: image (batch, [time,] y, x) to undersampled k-space (batch, coil, [time,] y, x)."""

@@ -13,9 +13,9 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
     example whose residual has fallen to ``tolerance`` times ||b|| stays as it is, so more iterations never do harm, and
     nothing waits for the device. Raises ValueError for fewer than one iteration.
 
-    First derivatives with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations, exact
-    for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1 b, by
-    a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
+    First derivatives with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations,
+    exact for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1
+    b, by a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
     """
     if not hasattr(n_iterations, "__index__") or n_iterations < 1:
         raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be a whole number of at least 1")
