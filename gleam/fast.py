@@ -20,8 +20,8 @@ class Fast:
     """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
 
     The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64.
-    In your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not use
-    ``nn.Conv3d`` in bf16 on series with fewer frames than its kernel: oneDNN's gradients are wrong there. (The
+    In your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not
+    use ``nn.Conv3d`` in bf16 on series with fewer frames than its kernel: oneDNN's gradients are wrong there. (The
     convolutions of :mod:`gleam.convolutions` avoid that.)
 
     ``precision``: "bf16", "tf32" (CUDA alone has it), "fp32" or, by default, "auto": bf16 where the device is fast in
