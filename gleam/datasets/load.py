@@ -5,11 +5,20 @@ from functools import partial
 from pathlib import Path
 
 from gleam import calibration, masks
-from gleam.datasets import cine, fastmri, mridata
+from gleam.datasets import cine, fastmri, formats, mridata
 from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
 from gleam.datasets.slices import Slices
-from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS, files_by_split, find_list, split_by_subject
+from gleam.datasets.splits import (
+    BRAINS,
+    HEARTS,
+    KNEES,
+    SPLITS,
+    files_by_split,
+    files_of_list,
+    find_list,
+    split_by_subject,
+)  # fmt: skip
 from gleam.execution import checked_device
 
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
@@ -67,6 +76,41 @@ def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0
     return _slices(
         _hearts_by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device
     )
+
+
+def files(
+    source, *, masks, cache_dir, data_dir=None, calibrate=None, n_masks=128, seed=0, n_jobs=1, device="cpu"
+):  # fmt: skip
+    """Your own fully sampled raw files, under any mask: (train, val, test), each :class:`Slices`.
+
+    ``source``: a dict of "train", "val" and "test" to lists of paths, or the path of a CSV, of any name, with the
+    columns file and split; its files lie in ``data_dir``, by default the folder of the list. Formats may be mixed
+    (:mod:`gleam.datasets.formats`). ``masks``: a generator of :mod:`gleam.masks` with its arguments but shape and seed,
+    such as ``functools.partial(gleam.masks.poisson_disc, acceleration=8)``; series need one of series. ``calibrate``:
+    centred k-space (coil, y, x) to sensitivity maps, such as ``functools.partial(gleam.calibration.jsense,
+    kernel_width=6)``; by default ESPIRiT on the central 24 x 24. The other arguments are those of :func:`knees`.
+
+    Raises FileNotFoundError that names the list or the file that is missing, ValueError if a split is missing or empty,
+    a file stands in two of them, or a subject is in two splits.
+    """
+    if isinstance(source, dict):
+        by_split = {split: [Path(path) for path in source.get(split, ())] for split in SPLITS}
+        _check_own(source, by_split)
+    else:
+        by_split = files_of_list(source, Path(source).parent if data_dir is None else data_dir)
+    calibrate = calibrate or partial(calibration.espirit, calibration_width=24)
+    return _slices(by_split, formats.read, calibrate, masks, cache_dir, n_masks, seed, n_jobs, device)
+
+
+def _check_own(source, by_split):
+    paths = [path for split in SPLITS for path in by_split[split]]
+    if set(source) != set(SPLITS) or not all(by_split.values()):
+        raise ValueError(f"files were given for {sorted(source)}; expected lists of paths for train, val and test")
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"{next(p for p in paths if paths.count(p) > 1)} is given more than once")
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise FileNotFoundError(f"{len(missing)} of the {len(paths)} files are missing, such as {missing[0]}")
 
 
 def _hearts_by_split(data_dir):

@@ -41,13 +41,17 @@ def files_by_split(data_dir, folder="mridata", split_list=KNEES):
     ``data_dir`` itself. Raises FileNotFoundError if the
     list or a file in it is missing, ValueError if a split is unknown or empty, or a file stands in it twice.
     """
-    path = find_list(data_dir, split_list)
+    return files_of_list(find_list(data_dir, split_list), Path(data_dir) / folder)
+
+
+def files_of_list(path, folder):
+    """As :func:`files_by_split`, of the split list at ``path`` whose files lie in ``folder``."""
     rows = read_csv(path, ("file", "split"))
     names = [row["file"] for row in rows]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists {next(n for n in names if names.count(n) > 1)} more than once")
     files = {
-        split: [Path(data_dir) / folder / row["file"] for row in rows if row["split"] == split] for split in SPLITS
+        split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS
     }
     if sum(map(len, files.values())) < len(rows) or not all(files.values()):
         raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")

@@ -1,5 +1,6 @@
 import csv
 import shutil
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ from raw_files import coil_images, header, line, write_fastmri, write_ismrmrd
 
 import gleam
 from gleam import calibration, masks
-from gleam.datasets import Slices, cine, files_by_split, load, phantoms
+from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, load, mridata, phantoms
 from gleam.datasets.load import check_no_subject_in_two
 from gleam.datasets.splits import PAPER_LISTS, SPLITS, split_by_subject
 from gleam.fourier import fft2c, ifft2c
@@ -90,6 +91,9 @@ def test_from_raw_phantoms_to_normalised_batches(tmp_path):
     phantoms.brain(tmp_path, n_slices=2, matrix=(48, 48), n_coils=4, **counts)
     knees = gleam.datasets.knees(tmp_path, acceleration=4, n_calibration=6, cache_dir=tmp_path / "cache")
     brains = gleam.datasets.brains(tmp_path, acceleration=4, center_fraction=0.1, cache_dir=tmp_path / "cache")
+    for folder, reader in (("mridata", mridata), (fastmri.FOLDER, fastmri)):
+        path = next((tmp_path / folder).glob("*.h5"))
+        assert np.array_equal(formats.read(path).kspace, reader.read(path).kspace)
     for train, val, test in (knees, brains):
         assert test.is_phantom and not {*train.subjects} & {*val.subjects}
         batch = train.training_batch(0, 2, seed=0)
@@ -100,6 +104,69 @@ def test_from_raw_phantoms_to_normalised_batches(tmp_path):
         assert len(scores) == len(test) and (scores["nrmse"] < 1).all()
     # random columns are whole lines along y
     assert [tuple(b.mask.shape[-2:]) for b in (knees[0][0], brains[0][0])] == [(48, 40), (1, 48)]
+
+
+OWN = {"train": ["a.h5", "b.h5"], "val": ["c.h5"], "test": ["d.h5"]}
+
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory):
+    """Slices of one size: two fastMRI files, an ISMRMRD one and one more in another folder."""
+    folder = tmp_path_factory.mktemp("own")
+    for i, name in enumerate(("a.h5", "b.h5", "sub/d.h5")):
+        write_fastmri(folder / name, fft2c(coil_images((32, 28), seed=i))[None])
+    kspace = fft2c(coil_images((32, 28), seed=3))  # (coil, y, x)
+    lines = [line(kspace[:, y], step_1=y) for y in range(32)]
+    write_ismrmrd(folder / "c.h5", header((28, 32, 1)), lines)
+    return folder
+
+
+def own(folder, source, **more):
+    return gleam.datasets.files(
+        source, masks=partial(masks.poisson_disc, acceleration=3, n_calibration=8), cache_dir=folder / "cache",
+        calibrate=partial(calibration.espirit, kernel_width=4, calibration_width=16), n_masks=2, **more,
+    )  # fmt: skip
+
+
+def test_files_of_ones_own_in_any_format_under_any_mask(own_files):
+    names = {**OWN, "test": ["sub/d.h5"]}
+    by_dict = own(own_files, {split: [own_files / name for name in names[split]] for split in names})
+    with open(own_files / "my list.csv", "w", newline="") as file:
+        rows = [(name, split) for split, some in names.items() for name in some]
+        csv.writer(file).writerows([("file", "split"), *rows])
+    by_list = own(own_files, own_files / "my list.csv")
+    shutil.copy(own_files / "my list.csv", own_files / "sub" / "elsewhere.csv")
+    elsewhere = own(own_files, own_files / "sub" / "elsewhere.csv", data_dir=own_files)
+    for splits in zip(by_dict, by_list, elsewhere, strict=True):
+        assert len({split.fingerprint for split in splits}) == 1
+        assert {tuple(split[0].target.shape) for split in splits} == {(1, 32, 28)}
+    train, val, test = by_dict
+    assert (len(train), len(val), len(test)) == (2, 1, 1)
+    assert gleam.evaluate(gleam.baselines.zero_filled, val)["nrmse"].max() < 0.6  # the ISMRMRD file is read aright
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"test": []}, ValueError, r"expected lists of paths for train, val and test"),
+        ({"more": ["a.h5"]}, ValueError, r"given for \['more', 'test', 'train', 'val'\]"),
+        ({"test": ["a.h5"]}, ValueError, r"a\.h5 is given more than once"),
+        ({"test": ["none.h5"]}, FileNotFoundError, r"1 of the 4 files are missing, such as .*none\.h5"),
+    ],
+)
+def test_files_of_ones_own_that_make_no_splits_are_named(change, error, words, own_files):
+    names = {**OWN, "test": ["sub/d.h5"]} | change
+    with pytest.raises(error, match=words):
+        own(own_files, {split: [own_files / name for name in some] for split, some in names.items()})
+
+
+def test_a_list_that_is_not_there_and_a_file_of_no_format_are_named(own_files, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: no such list"):
+        own(own_files, own_files / "nowhere.csv")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["something"] = 1
+    with pytest.raises(ValueError, match=r"other\.h5: holds \['something'\]; expected fastMRI's .* ISMRMRD file"):
+        formats.read(tmp_path / "other.h5")
 
 
 COUNTS = {"train": 3, "val": 1, "test": 1}
@@ -231,6 +298,19 @@ def test_hearts_without_a_list_become_batches_of_series(heart_dir):
     assert {tuple(train[i].target.shape) for i in range(2)} == {(1, 4, 32, 28), (1, 5, 32, 28)}
     scores = gleam.evaluate(gleam.baselines.zero_filled, test)
     assert len(scores) == 1 and 0 < scores["nrmse"][0] < 1
+
+
+def test_series_of_ones_own_are_read_as_series(heart_dir):
+    (heart_dir / "ocmr" / "us_0001.h5").unlink()
+    paths = sorted((heart_dir / "ocmr").glob("*.h5"))
+    train, _, test = gleam.datasets.files(
+        {"train": paths[:2], "val": paths[2:3], "test": paths[3:]}, cache_dir=heart_dir / "cache", n_masks=2,
+        masks=partial(masks.kt_variable_density, acceleration=4, n_center=2),
+    )  # fmt: skip
+    assert {tuple(train[i].target.shape) for i in range(2)} == {(1, 4, 32, 28), (1, 5, 32, 28)}
+    assert test[0].mask.shape == (1, 1, 5, 32, 1)
+    for path in paths:
+        assert np.array_equal(formats.read(path).kspace, cine.read(path).kspace)
 
 
 def test_maps_of_hearts_explain_their_coil_images(heart_dir):
