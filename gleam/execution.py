@@ -70,7 +70,7 @@ def check(precision, channel_multiple=1):
     """Raise ValueError unless :func:`using` would take these."""
     if precision not in PRECISIONS:
         names = ", ".join(PRECISIONS)
-        raise ValueError(f"precision={precision!r} of the convolutions must be one of {names}, for gleam.Fast also auto")
+        raise ValueError(f"precision={precision!r} of the convolutions must be one of {names} (Fast: or auto)")
     if not hasattr(channel_multiple, "__index__") or channel_multiple < 1:
         raise ValueError(f"channel_multiple={channel_multiple!r} must be a whole number of at least 1")
 
