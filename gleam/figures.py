@@ -11,7 +11,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 import torch
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
@@ -234,7 +234,9 @@ def roofline(points, limits, *, label=""):
             _beside(axis, f"{name}: {_rate(rate, 'FLOP/s')}", (right, rate), (-2, 3), ha="right")
         _points(axis, points)
         axis.set(xscale="log", yscale="log", xlabel="intensity (FLOP per byte)", ylabel="achieved (FLOP/s)")
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels in one notation, also within a decade
         axis.yaxis.set_major_formatter(EngFormatter())
+        axis.yaxis.set_minor_formatter(EngFormatter())
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=label or None)
     return figure
 
