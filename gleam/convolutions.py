@@ -52,7 +52,7 @@ class Conv3d(nn.Conv3d):
         return y if bias is None else y + bias[:, None, None, None]
 
     def _in_bf16(self, x, weight, bias):
-        """oneDNN's bf16 results are wrong where there are fewer frames than the kernel is long: append empty ones."""
+        """With frames of zeros appended up to the length of the kernel: oneDNN's bf16 results are wrong for fewer."""
         n_frames = x.shape[2]
         n_more = max(0, self.kernel_size[0] - n_frames)
         if not n_more:

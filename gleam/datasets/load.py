@@ -18,7 +18,7 @@ from gleam.datasets.splits import (
     files_of_list,
     find_list,
     split_by_subject,
-)  # fmt: skip
+)
 from gleam.execution import checked_device
 
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
