@@ -73,21 +73,17 @@ def lay_out(network, optimizers):
 
     What has that layout stays where it is. ``optimizers``: those that train ``network``.
     """
-    states = [optimizer.state for optimizer in optimizers]
-    for layer in network.modules():
-        layout = _LAYOUTS.get(type(layer))
-        if layout is None:
-            continue
-        p = layer.weight
+    layouts = {layer.weight: _LAYOUTS[type(layer)] for layer in network.modules() if type(layer) in _LAYOUTS}
+    for p, layout in layouts.items():
         if not p.is_contiguous(memory_format=layout):
             p.data = p.data.contiguous(memory_format=layout)
         if p.grad is not None and not p.grad.is_contiguous(memory_format=layout):
             p.grad = p.grad.contiguous(memory_format=layout)
-        # the fused update walks through weights, gradients and moments as they lie in memory
-        for moments in (state[p] for state in states if p in state):
-            for key, t in moments.items():
-                if torch.is_tensor(t) and t.shape == p.shape and not t.is_contiguous(memory_format=layout):
-                    moments[key] = t.contiguous(memory_format=layout)
+    # the fused update walks through weights, gradients and moments as they lie in memory
+    for p, moments in (item for optimizer in optimizers for item in optimizer.state.items() if item[0] in layouts):
+        for key, t in moments.items():
+            if torch.is_tensor(t) and t.shape == p.shape and not t.is_contiguous(memory_format=layouts[p]):
+                moments[key] = t.contiguous(memory_format=layouts[p])
 
 
 class _FramesAsChannels(torch.autograd.Function):

@@ -234,9 +234,8 @@ def roofline(points, limits, *, label=""):
             _beside(axis, f"{name}: {_rate(rate, 'FLOP/s')}", (right, rate), (-2, 3), ha="right")
         _points(axis, points)
         axis.set(xscale="log", yscale="log", xlabel="intensity (FLOP per byte)", ylabel="achieved (FLOP/s)")
-        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))  # labels in one notation, also within a decade
-        axis.yaxis.set_major_formatter(EngFormatter())
-        axis.yaxis.set_minor_formatter(EngFormatter())
+        labels = {"major_formatter": EngFormatter(), "minor_formatter": EngFormatter()}  # one notation in all decades
+        axis.yaxis.set(minor_locator=LogLocator(subs=(2, 5)), **labels)
         figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=label or None)
     return figure
 

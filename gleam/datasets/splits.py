@@ -50,9 +50,7 @@ def files_of_list(path, folder):
     names = [row["file"] for row in rows]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists {next(n for n in names if names.count(n) > 1)} more than once")
-    files = {
-        split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS
-    }
+    files = {split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS}
     if sum(map(len, files.values())) < len(rows) or not all(files.values()):
         raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")
     missing = [file for paths in files.values() for file in paths if not file.exists()]
