@@ -134,6 +134,28 @@ def test_batch_is_normalised_by_the_zero_filled_image(n_frames):
     torch.testing.assert_close(batch.kspace, batch.sense.forward(batch.target))
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1.0, 1e12])
+@pytest.mark.parametrize("size", [4, 9, 60])
+def test_normalisation_knows_neither_units_nor_air(unit, size):
+    """A square of ``size`` pixels, of 96 x 80: where it fills little, adding air changes nothing."""
+    image = torch.zeros(1, 96, 80, dtype=torch.complex64)
+    image[:, 20 : 20 + size, 15 : 15 + size] = 1 + 0.2 * complex_normal(1, size, size)
+    sens_maps = (image != 0).to(torch.complex64)[:, None]
+    plain, scaled = (_undersampled(image * u, sens_maps) for u in (1.0, unit))
+    torch.testing.assert_close(scaled.target, plain.target, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scaled.scale / unit, plain.scale, rtol=1e-4, atol=0)
+    assert 1 < plain.target.abs().max() < 5
+    if size < 10:
+        padded = _undersampled(*(torch.nn.functional.pad(x, (40, 40, 48, 48)) for x in (image, sens_maps)))
+        torch.testing.assert_close(padded.scale, plain.scale)
+
+
+def _undersampled(image, sens_maps):
+    """All of k-space, so that the zero-filled image is the image."""
+    mask = torch.ones(1, 1, *image.shape[-2:])
+    return Batch.undersample(Sense(sens_maps, mask).forward(image), mask, sens_maps, image)
+
+
 def test_an_empty_slice_stays_finite():
     zero = torch.zeros(1, 2, 8, 8, dtype=torch.complex64)
     batch = Batch.undersample(zero, torch.ones(1, 1, 8, 8), zero, zero[:, 0])
