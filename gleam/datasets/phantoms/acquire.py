@@ -74,11 +74,12 @@ class Coils:
     ``grid``: three arrays of positions in mm. ``radii``: half axes in mm (y, x) of the tube that carries the loops;
     ``half_length``: its half length. The field is summed on a coarse grid and interpolated, as it is smooth; so this
     object is small, and a sensitivity is made when it is asked for. The root sum of squares is 1 in the middle; nearer
-    to the loops it is higher, but half as much (in dB) as that of the bare coils, as after a scanner's prescan
-    normalisation.
+    to the loops it is higher, but only ``shading`` times as much (in dB) as that of the bare coils, as after a
+    scanner's prescan normalisation.
     """
 
-    def __init__(self, rng, n_coils, grid, radii, half_length):
+    def __init__(self, rng, n_coils, grid, radii, half_length, shading=0.5):
+        self.shading = shading
         first = [g[0] - 24.0 for g in grid]
         n_knots = [int(np.ceil((g[-1] - g[0]) / 12.0)) + 5 for g in grid]
         coarse = [f + 12.0 * np.arange(n) for f, n in zip(first, n_knots, strict=True)]
@@ -99,6 +100,7 @@ class Coils:
         is computed by torch where these lie.
         """
         other = object.__new__(Coils)
+        other.shading = self.shading
         other.lattices, other.weights = convert(self.lattices), [convert(weight) for weight in self.weights]
         return other
 
@@ -119,7 +121,7 @@ class Coils:
     @functools.cached_property
     def rss(self):
         """Root sum of squares (s, y, x) of :meth:`maps`."""
-        root = self.bare_rss**0.5
+        root = self.bare_rss**self.shading
         return root / float(np.median(root[:, root.shape[1] // 2, root.shape[2] // 2].tolist()))
 
     def maps(self, coil, level=slice(None)):

@@ -10,8 +10,8 @@ import numpy as np
 from gleam.datasets.phantoms.fields import Field, cover, ellipse, ellipsoid, merge, paint, sheets, shell
 
 INTENSITIES = {
-    "skin": 0.45, "fat": -0.74, "muscle": 0.25, "cortex": 0.04, "marrow": -0.40, "cartilage": 0.38, "lung": 0.035,
-    "lung_vessel": 0.55, "aorta": 0.95, "vein": 0.85, "esophagus": 0.33, "csf": 1.0, "cord": 0.5, "disc": 0.3,
+    "skin": 0.45, "fat": -0.33, "muscle": 0.25, "cortex": 0.04, "marrow": -0.20, "cartilage": 0.38, "lung": 0.035,
+    "lung_vessel": 0.10, "aorta": 0.95, "vein": 0.85, "esophagus": 0.33, "csf": 1.0, "cord": 0.5, "disc": 0.3,
     "liver": 0.36, "liver_vessel": 0.62, "stomach": 0.30, "gas": 0.02,
 }  # fmt: skip
 TEXTURES = {  # knot distance in mm (s, y, x)

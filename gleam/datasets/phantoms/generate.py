@@ -17,7 +17,7 @@ from gleam.datasets.phantoms.subject import settings_text, sizes, write_subject
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, SPLITS
 from gleam.files import end_with_parent, n_cores, write_json, written_whole
 
-VERSION = 1  # raise it when the pixels of a phantom change: files made by an older version are then written anew
+VERSION = 2  # raise it when the pixels of a phantom change: files made by an older version are then written anew
 VOXELS_PER_PROCESS = 2_000_000  # a process takes seconds to start: one is worth it from about 10 s of work
 MANIFEST = "phantoms.json"
 KINDS = ("knee", "brain", "heart")

@@ -7,7 +7,7 @@ from gleam.datasets.phantoms.fields import Field, cover, merge, paint
 from gleam.datasets.phantoms.heart_motion import Cycle
 from gleam.datasets.phantoms.heart_shapes import Ventricles
 
-INTENSITIES = {"blood": 1.0, "rv_blood": 1.02, "wall": 0.36, "papillary": 0.38, "fat": -0.78, "coronary": 0.8}
+INTENSITIES = {"blood": 1.0, "rv_blood": 1.02, "wall": 0.40, "papillary": 0.38, "fat": -0.33, "coronary": 0.8}
 TEXTURES = {  # knot distance in mm (s, y, x), of the heart at end diastole
     "trabecula": (9, 3.6, 3.6), "edge": (12, 7, 7), "flesh": (8, 2.4, 2.4), "patch": (20, 12, 12),
     "swirl": (14, 7, 7), "stream": (22, 13, 13), "pad": (25, 16, 16),
@@ -16,8 +16,8 @@ BOX = (95, 90, 110)
 REACH_MM = (66.0, 78.0)  # half height and half width of the window that the heart is drawn in
 WINDOW_MM = np.array([-7.0, -22.0])  # its middle, from that of the left ventricle
 THICKNESS_MM, N_SUBSLICES = 8.0, 2
-MARGIN_MM = 10.0
-BLUR = 1.2  # edges are softer than a pixel: the heart beats while a frame is measured
+SHOWN = 0.87  # of the depth of the chest; what lies outside is saturated, as in scans with a small field of view
+BLUR = 2.6  # width of edges in pixels: the heart beats while a frame is measured
 
 
 class Heart:
@@ -34,11 +34,11 @@ class Heart:
         self.band = rng.uniform(0.55, 0.7), rng.normal(4, 6), rng.normal(0.25, 0.1)
         self.coronaries = rng.normal((-1.0, 0.95, 2.6), 0.08), rng.uniform(1.3, 2.0, 3)
         self.swirl_start = rng.uniform(0, 2 * np.pi)
-        self.unsteady = rng.uniform(0.5, 1.2)
+        self.unsteady = rng.uniform(0.8, 1.6)
 
     def field_of_view(self, matrix):
-        """Height and width in mm of an image of ``matrix`` (y, x) pixels, square ones: the chest fits in the height."""
-        height = 2 * (self.chest.half_y + MARGIN_MM)
+        """Height and width in mm of an image of ``matrix`` (y, x) pixels, square ones: most of the chest's depth."""
+        height = 2 * SHOWN * self.chest.half_y
         return height, height * matrix[1] / matrix[0]
 
     def still(self, grid):

@@ -155,7 +155,7 @@ class HeartScan(Scan):
         )
         middle = (self.levels - self.levels.mean(), self.grid[1], self.grid[2] - heart.chest.centre_x)
         radii = heart.chest.half_y + 45, heart.chest.half_x + 45
-        self.coils = acquire.Coils(self.rng, self.n_coils, middle, radii, 70)
+        self.coils = acquire.Coils(self.rng, self.n_coils, middle, radii, 70, shading=0.1)
         self.field_strength = float(self.rng.choice(HEART_FIELD_STRENGTHS_T))
         self.header = {
             "encoded": (2 * n_x, n_y, 1), "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
