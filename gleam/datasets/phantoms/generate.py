@@ -25,7 +25,7 @@ FOLDERS = {"knee": "mridata", "brain": fastmri.FOLDER, "heart": cine.OCMR}
 
 
 def knee(
-    out_dir, *, n_train, n_val, n_test, n_slices, matrix=(128, 96), n_coils=8, noise=(0.02, 0.04), seed=0, n_jobs=None
+    out_dir, *, n_train, n_val, n_test, n_slices, matrix=(128, 96), n_coils=8, noise=(0.025, 0.04), seed=0, n_jobs=None
 ):
     """Write axial proton-density knees as ISMRMRD files and their split list; returns the split list's path.
 
