@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 PEERS  := $(VENV)/peers/.installed
 # `make -j2` means JOBS=2
 AT_ONCE = $(or $(JOBS),$(patsubst -j%,%,$(filter -j%,$(MAKEFLAGS))))
-RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
+RUN     = $(BIN)/python notebooks/run.py --profile "$(PROFILE)" --seed "$(SEED)" --data "$(DATA)" --chapters "$(CHAPTERS)" --jobs "$(AT_ONCE)"
 RECORDS = $(and $(STAGES),--stages "$(STAGES)") $(and $(ONLY),--only "$(ONLY)") $(and $(RESULTS),--results "$(RESULTS)") $(and $(OUT),--out "$(OUT)") $(and $(RESUME),--resume-from "$(RESUME)")
 ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 SITE    := $(CURDIR)/_work/site
@@ -16,7 +16,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data benchmark records wheels lock lint clean help
+.PHONY: reproduce test book notebooks data archive benchmark records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -32,6 +32,9 @@ notebooks: $(STAMP)  ## Only the chapters
 
 data: $(STAMP)  ## Only the phantoms, where real data are not given
 	@$(RUN) data
+
+archive: $(STAMP)  ## Copy the records of a build, PROFILE=standard SEED=1, to results/
+	@$(RUN) archive
 
 lint: $(STAMP)  ## Style, and notebooks without outputs
 	@$(BIN)/ruff check .
@@ -56,7 +59,7 @@ clean:  ## Remove everything that was made, but not data/
 	rm -rf $(VENV) _build _work book/chapters *.egg-info
 
 help:  ## This list
-	@echo "make TARGET [PROFILE=quick|paper] [DATA=dir] [CHAPTERS=\"01 04\"] [JOBS=n] [PYTHON=python3]"
+	@echo "make TARGET [PROFILE=quick|standard|paper] [SEED=n] [DATA=dir] [CHAPTERS=\"01 04\"] [JOBS=n] [PYTHON=python3]"
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml requirements.lock

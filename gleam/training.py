@@ -4,7 +4,7 @@ import copy
 import math
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -120,23 +120,33 @@ def fit_parallel(network, train, val, strategy, *, n_processes, n_steps, name=No
     return fit(network, strategy=strategy.equivalent, **arguments)
 
 
-def fit_all(runs, *, n_jobs=1):
+def fit_all(runs, *, n_jobs=1, on_done=None):
     """Several independent calls of :func:`fit`, ``n_jobs`` at a time, each in a process of its own.
 
     ``runs``: dict of key to the arguments of :func:`fit`, as a dict. The processes leave their checkpoints in
     ``run_dir``, from where the networks given are then filled. On CPU cores this scales better than threads inside
-    one run. A script that calls this needs ``if __name__ == "__main__":``. Returns a dict of key to :class:`Fit`;
-    raises what a run raises, after the others have finished.
+    one run. A script that calls this needs ``if __name__ == "__main__":``. ``on_done(key, network, fit)`` is called as
+    soon as a run is complete and its network filled, whatever becomes of the others. Returns a dict of key to
+    :class:`Fit`; raises what a run raises, after the others have finished.
     """
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     if n_jobs > 1 and len(runs) > 1:
         context = multiprocessing.get_context("spawn")
         n_threads = max(1, torch.get_num_threads() // n_jobs)
         with ProcessPoolExecutor(min(n_jobs, len(runs)), context, _start_worker, (n_threads,)) as pool:
-            futures = [pool.submit(_fit_one, arguments) for arguments in runs.values()]
-            wait(futures)
-            _raise_first(futures)
-    return {key: fit(**arguments) for key, arguments in runs.items()}
+            keys = {pool.submit(_fit_one, arguments): key for key, arguments in runs.items()}
+            done = (keys[future] for future in as_completed(keys) if future.exception() is None)
+            fits = {key: _done(key, runs, on_done) for key in done}
+            _raise_first(keys)
+        return {key: fits[key] for key in runs}
+    return {key: _done(key, runs, on_done) for key in runs}
+
+
+def _done(key, runs, on_done):
+    found = fit(**runs[key])  # at once if another process has trained it
+    if on_done is not None:
+        on_done(key, runs[key]["network"], found)
+    return found
 
 
 @contextmanager

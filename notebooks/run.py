@@ -17,8 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def parse(argv):
     """Read the command line; an empty value means "not given", so that make can pass its variables through."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "data", "notebooks", "book"])
-    parser.add_argument("--profile", default="", help="quick or paper; default: paper with a GPU and the real data")
+    parser.add_argument("what", nargs="?", default="all", choices=["all", "data", "notebooks", "book", "archive"])
+    parser.add_argument(
+        "--profile", default="", help="quick, standard or paper; default: paper with a GPU and the real data"
+    )
+    parser.add_argument("--seed", default="", help="of weights, order, masks and phantoms; default: the profile's own")
     parser.add_argument("--data", default="", help="folder with real data (data/README.md); default: data")
     parser.add_argument("--chapters", default="", help='some chapters, for example "01 04_mridata"; default: all')
     parser.add_argument("--jobs", default="", help="chapters at a time; default: the number of cores, 1 on a GPU")
@@ -54,16 +57,19 @@ def choose_profile(arguments, needed, data_dir, root):
 
 def make(arguments, root):
     """Do what the arguments ask for; True if everything asked for is there at the end."""
+    if arguments.what == "archive":
+        return archive(arguments, root)
     profile, selected, data_dir, jobs = plan(arguments, root)
+    build = build_name(profile, arguments.seed)
     if arguments.what != "book":
-        settings = chapters.read_settings(root, profile)
-        for folder in ("_work", f"_work/{profile}", "book/chapters"):
+        settings = chapters.with_seed(chapters.read_settings(root, profile), arguments.seed)
+        for folder in ("_work", f"_work/{build}", "book/chapters"):
             files.check_writable(root / folder, root)
         given = {chapter.name: chapters.check_parameters(chapter, settings) for chapter in selected}
-        folders = data.provide(data.needed_by(selected), data_dir, profile, settings["phantoms"], root, jobs)
+        folders = data.provide(data.needed_by(selected), data_dir, build, settings["phantoms"], root, jobs)
         if arguments.what == "data":
             return True
-        tasks = stale_tasks(selected, given, folders, profile, root, jobs)
+        tasks = stale_tasks(selected, given, folders, profile, build, root, jobs)
         on_gpu = any(task.parameters.get("device", "cpu") != "cpu" for task in tasks)
         at_once = 1 if on_gpu and not arguments.jobs else min(jobs, max(1, len(tasks)))
         for task in tasks:
@@ -71,25 +77,44 @@ def make(arguments, root):
                 task.parameters["n_jobs"] = max(1, min(task.parameters["n_jobs"], jobs // at_once))
         timed = [task for task in tasks if "n_processes" in task.chapter.declared]  # they need the cores to themselves
         others = [task for task in tasks if task not in timed]
-        done = [execute.run_all(some, profile, root, n) for some, n in ((others, at_once), (timed, 1)) if some]
+        done = [execute.run_all(some, build, root, n) for some, n in ((others, at_once), (timed, 1)) if some]
         if not all(done):
             return False
     if arguments.what == "notebooks":
         return True
     chapters.fill_in_missing(chapters.discover(root))
-    return book.build(profile, root)
+    return book.build(build, root)
 
 
-def stale_tasks(selected, given, folders, profile, root, jobs):
+def build_name(profile, seed):
+    """Name of the folders of a build: its profile and, if one was asked for, its seed."""
+    if seed and not seed.isdecimal():
+        raise ValueError(f"SEED must be a whole number of at least 0, not '{seed}'.")
+    return f"{profile}-seed{int(seed)}" if seed and int(seed) else profile
+
+
+def archive(arguments, root):
+    """Copy the records of a build to results/, where the tables' archived block finds them."""
+    from gleam.records.archive import archive  # here and not above: it brings torch along
+
+    if arguments.profile not in data.PROFILES:
+        raise ValueError(f"To archive, say of which profile: PROFILE={' or '.join(data.PROFILES)}, and maybe SEED=1.")
+    build, seed = build_name(arguments.profile, arguments.seed), int(arguments.seed or 0)
+    folder, n = archive(root / "_work" / build / "records", root / "results", profile=arguments.profile, seed=seed)
+    print(f"{n} records of {build} are in {files.shown(folder, root)}", flush=True)
+    return True
+
+
+def stale_tasks(selected, given, folders, profile, build, root, jobs):
     """The chapters that have to run, after a line about each of those selected."""
     tasks = []
     for chapter in selected:
-        supplied = {"profile": profile, "work_dir": f"../_work/{profile}"}
-        supplied |= {name: data.relative(folder, profile, root) for name, folder in folders.items()}
+        supplied = {"profile": profile, "work_dir": f"../_work/{build}"}
+        supplied |= {name: data.relative(folder, build, root) for name, folder in folders.items()}
         parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
-        key = chapters.current_key(chapter, parameters, profile, folders, root)
+        key = chapters.current_key(chapter, parameters, build, folders, root)
         stale = chapters.why_stale(chapter, key)
-        if not stale and chapters.lacks_records(chapter, profile, root):
+        if not stale and chapters.lacks_records(chapter, build, root):
             stale = "stale (its records are gone)"
         print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
         if stale:

@@ -8,8 +8,10 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 """
 
 from gleam.records.record import (
+    RESULTS_VERSION,
     SCHEMA,
     Record,
+    Saver,
     archived,
     environment,
     evaluate_all,
@@ -39,9 +41,11 @@ __all__ = [
     "METRICS",
     "MISSING",
     "PAPER",
+    "RESULTS_VERSION",
     "SCHEMA",
     "THIS_BUILD",
     "Record",
+    "Saver",
     "archive_caption",
     "archived",
     "compare",

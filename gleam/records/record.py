@@ -22,6 +22,8 @@ from gleam.files import write_json
 from gleam.records.schema import SCHEMA, check
 
 FULL_SCALE = "paper"  # the profile with the paper's sizes
+ARCHIVED_PROFILES = (FULL_SCALE, "standard")  # of which the tables show the first that there is
+RESULTS_VERSION = 2  # raise it when tests/test_golden.py fails for a good reason: older records then stand alone
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Record:
     measured; ``data``: name, split sizes, whether it is a phantom, mask; ``settings``: everything that was chosen;
     ``cost``: seconds per step, peak bytes and how they were measured, or None for a method without training;
     ``n_parameters``: or None; ``n_steps_done``: training steps taken, fewer than ``settings["n_steps"]`` if the run
-    stopped early, None without training; ``measures``: dict of name to number, whatever else was measured.
+    stopped early, None without training; ``measures``: dict of name to number, whatever else was measured;
+    ``results_version``: records of one version belong together, whatever their commits.
     """
 
     experiment: str
@@ -48,6 +51,7 @@ class Record:
     schema: int = SCHEMA
     n_steps_done: int | None = None
     measures: dict = field(default_factory=dict)
+    results_version: int = 1
 
     @property
     def table(self):
@@ -101,7 +105,7 @@ def record(
         cost=asdict(cost) if cost else None,
         n_parameters=sum(p.numel() for p in network.parameters()) if network else None,
         history=fit.history if fit else [], n_steps_done=fit.n_steps_done if fit else None,
-        measures=dict(measures or {}), environment=environment(device),
+        measures=dict(measures or {}), environment=environment(device), results_version=RESULTS_VERSION,
     )  # fmt: skip
 
 
@@ -121,6 +125,23 @@ def evaluate_all(experiment, methods, data, folder, *, fits=None, costs=None, se
         )  # fmt: skip
         save(found[name], folder)
     return found
+
+
+class Saver:
+    """Scores trained methods and saves their records one by one: ``gleam.fit_all(..., on_done=saver)``.
+
+    What a later run does not live to see is kept. Arguments as of :func:`evaluate_all`; ``runs``: name to
+    :class:`Record` of those that are done, which :func:`evaluate_all` takes in place of the networks.
+    """
+
+    def __init__(self, experiment, data, folder, *, costs=None, settings=None, profile="", device="cpu"):
+        self.shared = {"costs": costs, "settings": settings, "profile": profile, "device": device}
+        self.experiment, self.data, self.folder, self.runs = experiment, data, folder, {}
+
+    def __call__(self, name, network, fit):
+        self.runs |= evaluate_all(
+            self.experiment, {name: network}, self.data, self.folder, fits={name: fit}, **self.shared
+        )
 
 
 def environment(device="cpu"):
@@ -178,15 +199,24 @@ def load_experiment(folder, experiment, methods=None):
 
 
 def archived(folder, experiment):
-    """The full-scale run of an experiment, as a dict of method to :class:`Record`; empty if none is archived.
+    """The archived run of an experiment, as a dict of method to :class:`Record`; empty if none is archived.
 
-    ``folder`` holds a folder for each device; only records of the profile "paper" count. Of several devices it is the
-    one with the newest record, so that all rows of a table are of one machine.
+    ``folder`` holds a folder for each device and profile. A run of the profile "paper" goes before one of "standard";
+    among those it is the one of the newest results version, then of the newest record, so that all rows of a table
+    belong together. Further seeds (``<device>-<profile>-seed1``) are not looked at.
     """
     runs = []
     for device in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
-        runs.append({m: r for m, r in load_experiment(device, experiment).items() if r.profile == FULL_SCALE})
-    return max(runs, key=newest_date, default={})
+        if not re.search(r"-seed\d+$", device.name):
+            found = load_experiment(device, experiment)
+            runs += [{m: r for m, r in found.items() if r.profile == profile} for profile in ARCHIVED_PROFILES]
+    return max(filter(None, runs), key=_rank, default={})
+
+
+def _rank(records):
+    """How far before others the records of one experiment go."""
+    first = next(iter(records.values()))
+    return -ARCHIVED_PROFILES.index(first.profile), first.results_version, newest_date(records)
 
 
 def newest_date(records):

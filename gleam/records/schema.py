@@ -3,7 +3,7 @@
 import math
 
 SCHEMA = 1
-LATER = ("n_steps_done", "measures")  # fields that older records of this schema lack
+LATER = ("n_steps_done", "measures", "results_version")  # fields that older records of this schema lack
 
 
 def check(content, types):

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from gleam.records.record import FULL_SCALE
+
 METRICS = ("ssim", "nrmse", "psnr")
 MISSING = "–"
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
@@ -36,7 +38,7 @@ def table(records, paper=None, archived=None, over=("slices", "subjects"), metri
     order = list({**records, **published})
     columns = [*(_LABEL[m] for m in metrics), *_COST]
     rows = [_row(PAPER, method, _paper_cells(published[method], metrics)) for method in order if method in published]
-    for block, runs, nothing in ((ARCHIVED, archived, NONE_ARCHIVED), (THIS_BUILD, records, NOT_RUN)):
+    for block, runs, nothing in ((archive_name(archived), archived, NONE_ARCHIVED), (THIS_BUILD, records, NOT_RUN)):
         if runs is None:
             continue
         methods = sorted(runs, key=lambda method: order.index(method) if method in order else len(order))
@@ -66,7 +68,13 @@ def archive_caption(found):
         _formats("trained in", "precision", found),
         _formats("memory and time in", "cost_precision", found),
     ]
-    return f"*{ARCHIVED}*: {', '.join(part for part in parts if part)}."
+    return f"*{archive_name(found)}*: {', '.join(part for part in parts if part)}."
+
+
+def archive_name(found):
+    """Heading of the block of archived runs ``found``, which says where they are smaller than the paper's."""
+    profile = next((run.profile for run in found.values()), FULL_SCALE) if found else FULL_SCALE
+    return ARCHIVED if profile == FULL_SCALE else f"Profile {profile}, archived"
 
 
 def _source(found):

@@ -82,6 +82,14 @@ def read_settings(root, profile):
     return {"common": {}, "phantoms": {}} | {name: section or {} for name, section in settings.items()}
 
 
+def with_seed(settings, seed):
+    """The settings with ``seed`` (a text, empty: as they are) for weights, order and masks, and for the phantoms."""
+    if not seed:
+        return settings
+    phantoms = {name: section | {"seed": int(seed)} for name, section in settings["phantoms"].items()}
+    return settings | {"common": settings["common"] | {"seed": int(seed)}, "phantoms": phantoms}
+
+
 def _read_yaml(path):
     """Sections of a YAML file; ValueError with one sentence if they are not mappings of plain values."""
     name = f"notebooks/{path.name}"

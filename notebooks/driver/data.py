@@ -10,7 +10,7 @@ from pathlib import Path
 
 from driver.files import check_writable, digest, shown, write_text
 
-PROFILES = ("quick", "paper")
+PROFILES = ("quick", "standard", "paper")
 
 
 @dataclass(frozen=True)

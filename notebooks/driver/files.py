@@ -15,8 +15,10 @@ def digest(*paths):
 
 
 def archived_records(root):
-    """Records of full-scale runs under results/, which tables show beside this build's own."""
-    return [path for path in sorted((root / "results").glob("*/*/*.json")) if '"profile": "paper"' in path.read_text()]
+    """Records of archived runs under results/, which tables show beside this build's own."""
+    wanted = ('"profile": "paper"', '"profile": "standard"')
+    every = sorted((root / "results").glob("*/*/*.json"))
+    return [path for path in every if any(profile in path.read_text() for profile in wanted)]
 
 
 def write_text(path, text):

@@ -1,0 +1,41 @@
+"""Numbers that decide which records belong together.
+
+Where one of them changes for a good reason, results made before and after cannot stand in one table: raise
+``gleam.records.RESULTS_VERSION``, write the new numbers here, and make the archived records anew.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+import gleam
+from gleam.datasets import simulated
+from gleam.records import RESULTS_VERSION
+
+GOLDEN = {  # scale, mean of the zero-filled image; nRMSE and SSIM of the object by PGD, by MoDL
+    2: {
+        "knee": (0.77051, 0.39459, 0.38532, 0.7979, 0.15354, 0.9201),
+        "heart": (0.52892, 0.36335, 0.43164, 0.65822, 0.2333, 0.83981),
+    }
+}
+KNEES = dict(acceleration=4, n_calibration=6, n_masks=2, n_train=1, n_val=0, n_test=1, n_slices=4, matrix=(32, 32))
+HEARTS = dict(
+    acceleration=4, n_center=2, n_masks=2, n_train=1, n_val=0, n_test=1, n_slices=1, matrix=(32, 32), n_frames=4
+)
+
+
+@pytest.mark.parametrize("name", ["knee", "heart"])
+def test_data_networks_training_and_scores_are_those_of_this_results_version(name):
+    make, settings, n_dims = {"knee": (simulated.knees, KNEES, 2), "heart": (simulated.hearts, HEARTS, 3)}[name]
+    train, _, test = make(**settings, n_coils=3, n_jobs=1)
+    batch = train.training_batch(0, 1, 0)
+    numbers = [batch.scale[0].item(), batch.zero_filled.abs().mean().item()]
+    for make_network in (gleam.unrolled.pgd, gleam.unrolled.modl):
+        network = make_network(2, 4, n_dims=n_dims, seed=0)
+        strategy = gleam.Greedy(2)
+        optimizers = gleam.strategies.optimizers(strategy, network, learning_rate=1e-3, weight_decay=1e-4)
+        for step in range(3):
+            strategy.step(network, train.training_batch(step, 1, 0), optimizers)
+        numbers += [gleam.evaluate(network, test)[score].mean() for score in ("nrmse", "ssim_object")]
+    assert np.array(numbers) == pytest.approx(GOLDEN[RESULTS_VERSION][name], rel=2e-3)
+    assert torch.isfinite(torch.tensor(numbers)).all()
