@@ -74,6 +74,19 @@ def write_fastmri(path, kspace, xml=None, **attributes):
     return path
 
 
+def write_mat(path, kspace, name="kspace_full", *, userblock=b"MATLAB 7.3 MAT-file"):
+    """CMRxRecon's layout: (slice, coil, time, y, x), or without slices, as MATLAB's (x, y, coil, [slice,] time)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = (2, 0, 1, 3, 4) if kspace.ndim == 5 else (1, 0, 2, 3)
+    values = np.empty(kspace.transpose(axes).shape, [("real", np.float32), ("imag", np.float32)])
+    values["real"], values["imag"] = kspace.transpose(axes).real, kspace.transpose(axes).imag
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file[name] = values
+    with open(path, "r+b") as file:
+        file.write(userblock)
+    return path
+
+
 def noise(shape, seed=0):
     """Complex Gaussian noise, complex64."""
     generator = np.random.default_rng(seed)

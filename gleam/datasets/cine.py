@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers, ismrmrd_lines
+from gleam.datasets import headers, ismrmrd_lines, padding
 from gleam.datasets.volume import Volume
 from gleam.fourier import fftc
 
@@ -18,20 +18,22 @@ NOT_FULL = ("accfactor", "undersample", "singlecoil")
 def read(path):
     """Read one cine file as a :class:`gleam.datasets.volume.Volume` of series (slice, coil, time, y, x).
 
-    y is the phase encoding and x the readout. ``.mat`` is read as CMRxRecon's, anything else as OCMR's.
+    y is the phase encoding and x the readout. ``.mat`` is read as CMRxRecon's, anything else as OCMR's. Lines y of
+    zeros at both ends, the same in every frame, are padding (:mod:`gleam.datasets.padding`): they stay, and
+    ``measured`` leaves them out.
 
     OCMR (ISMRMRD): the counter ``phase`` is the cardiac frame, ``slice`` the slice, encoding step 1 the line. Averages
     and repetitions are averaged; noise scans and other lines that are no image data are left out. Readout oversampling
     is cropped in image space, to the header's recon matrix and field of view, whichever is less. Samples of an
-    asymmetric echo keep their place, the rest is zero. Along y nothing is padded: the lines acquired make the matrix,
-    so its pixel is the header's field of view over their number.
+    asymmetric echo keep their place, the rest is zero. Along y the reader pads nothing: the lines acquired make the
+    matrix, so its pixel is the header's field of view over their number.
 
     CMRxRecon: MATLAB's (x, y, coil, slice, time), of which HDF5 shows the reverse; without the slice axis it is one
     slice. These files do not say whether the readout is oversampled, nor their field of view: nothing is cropped, and
     ``aspect`` is 1.
 
     Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (other keys, an older MATLAB file, NaN, not
-    fully sampled, one frame, slices with different numbers of frames), each naming the file.
+    fully sampled, partial Fourier, one frame, slices with different numbers of frames), each naming the file.
     """
     path = Path(path)
     return _read_mat(path) if path.suffix.lower() == ".mat" else _read_ismrmrd(path)
@@ -87,6 +89,7 @@ def _read_ismrmrd(path):
         acquisition=header.protocol or "cine",
         field_strength=header.field_strength,
         aspect=header.spacing[1] * header.encoded[1] / shape[2] / header.spacing[0],
+        measured=_measured(kspace.any(axis=(1, 4)), kspace.shape, path),
     )
 
 
@@ -124,11 +127,8 @@ def _lines_from_zero(step, header, path):
     """
     low, n, center = int(step.min()), int(np.ptp(step)) + 1, header.centers[0]
     as_numbered = center is None or (low == 0 and n == header.encoded[1])
-    if not as_numbered and abs(center - low - n // 2) > 1:  # 1: an even number of lines centred as if it were odd
-        raise ValueError(
-            f"{path}: its lines reach from {low - center} to {low - center + n - 1} about the centre of k-space "
-            "(partial Fourier); expected a fully sampled series"
-        )
+    if not as_numbered:
+        padding.check_symmetric(low, low + n, 2 * center, path)
     return step - low, n
 
 
@@ -149,13 +149,26 @@ def _read_mat(path):
         raw = _checked_mat(file, path)
         raw_shape = raw.shape if raw.ndim == 5 else (raw.shape[0], 1, *raw.shape[1:])
         kspace = np.empty((raw_shape[1], raw_shape[2], raw_shape[0], *raw_shape[3:]), np.complex64)
+        lines = np.empty((len(kspace), *kspace.shape[2:4]), bool)
         for s in range(len(kspace)):  # one slice at a time: 12 slices of 12 frames and 10 coils take 1 GB
             values = raw[:, s] if raw.ndim == 5 else raw[:]
             kspace[s].real, kspace[s].imag = (values[part].swapaxes(0, 1) for part in ("real", "imag"))
-            _check_slice(kspace[s], path, s)
+            if not np.isfinite(kspace[s]).all():
+                raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
+            lines[s] = kspace[s].any(axis=(0, 3))
     return Volume(
-        kspace=kspace, subject=subject(path), is_phantom=False, acquisition=path.stem, field_strength=None, aspect=1.0
+        kspace=kspace,
+        subject=subject(path),
+        is_phantom=False,
+        acquisition=path.stem,
+        field_strength=None,
+        measured=_measured(lines, kspace.shape, path),
     )
+
+
+def _measured(lines, shape, path):
+    """(y0, y1, x0, x1) of k-space of ``shape``, of whether each of its ``lines`` (slice, time, y) holds anything."""
+    return *padding.measured_lines(lines, path), 0, shape[-1]
 
 
 def _check_matlab_version(path):
@@ -180,17 +193,3 @@ def _checked_mat(file, path):
     if len(raw) == 1:
         raise ValueError(f"{path}: is a series with one frame; expected at least 2")
     return raw
-
-
-def _check_slice(kspace, path, s):
-    """Raise ValueError for NaN, and for lines of zeros between measured ones; zeros at both ends are padding."""
-    if not np.isfinite(kspace).all():
-        raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
-    measured = kspace.any(axis=(0, 3))  # (time, y)
-    edges = np.flatnonzero(measured.any(axis=0))
-    inside = measured[:, edges.min() : edges.max() + 1] if len(edges) else measured
-    if len(edges) and not inside.all():
-        raise ValueError(
-            f"{path}: is undersampled, {np.sum(~inside)} of the {inside.size} lines of slice {s} are zero; expected a "
-            "fully sampled series"
-        )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers
+from gleam.datasets import headers, padding
 from gleam.datasets.volume import Volume
 from gleam.fourier import fft2c, ifft2c
 
@@ -17,18 +17,23 @@ def read(path):
 
     The readout is oversampled twofold, so each coil image is cropped about its centre to the header's recon matrix: to
     (min(recon x, rows), min(recon y, columns)); nothing is ever padded. A file without ``ismrmrd_header`` (own data)
-    keeps the size of its k-space; one without attributes has its stem as the subject.
+    keeps the size of its k-space; one without attributes has its stem as the subject. Columns of zeros at both ends are
+    padding (:mod:`gleam.datasets.padding`), as in many real files; they stay, and ``measured`` leaves them out.
 
-    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no multicoil k-space, NaN, undersampled, a
-    header that cannot be read), each naming the file.
+    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no multicoil k-space, NaN, undersampled,
+    partial Fourier, a header that cannot be read), each naming the file.
     """
     path = Path(path)
     with headers.opened(path, expected=EXPECTED) as file:
         raw, header = _checked(file, path), _header(file, path)
         shape = _cropped_shape(raw.shape[-2:], header)
         kspace = np.empty((*raw.shape[:2], *shape), np.complex64)
+        columns = np.empty((len(raw), raw.shape[-1]), bool)
         for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
-            kspace[s] = _cropped(_finite(raw[s], path, s), shape)
+            full = _finite(raw[s], path, s)
+            columns[s] = full.any(axis=(0, 1))
+            kspace[s] = _cropped(full, shape)
+        measured = padding.cropped(*padding.measured_lines(columns, path), raw.shape[-1], shape[-1])
         return Volume(
             kspace=kspace,
             subject=_text(file.attrs.get("patient_id", path.stem)),
@@ -36,6 +41,7 @@ def read(path):
             acquisition=_text(file.attrs.get("acquisition", "unknown")),
             field_strength=header.field_strength if header else None,
             aspect=header.spacing[0] / header.spacing[1] if header else 1.0,
+            measured=(0, shape[0], *measured),
         )
 
 

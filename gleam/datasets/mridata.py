@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers, ismrmrd_lines
+from gleam.datasets import headers, ismrmrd_lines, padding
 from gleam.datasets.volume import Volume
 from gleam.fourier import fftc
 
@@ -23,10 +23,11 @@ def read(path):
     The readout is cropped to the header's recon matrix in image space, never padded. Repetitions and averages are
     averaged. Where lines (or samples) do not fill the matrix as they are numbered, the header's centre goes to matrix
     // 2. Coils are scaled to equal noise if the file holds ``rec_std``, their noise. Lines that are no image data
-    (noise and so on) are left out.
+    (noise and so on) are left out. Zeros at both ends of a phase encoding are padding (:mod:`gleam.datasets.padding`):
+    they stay, and ``measured`` leaves them out; along an encoding that comes decoded they cannot be seen.
 
     Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no ISMRMRD, not Cartesian, NaN, missing lines,
-    several contrasts, phases or sets), each naming the file.
+    partial Fourier, several contrasts, phases or sets), each naming the file.
     """
     path = Path(path)
     with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
@@ -39,13 +40,18 @@ def read(path):
         kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
         kspace *= _coil_scales(group, kspace.shape[1])[:, None]
     kspace = kspace.reshape(*kspace.shape[:2], *shape)
+    lines = kspace.any(axis=(0, 1))[None]  # (1, step 1, step 2)
+    kspace = _undecoded(kspace) if by_slice else _as_2d(kspace) if shape[1] == 1 else kspace
+    is_readout_or_decoded = by_slice or shape[1] == 1
+    z = (0, kspace.shape[-1]) if is_readout_or_decoded else padding.measured_lines(lines.any(axis=1), path)
     return Volume(
-        kspace=_undecoded(kspace) if by_slice else _as_2d(kspace) if shape[1] == 1 else kspace,
+        kspace=kspace,
         subject=path.stem,
         is_phantom=header.is_phantom,
         acquisition=header.protocol or ("2D" if shape[1] == 1 else "3D FSE"),
         field_strength=header.field_strength,
         aspect=header.spacing[1] / header.spacing[0 if shape[1] == 1 and not by_slice else 2],
+        measured=(*padding.measured_lines(lines.any(axis=2), path), *z),
     )
 
 

@@ -2,7 +2,7 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
-from raw_files import header, line, noise, write_ismrmrd
+from raw_files import header, line, noise, write_ismrmrd, write_mat
 
 from gleam.datasets import cine
 from gleam.fourier import ifft2c
@@ -128,19 +128,6 @@ def test_bad_series_are_named(tmp_path, kspace, acquisitions, xml, words):
     path = write(tmp_path, acquisitions(kspace), xml)
     with pytest.raises(ValueError, match=rf"fs_0001_1_5T\.h5: .*{words}"):
         cine.read(path)
-
-
-def write_mat(path, kspace, name="kspace_full", *, userblock=b"MATLAB 7.3 MAT-file"):
-    """CMRxRecon's layout: (slice, coil, time, y, x), or without slices, as MATLAB's (x, y, coil, [slice,] time)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    axes = (2, 0, 1, 3, 4) if kspace.ndim == 5 else (1, 0, 2, 3)
-    values = np.empty(kspace.transpose(axes).shape, [("real", np.float32), ("imag", np.float32)])
-    values["real"], values["imag"] = kspace.transpose(axes).real, kspace.transpose(axes).imag
-    with h5py.File(path, "w", userblock_size=512) as file:
-        file[name] = values
-    with open(path, "r+b") as file:
-        file.write(userblock)
-    return path
 
 
 @pytest.mark.parametrize("name", ["kspace_full", "kspace"])
