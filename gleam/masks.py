@@ -20,15 +20,20 @@ VERSION = 1  # of the generators: raise it when the same seed comes to give anot
 SPACE, SERIES = (-2, -1), (-3, -2, -1)  # axes of a 2D mask, and of the mask of a series
 
 
-def achieved_acceleration(mask, axes=SPACE):
+def achieved_acceleration(mask, axes=SPACE, *, measured=None):
     """Number of positions over number of measured ones, over ``axes`` of ``mask``; one value per entry of the others.
 
     The default is for 2D masks and stacks of them. A series as a whole has the R of ``axes=masks.SERIES``: the mean of
-    the R of its frames is another number wherever frames have different counts.
+    the R of its frames is another number wherever frames have different counts. ``measured``: (y0, y1, x0, x1), as
+    :attr:`gleam.datasets.Slices.measured` has it for each file: only this part of a centred mask counts, for the rest
+    of k-space is zero padding; None: all of it.
     """
     mask = np.asarray(mask)
-    measured = mask.sum(axis=axes)
-    return mask.size / measured.size / measured
+    if measured is not None:
+        y0, y1, x0, x1 = measured
+        mask = mask[..., y0:y1, x0:x1]
+    n_measured = mask.sum(axis=axes)
+    return mask.size / n_measured.size / n_measured
 
 
 def random_columns(shape, acceleration, *, center_fraction=0.04, seed):

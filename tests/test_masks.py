@@ -94,6 +94,7 @@ def test_achieved_acceleration_of_stacks_and_of_series():
     np.testing.assert_array_equal(masks.achieved_acceleration(mask), [[5, 5, 5], [1, 5, 5]])
     np.testing.assert_allclose(masks.achieved_acceleration(mask, masks.SERIES), [5, 60 / 28])
     assert masks.achieved_acceleration(mask[0, 0]) == 5
+    assert masks.achieved_acceleration(mask[0, 0], measured=(1, 3, 0, 2)) == 2
 
 
 PINNED = {1: [311524, 291056, 665248]}

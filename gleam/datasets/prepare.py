@@ -15,10 +15,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.calibration import EmptyMapsError
+from gleam.datasets.padding import whole
 from gleam.files import check_writable, described, digest, end_with_parent, locked, n_cores, write_json, written_whole
 from gleam.fourier import ifft2c, to_fft_order
 
-PREPARATION_VERSION = 2  # part of every key: raise it when what is computed changes
+PREPARATION_VERSION = 3  # part of every key: raise it when what is computed changes
 DATASETS = ("kspace", "sens_maps", "target")
 HASHES = "hashes.json"
 
@@ -33,9 +34,10 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
 
     A prepared file ``<stem>-<key>.h5`` holds, one slice per chunk, ``kspace`` (slice, coil, [time,] y, x) in FFT order,
     ``sens_maps`` (slice, coil, [1,] y, x) and ``target`` (slice, [time,] y, x) = sum_c conj(S_c) m_c, both centred
-    images, all complex64. A series gets the maps of its k-space averaged over time. The key covers the raw file's
-    SHA-256, the functions, the settings and PREPARATION_VERSION. A file that is already there and whole is not computed
-    again; a damaged one is. Files are written whole, so that a kill loses only those in progress.
+    images, all complex64; its attribute ``measured`` is that of :class:`gleam.datasets.volume.Volume`, in centred
+    k-space. A series gets the maps of its k-space averaged over time. The key covers the raw file's SHA-256, the
+    functions, the settings and PREPARATION_VERSION. A file that is already there and whole is not computed again; a
+    damaged one is. Files are written whole, so that a kill loses only those in progress.
 
     A slice without signal, whose maps come out empty, has no target: it is left out of its prepared file, whose
     attribute ``left_out`` holds its number, and a line says so. A file that cannot be prepared, or of which no slice is
@@ -161,6 +163,7 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
             is_phantom=volume.is_phantom,
             acquisition=volume.acquisition,
             aspect=volume.aspect,
+            measured=volume.measured or whole(volume.kspace.shape),
             field_strength=np.nan if volume.field_strength is None else volume.field_strength,
             settings=json.dumps(recipe, sort_keys=True),
             source_file=path.name,

@@ -73,22 +73,23 @@ class Resident(Split):
         kspace, sens_maps, target = (
             _stacked([self._volumes[file][key][number] for file, number in where], self.device) for key in ARRAYS
         )
-        bank = self._bank(tuple(self._size(indices)), n_masks)
+        bank = self._bank(n_masks, *self._size_and_measured(indices))
         mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
         return Batch.undersample(kspace, mask, sens_maps, target)
 
-    def _bank(self, size, n_masks):
-        if (size, n_masks) not in self._banks:
-            self._banks[size, n_masks] = torch.from_numpy(self.slices.masks(size, n_masks)).to(self.device)
-        return self._banks[size, n_masks]
+    def _bank(self, n_masks, size, measured):
+        key = n_masks, size, measured
+        if key not in self._banks:
+            self._banks[key] = torch.from_numpy(self.slices.masks(size, n_masks, measured)).to(self.device)
+        return self._banks[key]
 
 
 def _as_of_slices(name):
     return property(lambda self: getattr(self.slices, name), doc=f"``{name}`` of the slices.")
 
 
-for _name in ("name", "make_mask", "n_masks", "seed", "cache_dir", "shapes", "subjects", "is_phantom", "aspect",
-              "acquisition", "n_left_out", "fingerprint"):  # fmt: skip
+for _name in ("name", "make_mask", "n_masks", "seed", "cache_dir", "shapes", "measured", "subjects", "is_phantom",
+              "aspect", "acquisition", "n_left_out", "fingerprint"):  # fmt: skip
     setattr(Resident, _name, _as_of_slices(_name))
 
 

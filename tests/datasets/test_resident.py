@@ -11,7 +11,10 @@ from problems import write_prepared
 from gleam.datasets import Resident, Slices, resident
 from gleam.physics import Batch
 
-KNOWN = ("name", "index", "shapes", "subjects", "fingerprint", "is_phantom", "aspect", "acquisition", "n_left_out")
+KNOWN = (
+    "name", "index", "shapes", "measured", "subjects", "fingerprint", "is_phantom", "aspect", "acquisition",
+    "n_left_out",
+)  # fmt: skip
 ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
