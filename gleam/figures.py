@@ -116,13 +116,18 @@ def kspace_magnitude(kspace):
     return np.log1p(magnitude / max(np.percentile(magnitude, 50), 1e-12))
 
 
-def learning_curves(fits):
-    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; rings mark what was kept."""
+def learning_curves(fits, levels=None):
+    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; rings mark what was kept.
+
+    ``levels``: dict of a method without training, such as CS, to its nRMSE there, drawn as a dashed line.
+    """
     with _axis(6, 3.2) as (figure, axis):
         for i, (name, fit) in enumerate(fits.items()):
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
             axis.plot(fit.best_step, fit.best_nrmse, "o", color=COLORS.get(name), mfc="none", ms=6 + 4 * i)
+        for name, level in (levels or {}).items():
+            axis.axhline(level, color=COLORS.get(name, "black"), ls="--", lw=1.2, label=name)
         axis.set(xlabel="training step", ylabel="validation nRMSE")
         axis.legend()
     return figure
