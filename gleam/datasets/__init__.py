@@ -1,12 +1,12 @@
 """Raw formats, phantoms that write them, and prepared slices."""
 
-from gleam.datasets import cine, fastmri, mridata, simulated
+from gleam.datasets import cine, fastmri, magnitudes, mridata, simulated
 from gleam.datasets.load import brains, files, hearts, knees
 from gleam.datasets.resident import Resident
 from gleam.datasets.slices import Slices
 from gleam.datasets.splits import files_by_split
 
 __all__ = [
-    "Resident", "Slices", "brains", "cine", "fastmri", "files", "files_by_split", "hearts", "knees", "mridata",
-    "simulated",
+    "Resident", "Slices", "brains", "cine", "fastmri", "files", "files_by_split", "hearts", "knees", "magnitudes",
+    "mridata", "simulated",
 ]  # fmt: skip

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :mod:`gleam.datasets.magnitudes`
+
 
 @dataclass(frozen=True)
 class Volume:

@@ -56,12 +56,13 @@ def _space(matrix, fov_mm):
 
 def header_xml(
     *, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coils, field_strength, protocol, settings,
-    n_frames=None, sequence=None,
+    n_frames=None, sequence=None, vendor=PHANTOM_VENDOR,
 ):  # fmt: skip
     """The ISMRMRD header of a Cartesian scan as a string; matrices are (x, y, z), x the readout.
 
-    ``settings``: a short string that says how the file was made, kept as the user parameter ``gleam_phantom``.
-    ``n_frames``: frames of a series; ``sequence``: its sequence parameters by their ISMRMRD names.
+    ``settings``: a short string that says how the file was made, kept as a user parameter that is named after
+    ``vendor``, the system's vendor: ``gleam_phantom``. ``n_frames``: frames of a series; ``sequence``: its sequence
+    parameters by their ISMRMRD names.
     """
 
     def limit(n):
@@ -73,13 +74,13 @@ def header_xml(
         limits["phase"] = limit(n_frames)
     document = {
         "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
-        "acquisitionSystemInformation": {"systemVendor": PHANTOM_VENDOR, "systemFieldStrength_T": field_strength,
+        "acquisitionSystemInformation": {"systemVendor": vendor, "systemFieldStrength_T": field_strength,
                                          "receiverChannels": n_coils},
         "experimentalConditions": {"H1resonanceFrequency_Hz": round(PROTON_HZ_PER_TESLA * field_strength)},
         "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
                      "encodingLimits": limits, "trajectory": "cartesian"},
         **({"sequenceParameters": sequence} if sequence else {}),
-        "userParameters": {"userParameterString": {"name": "gleam_phantom", "value": settings}},
+        "userParameters": {"userParameterString": {"name": vendor.lower().replace(" ", "_"), "value": settings}},
     }  # fmt: skip
     body = "".join(_element(key, value) for key, value in document.items())
     return f'<?xml version="1.0"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{body}</ismrmrdHeader>'
