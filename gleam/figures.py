@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
+from gleam.datasets.volume import REAL_ANATOMY
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
+from gleam.records import half_width
 
 STYLE = {
     "font.size": 10, "axes.titlesize": 10,
@@ -101,8 +103,11 @@ def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", labe
 
 
 def source(data):
-    """What a figure has to say of ``data``, which has an attribute ``is_phantom``: phantom or measurement."""
-    return "numerical phantom, not a patient" if data.is_phantom else "measured data"
+    """What a figure has to say of ``data`` by its ``is_phantom`` and ``acquisition``: phantom, measurement, or real
+    anatomy that was measured by simulated coils."""
+    if data.is_phantom:
+        return "numerical phantom, not a patient"
+    return REAL_ANATOMY if data.acquisition == REAL_ANATOMY else "measured data"
 
 
 def masks(named, *, aspect=1.0):
@@ -273,6 +278,25 @@ def per_slice(records, metric="psnr", unit="dB"):
             axis.plot(i, values[i].mean(), "o", ms=9, color=COLORS.get(name, "black"), zorder=2)
         axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
         axis.set_ylabel(f"{metric.upper()} ({unit})" if unit else metric)
+    return figure
+
+
+def differences(by_subject, ylabel):
+    """Differences of methods to one of them, subject by subject, with the mean's 95 % interval over subjects.
+
+    ``by_subject``: table (subject, method), as :func:`gleam.records.paired` returns it. A grey line joins the values of
+    a subject; the dashed line is the method that all are compared with.
+    """
+    with _axis(6, 3.4) as (figure, axis):
+        places = range(by_subject.shape[1])
+        axis.axhline(0, color="black", lw=0.8, ls="--")
+        axis.plot(places, by_subject.to_numpy().T, color="#bbbbbb", lw=0.6, marker=".", ms=5, zorder=1)
+        for i, (name, values) in enumerate(by_subject.items()):
+            color = COLORS.get(name.split(", M =")[0], "black")
+            axis.errorbar(i + 0.08, values.mean(), half_width(values), fmt="o", ms=8, capsize=5, color=color, zorder=2)
+        axis.set_xticks(places, [name.replace(", ", ",\n") for name in by_subject])
+        axis.set_ylabel(ylabel)
+        axis.margins(x=0.15)
     return figure
 
 

@@ -219,10 +219,8 @@ class RecordFigure(Figure):
 
 
 def _data_sentence(found):
-    kinds = {record.is_phantom for record in found.values()}
-    return {frozenset({True}): "Test data: phantoms.", frozenset({False}): "Test data: scans."}.get(
-        frozenset(kinds), ""
-    )
+    sources = {record.source for record in found.values()} - {""}
+    return f"Test data: {min(sources)}." if len(sources) == 1 else ""
 
 
 def _names(text):

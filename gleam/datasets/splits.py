@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+import numpy as np
+
 SPLITS = ("train", "val", "test")
 KNEES = "mridata_knee.csv"
 BRAINS = "fastmri_brain.csv"
@@ -59,6 +61,28 @@ def files_of_list(path, folder):
             f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}"
         )
     return files
+
+
+def folds(n_subjects, n_folds, *, n_val=1, seed=0):
+    """Cross-validation: ``n_folds`` dicts of "train", "val" and "test" to numbers of subjects, 0 to n_subjects - 1.
+
+    Every subject is tested in one fold; the order is drawn with ``seed``. Those that validate follow those of the test
+    in that order, the rest train. Raises ValueError if a split of a fold would be empty.
+    """
+    largest = -(-n_subjects // max(1, n_folds))
+    if not (2 <= n_folds <= n_subjects and 1 <= n_val < n_subjects - largest):
+        raise ValueError(
+            f"{n_subjects} subjects cannot make {n_folds} folds of which each validates on {n_val}; expected 2 or more "
+            "folds, each with subjects of its own to train, validate and test on"
+        )
+    order = np.random.default_rng(seed).permutation(n_subjects)
+    found = []
+    for test in np.array_split(order, n_folds):
+        others = order[len(test) :]
+        parts = {"train": others[n_val:], "val": others[:n_val], "test": test}
+        found.append({split: sorted(part.tolist()) for split, part in parts.items()})
+        order = np.roll(order, -len(test))
+    return found
 
 
 def split_by_subject(files, subject, shares):

@@ -2,6 +2,7 @@
 
 - `record`: one method in one experiment, to a file and back; the archive of full-scale runs.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
+- `subjects`: the folds of a cross-validation as one, and intervals over subjects.
 - `measures`: the ratios that ``python -m gleam.records results`` prints.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.
@@ -21,6 +22,7 @@ from gleam.records.record import (
     save,
     slug,
 )
+from gleam.records.subjects import compare_subjects, difference_table, half_width, paired, pooled
 from gleam.records.tables import (
     ARCHIVED,
     METRICS,
@@ -49,11 +51,16 @@ __all__ = [
     "archive_caption",
     "archived",
     "compare",
+    "compare_subjects",
+    "difference_table",
     "environment",
     "evaluate_all",
+    "half_width",
     "load",
     "load_experiment",
     "markdown_table",
+    "paired",
+    "pooled",
     "published",
     "record",
     "save",

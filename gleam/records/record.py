@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from gleam.datasets.volume import REAL_ANATOMY
 from gleam.evaluation import evaluate
 from gleam.execution import bf16_units, checked_device
 from gleam.files import write_json
 from gleam.records.schema import SCHEMA, check
+from gleam.records.subjects import half_width
 
 FULL_SCALE = "paper"  # the profile with the paper's sizes
 ARCHIVED_PROFILES = (FULL_SCALE, "standard")  # of which the tables show the first that there is
@@ -64,6 +66,14 @@ class Record:
         return bool(self.data.get("is_phantom"))
 
     @property
+    def source(self):
+        """What the test data were: "phantoms", "scans", or real anatomy that was measured by simulated coils; an empty
+        text if the record does not say."""
+        if self.data.get("test", {}).get("acquisition") == REAL_ANATOMY:
+            return REAL_ANATOMY
+        return {True: "phantoms", False: "scans"}.get(self.data.get("is_phantom"), "")
+
+    @property
     def progress(self):
         """How far training got, such as "12,000 of 50,000 steps"; an empty text if nothing was trained."""
         if self.n_steps_done is None:
@@ -81,11 +91,14 @@ class Record:
         return (self.cost or {}).get(name, self.measures.get(name))
 
     def spread(self, name, over="slices"):
-        """Standard deviation of a score over slices or, as in the paper's code, over subjects' means; None if none."""
+        """Standard deviation of a score over slices or, as in the paper's code, over subjects' means; None if none.
+
+        ``over="interval"``: half the width of the 95 % interval of the mean over subjects.
+        """
         if name not in self.table:
             return None
         values = self.table[name] if over == "slices" else self.table.groupby("subject")[name].mean()
-        return float(np.std(values))
+        return half_width(values) if over == "interval" else float(np.std(values))
 
 
 def record(

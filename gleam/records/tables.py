@@ -31,8 +31,8 @@ def table(records, paper=None, archived=None, over=("slices", "subjects"), metri
 
     ``records``: this build's, a dict of method to :class:`Record`; ``paper``: rows of :func:`published`, or None for no
     such block; ``archived``: what :func:`archived` found, or None for no such block. A block without any run is one row
-    that says so. ``metrics``: which scores; ``over``: what the standard deviations in brackets are taken over: by
-    default over slices, as the paper's text says, then over subjects' means, as its code does.
+    that says so. ``metrics``: which scores; ``over``: what stands in brackets (:meth:`Record.spread`): by default the
+    standard deviation over slices, as the paper's text says, then over subjects' means, as its code does.
     """
     published = {} if paper is None else {row["method"]: row for _, row in paper.iterrows()}
     order = list({**records, **published})
@@ -78,8 +78,7 @@ def archive_name(found):
 
 
 def _source(found):
-    kinds = {run.is_phantom for run in found.values() if "is_phantom" in run.data}
-    return " and ".join(name for kind, name in ((True, "phantoms"), (False, "scans")) if kind in kinds)
+    return " and ".join(sorted({run.source for run in found.values()} - {""}))
 
 
 def _formats(words, key, found):

@@ -130,6 +130,7 @@ def current_key(chapter, parameters, profile, folders, root):
     files += sorted((root / "data" / "published").glob("*.csv"))
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
     files += archived_records(root) if any("records.archived(" in source for _, source, _ in cells) else []
+    files += _named_results(root, [source for _, source, _ in cells])
     return {
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
@@ -137,6 +138,12 @@ def current_key(chapter, parameters, profile, folders, root):
         "files": {path.relative_to(root).as_posix(): digest(path) for path in files},
         "data": {n: data.identity(n, folder, root) for n, folder in folders.items() if n in chapter.declared},
     }
+
+
+def _named_results(root, sources):
+    """All that the folders of results/ hold that a cell names, such as "../results/real-anatomy"."""
+    named = {name for source in sources for name in re.findall(r"""["']\.\./results/([\w-]+)["']""", source)}
+    return [path for name in sorted(named) for path in sorted((root / "results" / name).rglob("*.*"))]
 
 
 def parameters_for(chapter, given, supplied, jobs):
@@ -157,8 +164,14 @@ def published_profiles(chapters):
     return sorted({key["profile"] for key in map(_published_key, chapters) if key})
 
 
-def lacks_records(chapter, profile, root):
-    """Whether the chapter saves records and there are none of the profile, so that prose and tables find no numbers."""
+def lacks_records(chapter, profile, root, folders=()):
+    """Whether the chapter saves records and there are none of the profile, so that prose and tables find no numbers.
+
+    A chapter on data that are not in ``folders`` and have no stand-in reads the archive, and saves none.
+    """
+    without = [dataset.parameter for dataset in data.SETS if not dataset.has_phantoms]
+    if any(name in chapter.declared and name not in folders for name in without):
+        return False
     saves = any("records.evaluate_all(" in cell.source for cell in read_notebook(chapter.source).cells)
     return saves and not any((root / "_work" / profile / "records").rglob("*.json"))
 
@@ -212,11 +225,12 @@ def publish(executed, chapter, key, root):
 
 
 def label_caption(cell, parameters=None):
-    """Replace ``{knee}``, ``{brain}``, ``{heart}`` in a figure's caption by what those data were; drop them without."""
+    """Replace ``{knee}``, ``{brain}``, ... in a figure's caption by what those data were; drop them without."""
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
     for dataset in data.SETS:
         folder = (parameters or {}).get(dataset.parameter, "")
-        label = "" if not folder else "Numerical phantom." if "data/phantoms/" in folder else "Measured data."
+        found = "" if not folder else "Numerical phantom." if "data/phantoms/" in folder else "Measured data."
+        label = dataset.label or found
         if "caption" in figure:
             figure["caption"] = figure["caption"].replace(f"{{{dataset.name}}}", label).strip()
 

@@ -17,13 +17,18 @@ PROFILES = ("quick", "standard", "paper")
 class DataSet:
     """A data set as a chapter knows it: the folder with raw files inside a data folder, and its list of files.
 
-    ``also``: a further pattern of raw files, relative to the data folder, that the set may have.
+    ``also``: a further pattern of raw files, relative to the data folder, that the set may have; ``ending``: of raw
+    files. ``has_phantoms``: whether phantoms stand in where there is no file; a chapter on data without stand-in shows
+    archived records instead. ``label``: what captions say of the data; empty: phantom or measurement, as it is.
     """
 
     name: str
     raw: str
     splits: str
     also: str = ""
+    ending: str = ".h5"
+    has_phantoms: bool = True
+    label: str = ""
 
     @property
     def parameter(self):
@@ -33,7 +38,15 @@ class DataSet:
     def files(self, folder):
         """Raw files of this set in a data folder, sorted by name."""
         folder = Path(folder)
-        return sorted([*(folder / self.raw).glob("*.h5"), *(folder.glob(self.also) if self.also else ())])
+        return sorted([*(folder / self.raw).glob(f"*{self.ending}"), *(folder.glob(self.also) if self.also else ())])
+
+    def files_of_list(self, folder):
+        """Raw files in the folder that its split list names; without a list, all of them."""
+        from gleam.datasets.splits import listed_files
+
+        files, splits = self.files(folder), self.list_in(folder)
+        listed = set() if splits is None else set(listed_files(splits))
+        return files if splits is None else [path for path in files if _names(path, folder) & listed]
 
     def list_in(self, folder):
         """Path of the split list that holds for a data folder, None if there is none for this set."""
@@ -50,15 +63,23 @@ class DataSet:
         if splits is None:
             return bool(files)
         listed = set(listed_files(splits))
-        here = {name for path in files for name in (path.name, path.stem, path.relative_to(folder).as_posix())}
-        return bool(listed) and listed <= here
+        return bool(listed) and listed <= set().union(*(_names(path, folder) for path in files))
+
+
+def _names(path, folder):
+    """How a split list may name a file."""
+    return {path.name, path.stem, path.relative_to(folder).as_posix()}
 
 
 SETS = (
     DataSet("knee", raw="mridata", splits="mridata_knee.csv"),
     DataSet("brain", raw="fastmri/multicoil_val", splits="fastmri_brain.csv"),
     DataSet("heart", raw="ocmr", splits="cine_heart.csv", also="cmrxrecon/**/cine_*.mat"),
-)
+    DataSet(
+        "anatomy", raw="knees", splits="", also="fastmri/multicoil_val/*.h5", ending=".npy", has_phantoms=False,
+        label="Real anatomy, simulated coils and noise.",
+    ),
+)  # fmt: skip
 
 
 def needed_by(selected):
@@ -72,7 +93,7 @@ def choose_profile(requested, needed, data_dir, root):
         if requested not in PROFILES:
             raise ValueError(f"Unknown profile '{requested}': PROFILE is {' or '.join(PROFILES)}.")
         return requested, "as asked"
-    missing = [dataset.name for dataset in needed if not dataset.is_complete(data_dir)]
+    missing = [dataset.name for dataset in needed if dataset.has_phantoms and not dataset.is_complete(data_dir)]
     reasons = [f"the real {' and '.join(missing)} data are not complete in {shown(data_dir, root)}"] if missing else []
     if not has_gpu():
         return "quick", " and ".join(["there is no GPU", *reasons])
@@ -88,10 +109,9 @@ def check_folder(given, data_dir, needed):
     if not data_dir.is_dir():
         raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
     if needed and not any(dataset.files(data_dir) for dataset in needed):
-        places = " or ".join(
-            f"{dataset.raw}/*.h5" + (f" or {dataset.also}" if dataset.also else "") for dataset in needed
-        )
-        raise ValueError(f"The data folder '{given}' has no raw file {places} (DATA=dir, see data/README.md).")
+        places = [place for dataset in needed for place in (f"{dataset.raw}/*{dataset.ending}", dataset.also) if place]
+        names = " or ".join(dict.fromkeys(places))
+        raise ValueError(f"The data folder '{given}' has no raw file {names} (DATA=dir, see data/README.md).")
 
 
 def fast_precision(device):
@@ -109,18 +129,27 @@ def has_gpu():
 
 
 def provide(needed, data_dir, profile, phantoms, root, jobs):
-    """Return {parameter: data folder}; sets without any real file get phantoms, written first if they are missing."""
+    """Return {parameter: data folder}; sets without any real file get phantoms, written first if they are missing.
+
+    Files that the split list of their set does not name are none of its files. A set without files and without phantoms
+    to stand in has no folder.
+    """
     for dataset in needed:
-        if not dataset.files(data_dir):
+        if dataset.has_phantoms and not dataset.files_of_list(data_dir):
             _check_settings(dataset, profile, phantoms)
     folders = {}
     for dataset in needed:
-        n_files = len(dataset.files(data_dir))
-        if n_files:
-            print(f"{dataset.name} data: {n_files} real files in {shown(data_dir, root)}", flush=True)
+        n_files, n_listed = len(dataset.files(data_dir)), len(dataset.files_of_list(data_dir))
+        place = shown(data_dir, root)
+        if n_listed:
+            print(f"{dataset.name} data: {n_files} real files in {place}", flush=True)
             folders[dataset.parameter] = Path(data_dir)
-        else:
+        elif dataset.has_phantoms:
+            if n_files:
+                print(f"{dataset.name} data: {n_files} real files in {place}, none on {dataset.splits}", flush=True)
             folders[dataset.parameter] = _phantom(dataset, profile, phantoms, root, jobs)
+        else:
+            print(f"{dataset.name} data: none in {place}, so archived records are shown", flush=True)
     return folders
 
 
