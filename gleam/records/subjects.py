@@ -89,18 +89,19 @@ def difference_table(runs, base, metrics=METRICS):
 def compare_subjects(ours, theirs, metrics=METRICS):
     """One sentence on how the first record's scores differ from the second's, subject by subject.
 
-    A difference is called better or worse only if its 95 % interval over subjects leaves out zero. Raises ValueError as
-    :func:`paired`.
+    A difference is called better or worse only if its 95 % interval over subjects leaves out zero, and it shows in the
+    digits that are printed. Raises ValueError as :func:`paired`.
     """
     words = []
     for metric in metrics:
         values = paired({ours.method: ours, theirs.method: theirs}, theirs.method, metric)[ours.method]
         mean, half = values.mean(), half_width(values)
-        verdict = "better" if (mean > 0) == (metric != "nrmse") else "worse"
+        is_clear = abs(mean) > half and round(mean, _DIGITS[metric]) != 0
+        verdict = "no clear difference" if not is_clear else "better" if (mean > 0) == (metric != "nrmse") else "worse"
         n_higher = int((values > 0).sum())
         words.append(
             f"{_LABEL[metric].removesuffix(' (dB)')} {_signed(mean, metric)} "
-            f"({_interval(mean, half, metric)}), {verdict if abs(mean) > half else 'no clear difference'} "
+            f"({_interval(mean, half, metric)}), {verdict} "
             f"(higher in {n_higher} of {len(values)} subjects)"
         )
     return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
