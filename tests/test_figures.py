@@ -1,10 +1,13 @@
 import re
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from problems import complex_normal
 
 from gleam import Fit, figures, widgets
+from gleam.datasets.volume import REAL_ANATOMY
 from gleam.metrics import psnr
 
 
@@ -35,6 +38,24 @@ def test_other_figures_draw(images):
     ]
     for figure in drawn:
         assert figure.png().startswith(b"\x89PNG")
+
+
+def test_data_are_called_what_they_are():
+    kinds = [(True, "3D FSE"), (False, "AXT2"), (False, REAL_ANATOMY)]
+    found = [figures.source(SimpleNamespace(is_phantom=phantom, acquisition=kind)) for phantom, kind in kinds]
+    assert found == ["numerical phantom, not a patient", "measured data", "real anatomy, simulated coils and noise"]
+
+
+def test_differences_have_a_line_per_subject_and_an_interval_per_method():
+    values = pd.DataFrame({"CS": [-2.0, -3.0, -2.5], "GLEAM, M = 8": [-0.5, -0.2, -0.4]})
+    figure = figures.differences(values, "PSNR minus that of end-to-end (dB)")
+    (axis,) = figure.axes
+    grey = [line for line in axis.lines if line.get_color() == "#bbbbbb"]
+    assert [list(line.get_ydata()) for line in grey] == values.to_numpy().tolist()
+    means = [container[0].get_ydata()[0] for container in axis.containers]
+    assert means == pytest.approx(values.mean().tolist())
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["CS", "GLEAM,\nM = 8"]
+    assert figure.png().startswith(b"\x89PNG")
 
 
 def test_curves_show_means_with_bands_on_the_scales_asked_for():

@@ -13,6 +13,7 @@ from docutils.parsers.rst import directives, roles
 from sphinx.util.docutils import docutils_namespace
 
 from gleam import records
+from gleam.datasets.volume import REAL_ANATOMY
 
 CLAIMS = (Path(__file__).resolve().parents[2] / "book" / "claims.md").read_text()
 
@@ -140,6 +141,19 @@ def test_a_table_has_three_blocks(two_runs, tmp_path, parse):
     (caption,) = (title.astext() for title in tree.findall(nodes.title))
     assert caption.startswith("Knees. Test data: phantoms.") and "12,000 of 50,000 steps" in caption
     assert [entry["morecols"] for entry in tree.findall(nodes.entry) if "morecols" in entry] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ({"is_phantom": True}, "Test data: phantoms."),
+        ({"is_phantom": False}, "Test data: scans."),
+        ({"is_phantom": False, "test": {"acquisition": REAL_ANATOMY}}, f"Test data: {REAL_ANATOMY}."),
+        ({}, ""),
+    ],
+)
+def test_a_caption_says_what_the_data_were(data, sentence):
+    assert book_records._data_sentence({"GLEAM": records.Record("knee", "GLEAM", [], data)}) == sentence
 
 
 def test_a_table_without_any_run_says_so(two_runs, parse):

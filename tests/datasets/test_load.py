@@ -13,7 +13,7 @@ import gleam
 from gleam import calibration, masks
 from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, load, mridata, phantoms
 from gleam.datasets.load import check_no_subject_in_two
-from gleam.datasets.splits import PAPER_LISTS, SPLITS, split_by_subject
+from gleam.datasets.splits import PAPER_LISTS, SPLITS, folds, split_by_subject
 from gleam.fourier import fft2c, ifft2c
 
 
@@ -243,6 +243,19 @@ def test_all_methods_and_accelerations_of_a_table_share_one_split(brain_dir, tmp
         torch.testing.assert_close(one[0].target * one[0].scale, other[0].target * other[0].scale)
     for one, other in zip(data, brains(brain_dir, seed=1), strict=True):
         assert one.files == other.files and one.fingerprint != other.fingerprint
+
+
+def test_folds_test_every_subject_once():
+    for n_subjects, n_folds, n_val in ((14, 5, 2), (3, 3, 1), (7, 2, 2)):
+        found = folds(n_subjects, n_folds, n_val=n_val, seed=1)
+        assert sorted(i for fold in found for i in fold["test"]) == list(range(n_subjects))
+        for fold in found:
+            assert sorted(i for split in SPLITS for i in fold[split]) == list(range(n_subjects))
+            assert len(fold["val"]) == n_val and fold["train"]
+    assert folds(14, 5) == folds(14, 5) != folds(14, 5, seed=1)
+    for n_subjects, n_folds, n_val in ((14, 1, 1), (4, 5, 1), (4, 2, 2), (4, 2, 0)):
+        with pytest.raises(ValueError, match=f"{n_subjects} subjects cannot make {n_folds} folds"):
+            folds(n_subjects, n_folds, n_val=n_val)
 
 
 def test_a_split_without_a_list_is_by_subject_in_the_papers_proportions():

@@ -2,12 +2,15 @@
 
 import json
 import re
+from functools import partial
 
 import h5py
 import numpy as np
 import pytest
-from raw_files import coil_images
+from problems import small_disc
+from raw_files import coil_images, relative_maps
 
+import gleam
 from gleam.datasets import fastmri, formats, magnitudes
 from gleam.datasets.phantoms import acquire
 from gleam.datasets.phantoms.scan import axis
@@ -119,6 +122,19 @@ def test_a_file_depends_on_seed_subject_and_version_alone_and_is_kept(source):
     np.save(source, np.load(source)[::-1])  # other images under the same name
     write(source, "a", n_versions=2)
     assert not np.array_equal(kspace(some[1][0]), kspace(alone[1][0]))
+
+
+def test_they_become_slices_whose_versions_stay_in_one_split(source):
+    np.save(source, np.concatenate([np.load(source)] * 2)[:3])
+    paths = write(source, n_versions=2, max_shift=1)
+    arguments = {"masks": partial(small_disc, acceleration=3), "calibrate": relative_maps, "n_masks": 2}
+    arguments["cache_dir"] = source.parent / "cache"
+    splits = {"train": paths[0], "val": paths[1][:1], "test": paths[2][:1]}
+    train, _, test = gleam.datasets.files(splits, **arguments)
+    assert (len(train), train.subjects) == (2, ["subject-01"] * 2)
+    assert test.describe()["acquisition"] == "real anatomy, simulated coils and noise" and not test.is_phantom
+    with pytest.raises(ValueError, match="subject subject-01 is in both train and test"):
+        gleam.datasets.files({**splits, "train": paths[0][:1], "test": paths[0][1:]}, **arguments)
 
 
 GOOD = np.ones((2, 8, 6))

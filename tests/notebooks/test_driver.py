@@ -408,6 +408,78 @@ def test_hearts_without_a_list_are_complete_if_there_are_any(root):
         assert data.identity("heart_dir", folder, root) != found
 
 
+def test_files_that_are_not_on_the_split_list_leave_the_set_to_phantoms(root, monkeypatch, capsys):
+    folder = root / "data"
+    (folder / "mridata").mkdir()
+    (folder / "mridata" / "mine.h5").touch()
+    monkeypatch.setattr(data, "_phantom", lambda *_: "phantoms")
+    provide = lambda: data.provide(data.SETS[:1], folder, "quick", {"knee": {}}, root, 1)  # noqa: E731
+    monkeypatch.setattr(data, "_check_settings", lambda *_: None)
+    assert provide() == {"knee_dir": "phantoms"}
+    assert "knee data: 1 real files in data, none on mridata_knee.csv" in capsys.readouterr().out
+    write_split(folder / "splits", ["mine", "other.h5"])
+    assert provide() == {"knee_dir": folder}, "what is missing is said by the reader"
+
+
+@pytest.fixture
+def anatomy():
+    return next(dataset for dataset in data.SETS if dataset.name == "anatomy")
+
+
+def test_a_set_without_phantoms_is_given_only_where_it_is(root, anatomy, capsys):
+    write_chapter(root, "09_real", "records.evaluate_all()", parameters="anatomy_dir = ''")
+    needed = data.needed_by(chapters.discover(root))
+    assert needed == [anatomy]
+    assert data.choose_profile("", needed, root / "data", root) == ("quick", "there is no GPU")
+    assert data.provide(needed, root / "data", "quick", {}, root, 1) == {}
+    assert "anatomy data: none in data, so archived records are shown" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"no raw file knees/\*\.npy or fastmri/multicoil_val/\*\.h5 \("):
+        data.check_folder("data", root / "data", needed)
+    (root / "data" / "knees").mkdir()
+    (root / "data" / "knees" / "a.npy").touch()
+    data.check_folder("data", root / "data", needed)
+    folders = data.provide(needed, root / "data", "quick", {}, root, 1)
+    assert folders == {"anatomy_dir": root / "data"}
+    chapter = chapters.discover(root)[1]
+    assert chapters.lacks_records(chapter, "quick", root, folders)
+    assert not chapters.lacks_records(chapter, "quick", root), "it reads the archive, and saves nothing"
+    found = data.identity("anatomy_dir", root / "data", root)
+    (root / "data" / "knees" / "b.npy").touch()
+    assert data.identity("anatomy_dir", root / "data", root) != found
+
+
+def test_a_gpu_and_the_other_data_are_enough_for_the_papers_profile(root, monkeypatch, anatomy):
+    monkeypatch.setattr(data, "has_gpu", lambda: True)
+    assert data.choose_profile("", [anatomy], root / "data", root)[0] == "paper"
+
+
+def test_a_chapter_whose_data_are_missing_runs_once(root, capfd):
+    write_chapter(root, "09_real", "print(anatomy_dir or 'archive')  # records.evaluate_all()",
+                  parameters="anatomy_dir = ''")  # fmt: skip
+    (root / "notebooks" / "01_one.ipynb").unlink()
+    (root / "notebooks" / "quick.yaml").write_text("")
+    assert run.main(["notebooks"], root) == 0
+    assert text_of(published(root, "09_real")) == "archive\n"
+    assert run.main(["notebooks"], root) == 0
+    assert "09_real: up to date" in capfd.readouterr().out
+    (root / "data" / "knees").mkdir()
+    (root / "data" / "knees" / "a.npy").touch()
+    assert run.main(["notebooks"], root) == 0
+    assert "09_real: stale (" in capfd.readouterr().out
+    assert text_of(published(root, "09_real")) == "../data\n"
+
+
+def test_a_folder_of_results_that_a_chapter_names_is_part_of_its_key(root):
+    write_chapter(root, "02_two", "archive = '../results/real'")
+    keys = lambda: [chapters.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
+    before = keys()
+    for name in ("real/x/cs.json", "real/x/compare.png", "other/x/cs.json"):
+        (root / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "results" / name).write_text("{}")
+    names = {"results/real/x/cs.json", "results/real/x/compare.png"}
+    assert keys()[0] == before[0] and keys()[1].keys() - before[1].keys() == names
+
+
 def test_a_data_folder_elsewhere_is_reached_through_a_link(root, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("scans")
     (elsewhere / "mridata").mkdir()
@@ -493,6 +565,10 @@ def test_captions_say_what_the_data_were(folder, caption):
     cell = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {knee}"}}})
     chapters.label_caption(cell, {"knee_dir": folder} if folder else None)
     assert cell.metadata["mystnb"]["figure"]["caption"] == caption
+    real = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {anatomy}"}}})
+    chapters.label_caption(real, {"anatomy_dir": folder} if folder else None)
+    said = "A knee. Real anatomy, simulated coils and noise."
+    assert real.metadata["mystnb"]["figure"]["caption"] == said, "whether it was run here or is archived"
 
 
 @pytest.mark.parametrize(
@@ -519,6 +595,17 @@ def test_chapters_that_share_networks_have_the_same_parameters(profile):
     shared = set(one) & set(other) - {"n_jobs", "acceleration", "mu"}
     assert {"n_steps", "modl_steps", "learning_rate", "batch_size"} <= shared
     assert [name for name in sorted(shared) if one[name] != other[name]] == []
+
+
+@pytest.mark.parametrize("profile", ["quick", "paper"])
+def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(profile):
+    """Else the chapter on real anatomy would train its own."""
+    settings = chapters.read_settings(REAL.parent, profile)
+    given = settings["09_real_anatomy"]["brain_settings"]
+    brain = next(c for c in chapters.discover(REAL.parent) if c.name == "05_fastmri")
+    assert given == settings["05_fastmri"]
+    own = {"seed", "device", "precision", "n_jobs", "brain_dir", "work_dir", "profile"}
+    assert set(given) == set(brain.declared) - own
 
 
 @pytest.mark.parametrize("profile", ["quick", "paper"])
