@@ -10,7 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from gleam.cost import paired_ratio
-from gleam.records.record import FULL_SCALE, load, newest_date
+from gleam.records.record import load, newest_date
+from gleam.records.schema import FULL_SCALE
 
 PLAIN = "Plain PyTorch, fp32"
 TIMED = ("cost_pgd2d_fp32", "cost_pgd2d_fast", "cost_modl2d_fp32", "cost_modl2d_fast")

@@ -3,6 +3,7 @@
 import math
 
 SCHEMA = 1
+FULL_SCALE = "paper"  # the profile with the paper's sizes
 LATER = ("n_steps_done", "measures", "results_version")  # fields that older records of this schema lack
 
 

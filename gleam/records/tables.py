@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from gleam.records.record import FULL_SCALE
+from gleam.records.schema import FULL_SCALE
 
 METRICS = ("ssim", "nrmse", "psnr")
 MISSING = "–"

@@ -91,7 +91,7 @@ def choose_profile(requested, needed, data_dir, root):
     """Return (profile, why): as asked, else paper if there are a GPU and the real data that is needed, else quick."""
     if requested:
         if requested not in PROFILES:
-            raise ValueError(f"Unknown profile '{requested}': PROFILE is {' or '.join(PROFILES)}.")
+            raise ValueError(f"Unknown profile '{requested}': PROFILE is {', '.join(PROFILES[:-1])} or {PROFILES[-1]}.")
         return requested, "as asked"
     missing = [dataset.name for dataset in needed if dataset.has_phantoms and not dataset.is_complete(data_dir)]
     reasons = [f"the real {' and '.join(missing)} data are not complete in {shown(data_dir, root)}"] if missing else []

@@ -90,7 +90,7 @@ def test_a_failing_chapter_keeps_its_earlier_page_and_does_not_stop_the_others(r
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--profile", "fast"], "Unknown profile 'fast': PROFILE is quick or paper."),
+        (["--profile", "fast"], "Unknown profile 'fast': PROFILE is quick, standard or paper."),
         (["--profile", "paper"], "PROFILE=paper needs a GPU, and there is none here: PROFILE=quick runs without."),
         (["--chapters", "01 7"], "Unknown chapter '7': the chapters are 01_one."),
         (["--chapters", "²"], "Unknown chapter '²': the chapters are 01_one."),
@@ -585,7 +585,7 @@ def test_chapters_share_cores_but_not_a_gpu_unless_asked(root, monkeypatch, devi
     assert seen == [at_once]
 
 
-@pytest.mark.parametrize("profile", ["quick", "paper"])
+@pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_chapters_that_share_networks_have_the_same_parameters(profile):
     """Else the second one would train its own."""
     root = REAL.parent
@@ -597,7 +597,7 @@ def test_chapters_that_share_networks_have_the_same_parameters(profile):
     assert [name for name in sorted(shared) if one[name] != other[name]] == []
 
 
-@pytest.mark.parametrize("profile", ["quick", "paper"])
+@pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(profile):
     """Else the chapter on real anatomy would train its own."""
     settings = chapters.read_settings(REAL.parent, profile)
@@ -608,7 +608,7 @@ def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(
     assert set(given) == set(brain.declared) - own
 
 
-@pytest.mark.parametrize("profile", ["quick", "paper"])
+@pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_every_parameter_of_the_profiles_is_declared_by_its_chapter(profile):
     root = REAL.parent
     settings = chapters.read_settings(root, profile)
