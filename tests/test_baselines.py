@@ -6,7 +6,7 @@ from joblib import parallel_config
 from problems import complex_normal, random_batch, unit_maps
 
 from gleam import baselines, masks, metrics, physics
-from gleam.fourier import fft2, ifftshift2
+from gleam.fourier import fft2, fft2c, fftshift2, ifft2, ifftshift2
 
 LAMDAS = {"lamda_wavelet": 0.003, "lamda_space": 0.01, "lamda_time": 0.03}
 
@@ -50,9 +50,61 @@ def test_objective_of_an_image_known_by_hand():
 def test_wavelet_lowers_its_objective():
     batch = random_batch(n=2, shape=(32, 24))
     objective = partial(baselines.objective, batch=batch, lamda_wavelet=0.02)
-    values = [objective(baselines.wavelet(0.02, n_iterations=n)(batch)).sum() for n in (1, 5, 50)]
+    plain = partial(baselines.wavelet, 0.02, cycle_spinning=False)
+    values = [objective(plain(n_iterations=n)(batch)).sum() for n in (1, 5, 50)]
     assert objective(0 * batch.target).sum() > values[0] > values[1] > values[2]
     assert objective(batch.zero_filled).sum() > values[2]
+
+
+def over_shifts(image, batch, lamda):
+    """The objective of the whole batch, its l1 norm averaged over 8 x 8 shifts of the wavelets' grid."""
+    misfit = baselines.objective(image, batch).sum()
+    norms = [
+        (baselines.objective(image.roll((i, j), (-2, -1)), batch, lamda_wavelet=lamda)
+         - baselines.objective(image.roll((i, j), (-2, -1)), batch)).sum()
+        for i in range(8) for j in range(8)
+    ]  # fmt: skip
+    return misfit + torch.stack(norms).mean()
+
+
+def test_cycle_spinning_lowers_the_objective_averaged_over_shifts(series):
+    batch, lamda = frame(series, 0), 0.05
+    one_grid = baselines.wavelet(lamda, n_iterations=200, cycle_spinning=False)(batch)
+    images = [baselines.wavelet(lamda, n_iterations=n)(batch) for n in (5, 50, 200, 400)]
+    values = [over_shifts(image, batch, lamda) for image in images]
+    assert over_shifts(batch.zero_filled, batch, lamda) > values[0] > values[1] > values[2]
+    assert over_shifts(one_grid, batch, lamda) > values[2]
+    assert baselines.objective(one_grid, batch, lamda_wavelet=lamda) < baselines.objective(
+        images[2], batch, lamda_wavelet=lamda
+    )
+    assert (images[3] - images[2]).norm() < 0.02 * images[3].norm()  # it comes to rest although the shifts go on
+
+
+def test_shifts_are_the_same_for_every_slice_and_call(series):
+    images = baselines.wavelet(0.05, n_iterations=20)(series)
+    torch.testing.assert_close(baselines.wavelet(0.05, n_iterations=20)(series), images, rtol=0, atol=0)
+    for t in (0, 4):
+        torch.testing.assert_close(baselines.wavelet(0.05, n_iterations=20)(frame(series, t)), images[:, t])
+
+
+def test_wavelet_without_shifts_is_sigpys_app(series):
+    from sigpy.mri.app import L1WaveletRecon
+
+    for keep_out in ([], [7]):  # whole lines measured, and not
+        mask = series.mask[:, :, 0].expand(-1, -1, -1, 24).clone()
+        mask[..., 0, keep_out] = 1 - mask[..., 0, keep_out]
+        kspace = series.kspace[:, :, 0] * mask
+        maps, (target, start) = series.sens_maps[:, :, 0], (x[:, 0] for x in (series.target, series.zero_filled))
+        image = baselines.wavelet(0.05, n_iterations=40, cycle_spinning=False)(
+            physics.Batch(kspace, mask, maps, start, target, series.scale)
+        )
+        centred = (fft2c(ifft2(kspace)), fftshift2(mask), maps)
+        y, weights, maps = (x[0].numpy() for x in centred)
+        weights = weights.repeat(len(y), 0)
+        app = L1WaveletRecon(
+            y * weights, maps, 0.05, weights=weights, wave_name="db2", alpha=1.0, max_iter=40, show_pbar=False
+        )
+        torch.testing.assert_close(image[0], torch.from_numpy(app.run()), rtol=0, atol=1e-4)
 
 
 def test_spatiotemporal_lowers_its_objective(series):
@@ -89,10 +141,11 @@ def test_each_weight_does_its_part_and_the_result_is_better(series):
 
 def test_one_weight_alone_is_the_wavelet_baseline():
     batch = random_batch(n=1, n_frames=3, acceleration=2)  # masks that change along the readout too
-    reference = baselines.wavelet(0.05, n_iterations=200)(batch)
+    method = baselines.wavelet(0.05, n_iterations=200, cycle_spinning=False)
+    reference = method(batch)
     image = baselines.spatiotemporal(0.05, 0, 0, n_iterations=200)(batch)
     assert (image - reference).norm() < 1e-2 * reference.norm()
-    torch.testing.assert_close(baselines.wavelet(0.05, n_iterations=200)(frame(batch, 2)), reference[:, 2])
+    torch.testing.assert_close(method(frame(batch, 2)), reference[:, 2])
 
 
 @pytest.mark.parametrize("method", [baselines.wavelet(0.01), baselines.spatiotemporal(0.01, 0.01, 0.01)])
