@@ -5,7 +5,9 @@ Each is a function ``batch -> image`` that :func:`gleam.evaluate` takes like a n
 
 import collections
 import functools
+import itertools
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -70,23 +72,88 @@ def objective(image, batch, *, lamda_wavelet=0, lamda_space=0, lamda_time=0):
     return misfit + torch.tensor([float(np.sum(one)) for one in norms]).to(misfit)
 
 
-def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet):
-    """The weight among ``lamdas`` with the lowest mean nRMSE on ``n_slices`` evenly spread slices of ``val``.
+def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet, n_extensions=6):
+    """The weight with the lowest mean nRMSE on ``n_slices`` evenly spread slices of ``val``.
 
-    For a method of several weights, such as ``make=spatiotemporal``, each entry of ``lamdas`` is the tuple of them.
-    Returns (weight or tuple, dict of each to nRMSE).
+    Parameters
+    ----------
+    lamdas : sequence of float, or sequence of sequences of float
+        A geometric grid of weights. For a method of several weights, such as ``make=spatiotemporal``, one grid for
+        each. A grid of one weight fixes it; 0 may be a candidate beside at least two others.
+    val : sequence of Batch
+        Slices with targets, such as :class:`gleam.datasets.Slices`.
+    n_slices : int
+    make : callable
+        Weights to a method, batch -> image.
+    n_extensions : int
+        Limit of the weights that are added to a grid at either end.
+
+    Returns
+    -------
+    best : float, or tuple of float
+    scores : dict
+        Mean nRMSE of every weight, or tuple of weights, that was tried.
+
+    Raises
+    ------
+    ValueError
+        If a grid is empty, or holds 0 and one weight, so that no ratio follows.
+
+    Notes
+    -----
+    One weight: the whole grid is tried, then the search walks from its best weight. Several: it walks from the middle
+    of every grid, along one weight at a time, as long as the score falls. Past an end a grid goes on by its ratio, but
+    never below 0. So at the end the neighbours of every weight on both sides are no better; where ``n_extensions`` ends
+    the search before that, it warns.
     """
     from gleam.metrics import nrmse
 
     if not len(lamdas):
-        raise ValueError("lamdas is empty; expected at least one weight, or tuple of weights, to choose from")
+        raise ValueError("lamdas is empty; expected at least one weight, or one grid of weights for each")
+    several = np.ndim(lamdas[0]) > 0
+    grids = [_extended(grid, n_extensions) for grid in (lamdas if several else [lamdas])]
     slices = [val[int(i)] for i in np.linspace(0, len(val) - 1, min(n_slices, len(val)))]
-    methods = {lamda: make(*lamda) if isinstance(lamda, tuple) else make(lamda) for lamda in lamdas}
-    scores = {
-        lamda: float(np.mean([nrmse(method(one), one.target).item() for one in slices]))
-        for lamda, method in methods.items()
-    }
-    return min(scores, key=scores.get), scores
+    scores = {}
+
+    def score(place):
+        key = tuple(grid[i] for (grid, _), i in zip(grids, place, strict=True))
+        if key not in scores:
+            method = make(*key)
+            scores[key] = float(np.mean([nrmse(method(one), one.target).item() for one in slices]))
+        return scores[key]
+
+    if several:
+        place = tuple(given[len(given) // 2] for _, given in grids)
+    else:
+        place = min(((i,) for i in grids[0][1]), key=score)
+    start = None
+    while place != start:
+        start = place
+        for axis, step in itertools.product(range(len(grids)), (-1, 1)):
+            beside = (*place[:axis], place[axis] + step, *place[axis + 1 :])
+            while 0 <= beside[axis] < len(grids[axis][0]) and score(beside) < score(place):
+                place, beside = beside, (*place[:axis], beside[axis] + step, *place[axis + 1 :])
+    best = min(scores, key=scores.get)
+    for lamda, (grid, _) in zip(best, grids, strict=True):
+        if len(grid) > 1 and lamda in (grid[0], grid[-1]) and lamda > 0:
+            warnings.warn(
+                f"best weight {lamda:g} is where the search ended; expected a grid nearer to it", stacklevel=2
+            )
+    return (best, scores) if several else (best[0], {key[0]: value for key, value in scores.items()})
+
+
+def _extended(lamdas, n_extensions):
+    """The grid in ascending order, continued at both ends by its ratio, and the places of what was given."""
+    grid = sorted({float(lamda) for lamda in lamdas})
+    positive = [lamda for lamda in grid if lamda > 0]
+    if not grid or (len(grid) > 1 and len(positive) < 2):
+        raise ValueError(f"grid {list(lamdas)!r} of weights: expected one weight, or at least two above 0 and maybe 0")
+    if len(grid) == 1:
+        return grid, range(1)
+    ratio = (positive[-1] / positive[0]) ** (1 / (len(positive) - 1))
+    steps = range(1, n_extensions + 1)
+    below = [grid[0] / ratio**i for i in reversed(steps)] if grid[0] > 0 else []
+    return [*below, *grid, *(grid[-1] * ratio**i for i in steps)], range(len(below), len(below) + len(grid))
 
 
 def _check_weights(n_iterations, **lamdas):

@@ -1,3 +1,5 @@
+import itertools
+import math
 from functools import partial
 
 import pytest
@@ -191,16 +193,62 @@ def test_fully_sampled_without_weight_returns_the_image(method, n_frames):
 def test_weight_is_chosen_on_validation(splits):
     _, val, _ = splits
     best, scores = baselines.choose_lamda([1e-3, 0.02, 5.0], val, n_slices=2)
-    assert best == min(scores, key=scores.get) and len(scores) == 3
+    assert best == min(scores, key=scores.get) and {1e-3, 0.02, 5.0} <= set(scores)
     assert scores[5.0] > scores[best]
 
 
-def test_several_weights_are_chosen_together(series):
-    make = partial(baselines.spatiotemporal, n_iterations=40)
-    settings = [tuple(LAMDAS.values()), (0.5, 0.5, 0.5), (0, 0, 1e-6)]
-    best, scores = baselines.choose_lamda(settings, [series], make=make)
-    assert best == settings[0] and list(scores) == settings
-    assert scores[best] == metrics.nrmse(make(*best)(series), series.target).item()
+class Method:
+    """A method whose nRMSE is |log10(weight / best)|, summed over its weights; a weight of 0 counts as 1e-6."""
+
+    def __init__(self, *best):
+        self.best, self.tried = best, []
+
+    def __call__(self, *lamdas):
+        self.tried.append(lamdas)
+        error = sum(abs(math.log10(max(lamda, 1e-6) / best)) for lamda, best in zip(lamdas, self.best, strict=True))
+        return lambda batch: batch.target * (1 + error)
+
+
+@pytest.mark.parametrize("best", [2e-5, 0.02, 3.0])
+def test_a_grid_goes_on_until_the_best_weight_has_a_neighbour_on_both_sides(series, best):
+    method = Method(best)
+    grid = [0.003, 0.01, 0.03]
+    lamda, scores = baselines.choose_lamda(grid, [series], make=method)
+    assert set(grid) < set(scores) or best == 0.02
+    assert abs(math.log10(lamda / best)) < 0.5 * math.log10(math.sqrt(10)) + 1e-6
+    assert min(scores) < lamda < max(scores) and scores[lamda] == min(scores.values())
+    assert len(method.tried) == len(scores) == len(set(method.tried))  # none is tried twice
+    ordered = sorted(scores)
+    ratios = [b / a for a, b in itertools.pairwise(ordered)]
+    assert ratios == pytest.approx([math.sqrt(10)] * len(ratios), rel=0.06)  # 0.003 to 0.01 is not quite 10 ** 0.5
+
+
+def test_a_search_that_ends_at_its_limit_says_so(series):
+    for best in (1e-9, 1e9):
+        with pytest.warns(UserWarning, match="is where the search ended"):
+            _, scores = baselines.choose_lamda([0.1, 1.0], [series], make=Method(best), n_extensions=2)
+        assert len(scores) == 4
+    assert baselines.choose_lamda([0, 0.1, 1.0], [series], make=Method(1e-9))[0] == 0  # nothing is below 0
+    best, scores = baselines.choose_lamda([0.1], [series], make=Method(1e-9))  # one weight is fixed
+    assert best == 0.1 and len(scores) == 1
+
+
+def test_several_weights_are_searched_one_at_a_time(series):
+    method = Method(1e-4, 6e-6, 10.0)
+    grids = ([0.01, 0.1, 1.0], [0.0, 1e-5, 1e-4], [0.5, 5.0])
+    best, scores = baselines.choose_lamda(grids, [series], make=method)
+    assert best == pytest.approx((1e-4, 1e-5, 5.0), abs=0) and (0.1, 1e-5, 5.0) in scores
+    for axis in range(3):  # tried on both sides, and no better
+        others = [k for k in scores if all(k[i] == best[i] for i in range(3) if i != axis)]
+        assert min(k[axis] for k in others) < best[axis] < max(k[axis] for k in others)
+        assert min(map(scores.get, others)) == scores[best]
+    assert len(scores) < 20
+
+
+def test_scores_are_those_of_the_method(series):
+    make = partial(baselines.spatiotemporal, n_iterations=20)
+    best, scores = baselines.choose_lamda(([0.003], [0.01, 0.03], [0.03]), [series], make=make)
+    assert scores[best] == metrics.nrmse(make(*best)(series), series.target).item() == min(scores.values())
 
 
 @pytest.mark.parametrize(
@@ -211,6 +259,8 @@ def test_several_weights_are_chosen_together(series):
         (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 of compressed sensing must be a whole"),
         (lambda: baselines.wavelet(float("inf")), "lamda=inf"),
         (lambda: baselines.choose_lamda([], None), "lamdas is empty"),
+        (lambda: baselines.choose_lamda(([0.1], []), None), "grid .* of weights: expected one weight"),
+        (lambda: baselines.choose_lamda([0, 0.1], None), "at least two above 0"),
         (lambda: baselines.spatiotemporal(0.1, -0.1, 0.1), "lamda_space=-0.1"),
         (lambda: baselines.spatiotemporal(0.1, 0.1, float("nan")), "lamda_time=nan"),
         (

@@ -11,11 +11,11 @@ from gleam.datasets.phantoms.fields import Field, box, cover, ellipse, ellipse_b
 
 INTENSITIES = {
     "skin": 0.50, "fat": 0.45, "marrow": 0.30, "muscle": 0.80, "cartilage": 0.95, "fluid": 1.20,
-    "fibrous": 0.09, "cortex": 0.05,
+    "fibrous": 0.14, "cortex": 0.12,
     "meniscus": 0.20, "acl": 0.35, "nerve": 0.60, "artery": 0.08, "vein": 1.10, "hoffa": 0.42,
 }  # fmt: skip
 EDGE = 1.4  # width of edges in voxels, before the scanner
-GRAIN = 0.12  # of the signal: what is smaller than a voxel
+GRAIN = 0.13  # of the signal: what is smaller than a voxel
 TEXTURES = {  # knot distance in mm (s, y, x)
     "shift_y": (40, 38, 38), "shift_x": (40, 38, 38), "ripple_y": (22, 13, 13), "ripple_x": (22, 13, 13),
     "septa": (12, 4.5, 4.5), "septa_wide": (18, 8, 8), "fat": (25, 16, 16), "fascicle": (20, 2.2, 2.2),
