@@ -36,7 +36,7 @@ def test_maps_are_normalised_and_explain_the_coil_images(method, kspace):
 @pytest.mark.parametrize("method", METHODS)
 def test_only_the_centre_is_used_so_undersampling_does_not_matter(method, kspace):
     undersampled = np.zeros_like(kspace)
-    undersampled[:, 14:34, 10:30] = kspace[:, 14:34, 10:30]
+    undersampled[:, 12:36, 8:32] = kspace[:, 12:36, 8:32]
     np.testing.assert_allclose(method(undersampled), method(kspace), atol=1e-3)
 
 

@@ -24,40 +24,49 @@ from gleam.execution import checked_device
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
 
 
-def knees(data_dir, *, acceleration, cache_dir, n_calibration=20, n_masks=128, seed=0, n_jobs=1, device="cpu"):
+def knees(
+    data_dir, *, acceleration, cache_dir, n_calibration=20, calibration_width=20, n_masks=128, seed=0, n_jobs=1,
+    device="cpu",
+):  # fmt: skip
     """The mridata knees under Poisson-disc masks (Section V-A1): (train, val, test), each :class:`Slices`.
 
     ``data_dir`` holds ``mridata/*.h5``; subjects are split as ``data_dir/splits/mridata_knee.csv`` says or, without
     it, as in the paper. Prepared files and masks go to ``cache_dir``. Sensitivity maps: JSENSE with a kernel of 8 on
-    the central 20 x 20 of each fully sampled slice. ``n_calibration`` is the width of the mask's full centre;
-    ``n_jobs``: files prepared at the same time. ``device``: where training and validation batches are made; on a GPU
-    these splits are :class:`gleam.datasets.Resident` there, if any memory holds them. Raises FileNotFoundError that
-    names what is missing.
+    the central ``calibration_width`` squared of each fully sampled slice. ``n_calibration`` is the width of the mask's
+    full centre; ``n_jobs``: files prepared at the same time. ``device``: where training and validation batches are
+    made; on a GPU these splits are :class:`gleam.datasets.Resident` there, if any memory holds them. Raises
+    FileNotFoundError that names what is missing, ValueError for a file whose slices are smaller than the calibration.
     """
-    calibrate = partial(calibration.jsense, kernel_width=8, calibration_width=20)
+    calibrate = partial(calibration.jsense, kernel_width=8, calibration_width=calibration_width)
     make_mask = partial(masks.poisson_disc, acceleration=acceleration, n_calibration=n_calibration)
     files = files_by_split(data_dir, "mridata", KNEES)
     return _slices(files, mridata.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
 def brains(
-    data_dir, *, acceleration, cache_dir, center_fraction=0.04, acquisition="AXT2", field_strength=3.0, n_masks=128,
-    seed=0, n_jobs=1, device="cpu",
+    data_dir, *, acceleration, cache_dir, center_fraction=0.04, calibration_width=24, acquisition="AXT2",
+    field_strength=3.0, n_masks=128, seed=0, n_jobs=1, device="cpu",
 ):  # fmt: skip
     """The fastMRI T2 brains under random columns (Section V-A2): (train, val, test), each :class:`Slices`.
 
-    ``data_dir`` holds ``fastmri/multicoil_val/*.h5`` and maybe ``splits/fastmri_brain.csv``. Sensitivity maps: ESPIRiT.
-    The paper's brains are T2-weighted, at 3 T: a listed file that states another ``acquisition`` or ``field_strength``
-    (tesla) is refused, for leaving it out would change the split behind its list's back; one that does not say is
-    taken. None: any will do. Raises ValueError for such a file, FileNotFoundError that names what is missing.
+    ``data_dir`` holds ``fastmri/multicoil_val/*.h5`` and maybe ``splits/fastmri_brain.csv``. Sensitivity maps: ESPIRiT
+    on the central ``calibration_width`` squared of each fully sampled slice; the paper has 12, too few for real scans
+    of many coils. The paper's brains are T2-weighted, at 3 T: a listed file that states another ``acquisition`` or
+    ``field_strength`` (tesla) is refused, for leaving it out would change the split behind its list's back; one that
+    does not say is taken. None: any will do. Raises ValueError for such a file and for one whose slices are smaller
+    than the calibration, FileNotFoundError that names what is missing.
     """
+    calibrate = partial(calibration.espirit, calibration_width=calibration_width)
     make_mask = partial(masks.random_columns, acceleration=acceleration, center_fraction=center_fraction)
     files = files_by_split(data_dir, fastmri.FOLDER, BRAINS)
     _check_stated([path for split in SPLITS for path in files[split]], acquisition, field_strength)
-    return _slices(files, fastmri.read, calibration.espirit, make_mask, cache_dir, n_masks, seed, n_jobs, device)
+    return _slices(files, fastmri.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
-def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0, n_jobs=1, device="cpu"):
+def hearts(
+    data_dir, *, acceleration, cache_dir, n_center=4, calibration_width=24, n_masks=128, seed=0, n_jobs=1,
+    device="cpu",
+):  # fmt: skip
     """Cardiac cine series under k-t variable-density masks (Section V-A3): (train, val, test), each :class:`Slices`.
 
     ``data_dir`` holds ``ocmr/*.h5`` or ``cmrxrecon/**/cine_*.mat`` or both; a slice here is a series (coil, time, y,
@@ -66,12 +75,13 @@ def hearts(data_dir, *, acceleration, cache_dir, n_center=4, n_masks=128, seed=0
     proportions, 17 / 2 / 5, each of the two sets on its own and in the order of names. OCMR does not publish which of
     its files show one volunteer; neighbouring numbers may, and this order keeps most of them together.
 
-    Sensitivity maps: ESPIRiT, the custom for cine, with the paper's kernel of 8 on the central 24 x 24 of each series
-    averaged over time: that mean is fully sampled and nearly free of noise, and at this size ESPIRiT explains the coil
-    images better than JSENSE does. ``n_center``: lines that every frame measures. Raises FileNotFoundError that names
-    what is missing, ValueError if there are fewer than three subjects or one is in two splits.
+    Sensitivity maps: ESPIRiT, the custom for cine, with the paper's kernel of 8 on the central
+    ``calibration_width`` squared of each series averaged over time: that mean is fully sampled and nearly free of
+    noise, and with 24 x 24 ESPIRiT explains the coil images better than JSENSE does. ``n_center``: lines that every
+    frame measures. Raises FileNotFoundError that names what is missing, ValueError if there are fewer than three
+    subjects, one is in two splits, or a file's frames are smaller than the calibration.
     """
-    calibrate = partial(calibration.espirit, kernel_width=8, calibration_width=24)
+    calibrate = partial(calibration.espirit, kernel_width=8, calibration_width=calibration_width)
     make_mask = partial(masks.kt_variable_density, acceleration=acceleration, n_center=n_center)
     return _slices(
         _hearts_by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device
@@ -88,7 +98,7 @@ def files(
     (:mod:`gleam.datasets.formats`). ``masks``: a generator of :mod:`gleam.masks` with its arguments but shape and seed,
     such as ``functools.partial(gleam.masks.poisson_disc, acceleration=8)``; series need one of series. ``calibrate``:
     centred k-space (coil, y, x) to sensitivity maps, such as ``functools.partial(gleam.calibration.jsense,
-    kernel_width=6)``; by default ESPIRiT on the central 24 x 24. The other arguments are those of :func:`knees`.
+    kernel_width=6)``; by default ESPIRiT as for :func:`brains`. The other arguments are those of :func:`knees`.
 
     Raises FileNotFoundError that names the list or the file that is missing, ValueError if a split is missing or empty,
     a file stands in two of them, or a subject is in two splits.
@@ -98,7 +108,7 @@ def files(
         _check_own(source, by_split)
     else:
         by_split = files_of_list(source, Path(source).parent if data_dir is None else data_dir)
-    calibrate = calibrate or partial(calibration.espirit, calibration_width=24)
+    calibrate = calibrate or calibration.espirit
     return _slices(by_split, formats.read, calibrate, masks, cache_dir, n_masks, seed, n_jobs, device)
 
 

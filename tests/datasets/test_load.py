@@ -222,6 +222,24 @@ def test_a_brain_that_does_not_say_what_it_is_is_taken(brain_dir):
     assert [len(slices) for slices in brains(brain_dir)] == list(COUNTS.values())
 
 
+@pytest.mark.parametrize("width", [12, 24])
+def test_the_calibration_width_is_that_of_the_maps(brain_dir, width):
+    train, *_ = brains(brain_dir, **({} if width == 24 else {"calibration_width": width}))  # 24: the default
+    kspace = fastmri.read(brain_dir / "fastmri" / "multicoil_val" / "train0.h5").kspace[0]
+    with h5py.File(train.files[0]) as file:
+        maps = file["sens_maps"][0]
+    np.testing.assert_array_equal(maps, calibration.espirit(kspace, calibration_width=width))
+    other = calibration.espirit(kspace, calibration_width=36 - width)
+    assert np.linalg.norm(maps - other) > 1e-3 * np.linalg.norm(maps)
+
+
+def test_slices_smaller_than_the_calibration_are_named(brain_dir, heart_dir):
+    with pytest.raises(ValueError, match=r"\w+\.h5.*calibration_width 30 do not fit a slice of 32 x 28"):
+        brains(brain_dir, calibration_width=30)
+    with pytest.raises(ValueError, match=r"fs_000\d\.h5.*calibration_width 30 do not fit a slice of 32 x 28"):
+        hearts(heart_dir, calibration_width=30)
+
+
 def test_all_methods_and_accelerations_of_a_table_share_one_split(brain_dir, tmp_path):
     """Records of different strategies tell the same data and masks; another R has other masks on the same files."""
     records = {}

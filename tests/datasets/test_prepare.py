@@ -107,7 +107,7 @@ def test_every_setting_changes_the_file(run, raw, monkeypatch):
     names = {run(one)[0].name for _ in range(2)}
     assert len(names) == 1
     names.add(run(one, calibrate=partial(CALIBRATE, kernel_width=5))[0].name)
-    names.add(run(one, calibrate=partial(espirit, kernel_width=4))[0].name)
+    names.add(run(one, calibrate=partial(espirit, kernel_width=4, calibration_width=12))[0].name)
     names.add(run(one, settings={"x": 1})[0].name)
     monkeypatch.setattr(module, "PREPARATION_VERSION", -1)
     names.add(run(one)[0].name)
@@ -274,7 +274,7 @@ def test_batches_of_series_obey_the_physics_and_never_mix_shapes(run, tmp_path):
 def test_keys_and_masks_of_slices_are_those_of_earlier_versions(tmp_path):
     """Prepared files and training runs of 2D data stay valid."""
     recipe = {"version": module.PREPARATION_VERSION, "settings": {}}
-    recipe |= {"read": described(fastmri.read), "calibrate": described(espirit)}
+    recipe |= {"read": described(fastmri.read), "calibrate": described(partial(espirit, calibration_width=12))}
     assert module._cached(Path("a.h5"), "0" * 64, recipe, tmp_path).name == "a-92067f048d71.h5"
     path = write_prepared(tmp_path / "a.h5", n_slices=5)
     slices = Slices("train", (path,), partial(small_disc, acceleration=3), n_masks=4, seed=5)
