@@ -147,6 +147,41 @@ def table_rows(frame):
     return [str(name) for name in (*frame.index.names[blocks:], *frame.columns)], rows
 
 
+def baseline_note(records, archived=None, baseline="CS"):
+    """A note in MyST that says which trained methods compressed sensing beats; empty if it beats none.
+
+    Compared are mean PSNR and SSIM of the object. ``archived``: a longer run of the same experiment, of which the note
+    says after how many steps end-to-end training passed compressed sensing on validation, as far as its records tell.
+    """
+    behind = []
+    for method, record in records.items():
+        if record.n_parameters is None or baseline not in records:
+            continue
+        worse = [m for m in ("psnr", "ssim_object") if record.value(m) < records[baseline].value(m)]
+        pairs = [
+            f"{_LABEL[m]} {record.value(m):.{_DIGITS[m]}f} against {records[baseline].value(m):.{_DIGITS[m]}f}"
+            for m in worse
+        ]
+        behind += [f"{method} ({', '.join(pairs)})"] if pairs else []
+    if not behind:
+        return ""
+    return (
+        ":::{admonition} Compressed sensing is ahead here\n:class: warning\n"
+        f"It beats {'; '.join(behind)}. Networks of this size were trained too little here to judge networks by them; "
+        f"the order of the training methods is another question. {_crossing(archived or {}, baseline)}\n:::\n"
+    )
+
+
+def _crossing(archived, baseline):
+    level = archived[baseline].settings.get("validation_nrmse") if baseline in archived else None
+    trained = archived.get("End-to-end")
+    if level is None or trained is None:
+        return ""
+    step = next((row["step"] for row in trained.history if row["nrmse"] < level), None)
+    where = f"In the archived run of the profile {trained.profile} end-to-end training"
+    return f"{where} passed it after {step:,} steps." if step else f"{where} did not pass it in {trained.progress}."
+
+
 def markdown_table(frame, caption, name):
     """``frame`` as a numbered MyST table with a caption, for a cell whose ``mystnb.markdown_format`` is ``myst``."""
     header, rows = table_rows(frame)

@@ -141,9 +141,10 @@ def current_key(chapter, parameters, profile, folders, root):
 
 
 def _named_results(root, sources):
-    """All that the folders of results/ hold that a cell names, such as "../results/real-anatomy"."""
-    named = {name for source in sources for name in re.findall(r"""["']\.\./results/([\w-]+)["']""", source)}
-    return [path for name in sorted(named) for path in sorted((root / "results" / name).rglob("*.*"))]
+    """The files of results/ that a cell names, and those of folders, such as "../results/real-anatomy"."""
+    named = {name for source in sources for name in re.findall(r"""["']\.\./results/([\w.-]+)["']""", source)}
+    found = [root / "results" / name for name in sorted(named)]
+    return [path for one in found for path in ([one] if one.is_file() else sorted(one.rglob("*.*")))]
 
 
 def parameters_for(chapter, given, supplied, jobs):

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,8 @@ METHODS = ["Zero-filled", "CS", "End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "G
 def archive(tmp_path, monkeypatch):
     """An empty archive, beside the folder that the chapter runs in."""
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "results").mkdir()
+    shutil.copy(SOURCE.parents[1] / "results" / "likeness.json", tmp_path / "results")
     monkeypatch.chdir(tmp_path / "notebooks")
     return tmp_path / "results" / "real-anatomy"
 
@@ -66,6 +69,7 @@ def save(archive, experiment, methods, subjects, *, noise=0.03, n_steps=2000, ma
 
 def test_without_data_and_archive_every_result_says_so(archive):
     found = shown()
+    found = [text for text in found if "tab-likeness" not in text]
     assert len(found) > 8 and all("no record is archived under results/real-anatomy" in text for text in found)
 
 
