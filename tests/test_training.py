@@ -127,6 +127,20 @@ def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
         assert fits[strategy].best_nrmse == expected[strategy].best_nrmse
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_each_run_of_several_is_reported_when_it_is_complete_whatever_becomes_of_others(splits, tmp_path, n_jobs):
+    train, val, _ = splits
+    shared = {"train": train, "val": val, "strategy": Greedy(3), "run_dir": tmp_path, **SETTINGS}
+    runs = {name: {"network": network(), **shared} for name in ("good", "bad")}
+    runs["bad"]["learning_rate"] = 1e30
+    seen = {}
+    with pytest.raises(ValueError, match="diverged"):
+        gleam.fit_all(runs, n_jobs=n_jobs, on_done=lambda name, net, fit: seen.update({name: (weights(net), fit)}))
+    assert list(seen) == ["good"]
+    trained, fit = seen["good"]
+    assert fit.n_steps_done == SETTINGS["n_steps"] and not torch.equal(trained, weights(network()))
+
+
 @pytest.mark.parametrize("strategy", [FAST, EndToEnd()], ids=str)
 def test_a_run_resumed_with_the_same_network_equals_uninterrupted(strategy, splits, tmp_path, steps):
     """As when a cell is run again: the weights may still lie in memory as Fast has brought them."""

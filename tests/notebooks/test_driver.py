@@ -656,3 +656,20 @@ def test_chapters_side_by_side_share_the_cores(root, monkeypatch):
     assert run.main(["notebooks"], root) == 0
     assert run.main(["notebooks", "--chapters", "02"], root) == 0
     assert seen == [[1, 1, 1], [2]]
+
+
+def test_a_seed_is_for_weights_masks_and_phantoms_and_has_folders_of_its_own():
+    settings = {"common": {"seed": 0, "a": 1}, "phantoms": {"knee": {"n": 1, "seed": 0}}, "x": {}}
+    assert chapters.with_seed(settings, "") is settings
+    changed = chapters.with_seed(settings, "2")
+    assert changed["common"] == {"seed": 2, "a": 1} and changed["phantoms"]["knee"] == {"n": 1, "seed": 2}
+    assert [run.build_name("standard", seed) for seed in ("", "0", "2")] == ["standard", "standard", "standard-seed2"]
+    with pytest.raises(ValueError, match="SEED must be a whole number of at least 0, not 'x'"):
+        run.build_name("standard", "x")
+
+
+def test_archiving_needs_a_profile_and_records(root, capsys):
+    assert run.main(["archive"], root) == 2
+    assert "PROFILE=quick or standard or paper" in capsys.readouterr().err
+    assert run.main(["archive", "--profile", "standard", "--seed", "1"], root) == 1
+    assert "standard-seed1/records: holds no record" in capsys.readouterr().err
