@@ -260,3 +260,24 @@ def test_a_score_that_an_older_record_lacks_is_a_dash():
     assert record.value("ssim_object") is None and record.spread("ssim_object") is None
     table = records.table({"GLEAM": record}, metrics=("psnr", "ssim_object"))
     assert table.loc[(records.THIS_BUILD, "GLEAM"), "SSIM of the object"] == records.MISSING
+
+
+def test_finished_trainings_are_those_of_this_data_and_settings(tmp_path):
+    class Part:
+        def __init__(self, name, fingerprint):
+            self.name, self.fingerprint = name, fingerprint
+
+    data = [Part("train", "a"), Part("test", "b")]
+    whole = replace(
+        make(), data={"train": {"fingerprint": "a"}, "test": {"fingerprint": "b"}}, settings={"n_steps": 9, "seed": 1},
+        n_steps_done=9, results_version=records.RESULTS_VERSION,
+    )  # fmt: skip
+    others = {
+        "CS": {"n_steps_done": None}, "early": {"n_steps_done": 5}, "seed": {"settings": {"n_steps": 9, "seed": 2}},
+        "old": {"results_version": 1}, "masks": {"data": {"train": {"fingerprint": "a"}, "test": {"fingerprint": "c"}}},
+    }  # fmt: skip
+    for method, changes in {"GLEAM": {}, **others}.items():
+        records.save(replace(whole, method=method, **changes), tmp_path)
+    assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=9) == {"GLEAM": whole}
+    assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=8) == {}
+    assert records.finished(tmp_path, "none", data) == {}

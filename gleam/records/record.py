@@ -139,6 +139,24 @@ def evaluate_all(experiment, methods, data, folder, *, fits=None, costs=None, se
     return found
 
 
+def finished(folder, experiment, data, **settings):
+    """Records of complete trainings on this very data with these ``settings``, as a dict of method to :class:`Record`.
+
+    What an earlier build on another machine has left under ``folder`` need not be trained again. Complete: all planned
+    steps were taken, under the results version of today, and the fingerprints of ``data`` (train, val, test) agree.
+    """
+    fingerprints = {part.name: part.fingerprint for part in data}
+    return {
+        method: record
+        for method, record in load_experiment(folder, experiment).items()
+        if record.n_steps_done is not None
+        and record.n_steps_done == record.settings.get("n_steps")
+        and record.results_version == RESULTS_VERSION
+        and all(record.settings.get(name) == value for name, value in settings.items())
+        and all(record.data.get(name, {}).get("fingerprint") == one for name, one in fingerprints.items())
+    }
+
+
 class Saver:
     """Scores trained methods and saves their records one by one: ``gleam.fit_all(..., on_done=saver)``.
 
