@@ -20,6 +20,7 @@ from gleam.datasets import fastmri, magnitudes, phantoms
 from gleam.datasets.phantoms import acquire
 from gleam.datasets.phantoms.generate import planned
 from gleam.datasets.phantoms.scan import axis, cropped, draw
+from gleam.datasets.prepare import _maps
 from gleam.files import write_json
 from gleam.fourier import fft2c, ifft2c, ifftshift2, to_fft_order
 from gleam.physics import Batch
@@ -119,9 +120,7 @@ def _mean_error(method, batches):
 
 
 def _batch(kspace, kind, make_mask, seed):
-    series = kspace.ndim == 4
-    maps = CALIBRATE[kind](kspace.mean(1) if series else kspace)
-    maps = maps[:, None] if series else maps
+    maps = _maps(kspace, CALIBRATE[kind])
     target = np.sum(np.conj(maps) * ifft2c(kspace), axis=0)
     mask = ifftshift2(make_mask(kspace.shape[1:], seed=seed))
     arrays = (to_fft_order(kspace), mask[None], maps, target)
