@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from compare import AUTOCAST, FAST, NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio
 
-from gleam import Fast, Greedy, evaluate, execution, files, fit, parallel_cost, records, unrolled
-from gleam.allocator import keep_freed_memory
-from gleam.datasets import simulated
+from gleam import Fast, Greedy, evaluate, execution, files, fit, records, unrolled
+from gleam.cost import parallel as parallel_cost
+from gleam.phantoms import simulated
+from gleam.processes.allocator import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 N_PROCESSES = 2

@@ -11,10 +11,10 @@ import peers
 import torch
 
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, cost, execution, fourier, masks, physics, unrolled
-from gleam.memory import LiveBytes
+from gleam.cost.memory import LiveBytes
+from gleam.cost.step import allocated_at_peak, is_cuda, peak_split
 from gleam.metrics import complex_l1
-from gleam.step import allocated_at_peak, is_cuda, peak_split
-from gleam.strategies import optimizers
+from gleam.strategies.base import optimizers
 
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went
@@ -140,7 +140,7 @@ def _other_mathematics(make, network, batch, difference):
 
 
 def peak_bytes(row, batch, device):
-    """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.step` does; also of a peer's step."""
+    """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.cost.step` does; also of a peer's step."""
     module, adams = row.held
     row.step()
     module.zero_grad()  # the step that is counted makes them

@@ -15,15 +15,15 @@ import pandas as pd
 import pywt
 import torch
 
-from gleam import baselines, calibration, masks, metrics
-from gleam.datasets import fastmri, magnitudes, phantoms
-from gleam.datasets.phantoms import acquire
-from gleam.datasets.phantoms.generate import planned
-from gleam.datasets.phantoms.scan import axis, cropped, draw
+from gleam import baselines, calibration, masks, metrics, phantoms
+from gleam.datasets import fastmri
 from gleam.datasets.prepare import _maps
 from gleam.files import write_json
-from gleam.fourier import fft2c, ifft2c, ifftshift2, to_fft_order
-from gleam.physics import Batch
+from gleam.phantoms import acquire, magnitudes
+from gleam.phantoms.generate import planned
+from gleam.phantoms.scan import axis, cropped, draw
+from gleam.physics.fourier import fft2c, ifft2c, ifftshift2, to_fft_order
+from gleam.physics.sense import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = (0, 0.06, 0.125, 0.25, 0.5, 1)  # of the radius of k-space

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gleam.fourier import fft2c, fftshift2, ifft2
-from gleam.unrolled import MoDLIteration
+from gleam.networks.unrolled import MoDLIteration
+from gleam.physics.fourier import fft2c, fftshift2, ifft2
 
 FOLDER = Path(__file__).parents[1] / ".venv" / "peers"  # where `make benchmark` installs the other programs
 
@@ -23,7 +23,7 @@ class NotInstalled(Exception):
     """A program that cannot be imported; the message says why."""
 
 
-# --- the CNNs, as one writes them in plain PyTorch; names as in gleam.denoisers, so that weights can be copied
+# --- the CNNs, as one writes them in plain PyTorch; names as in gleam.networks.denoisers, so that weights can be copied
 
 
 class Residual(nn.Module):

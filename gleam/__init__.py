@@ -1,30 +1,15 @@
 """GLEAM: greedy learning for large-scale accelerated MRI reconstruction."""
 
-from gleam import (
-    baselines,
-    calibration,
-    cost,
-    datasets,
-    fourier,
-    masks,
-    metrics,
-    parallel,
-    parallel_cost,
-    physics,
-    prediction,
-    records,
-    solvers,
-    strategies,
-    training,
-    unrolled,
-)
-from gleam.checkpoints import Fit
-from gleam.evaluation import evaluate, reconstruct
-from gleam.fast import Fast
-from gleam.parallel import ParallelGreedy
+import importlib
+import sys
+
+from gleam import cost, datasets, metrics, networks, phantoms, physics, records, strategies, training
+from gleam.cost import prediction
+from gleam.networks import unrolled
+from gleam.physics import baselines, calibration, fourier, masks, solvers
 from gleam.records import Record
-from gleam.strategies import Checkpointed, EndToEnd, Greedy, Invertible, Offloaded
-from gleam.training import fit, fit_all, fit_parallel
+from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, parallel
+from gleam.training import Fit, evaluate, fit, fit_all, fit_parallel, reconstruct
 
 __all__ = [
     "Checkpointed",
@@ -47,8 +32,9 @@ __all__ = [
     "fourier",
     "masks",
     "metrics",
+    "networks",
     "parallel",
-    "parallel_cost",
+    "phantoms",
     "physics",
     "prediction",
     "reconstruct",
@@ -58,3 +44,14 @@ __all__ = [
     "training",
     "unrolled",
 ]
+
+# the field's own modules have a short name as well: `from gleam.masks import poisson_disc`
+for _module in (baselines, calibration, fourier, masks, parallel, prediction, solvers, unrolled):
+    sys.modules[f"gleam.{_module.__name__.rpartition('.')[2]}"] = _module
+
+
+def __getattr__(name):
+    """Import `figures` and `widgets` on first use: they need matplotlib and ipywidgets, which the core does not."""
+    if name in ("figures", "widgets"):
+        return importlib.import_module(f"gleam.records.{name}")
+    raise AttributeError(f"module 'gleam' has no attribute {name!r}")

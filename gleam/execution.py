@@ -120,7 +120,7 @@ def channels_last(x, n_features):
 
     In bf16 and TF32 they have: matrix units read them so. In fp32 on a CPU a rule by size decides, so that results do
     not depend on a timing. In 2D it is no for multiples of 16 channels, which fill whole vectors of the processor. In
-    3D it is yes from 32 channels on; for fewer :class:`gleam.convolutions.Conv3d` has a faster way.
+    3D it is yes from 32 channels on; for fewer :class:`gleam.networks.convolutions.Conv3d` has a faster way.
     """
     if torch.is_autocast_enabled(x.device.type):
         return True

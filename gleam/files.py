@@ -5,12 +5,14 @@ import inspect
 import json
 import multiprocessing
 import os
+import sys
 import threading
 import uuid
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from tqdm.auto import tqdm
 
 
@@ -81,8 +83,19 @@ def write_json(path, content):
 
 
 def digest(content):
-    """SHA-256 (hex) of anything that JSON can hold, independent of key order."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+    """SHA-256 (hex) of anything that JSON can hold, paths and NumPy's single numbers too, independent of key order.
+
+    Raises TypeError for anything else: the text of an array or an object need not tell it from another.
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value):
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
 
 
 def described(function):
@@ -95,7 +108,11 @@ def described(function):
     while isinstance(inner, partial):
         partials.append(inner)
         inner = inner.func
-    name = f"{getattr(inner, '__module__', '?')}.{getattr(inner, '__qualname__', repr(inner))}"
+    module = getattr(inner, "__module__", "?")
+    short = f"gleam.{module.rpartition('.')[2]}"  # the name that users import it by, whatever room it is in
+    if module.startswith("gleam.") and short in sys.modules:
+        module = short
+    name = f"{module}.{getattr(inner, '__qualname__', repr(inner))}"
     if "<" in name:
         raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
     parameters = inspect.signature(function).parameters.values()

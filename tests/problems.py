@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from gleam import masks, physics
-from gleam.fourier import fft2, ifftshift2
+from gleam.physics.fourier import fft2, ifftshift2
 
 
 def complex_normal(*shape, seed=0, dtype=torch.complex64):

@@ -4,7 +4,7 @@ import h5py
 import ismrmrd
 import numpy as np
 
-from gleam.fourier import ifft2c
+from gleam.physics.fourier import ifft2c
 
 SPACE = (
     "<matrixSize><x>{}</x><y>{}</y><z>{}</z></matrixSize>"

@@ -11,8 +11,8 @@ import torch
 from problems import random_batch, small_disc
 
 import gleam
-from gleam.identity import weights_digest
-from gleam.strategies import parameters_by_module
+from gleam.strategies.base import parameters_by_module
+from gleam.training.identity import weights_digest
 
 SETTINGS = {"n_steps": 12, "batch_size": 3, "validate_every": 4, "learning_rate": 3e-3}
 
@@ -70,7 +70,7 @@ def train_steps(make, strategy, sizes, n_steps=5):
     groups = parameters_by_module(strategy, network)
     optimizers = [torch.optim.Adam(group, lr=1e-2, weight_decay=1e-4) for group in groups]
     losses = [strategy.step(network, random_batch(n=sizes[k % len(sizes)], seed=k), optimizers) for k in range(n_steps)]
-    owned = getattr(strategy, "mine", range(len(losses[0])))
+    owned = strategy.mine(network)
     own = {m: [losses[-1][m].item(), *optimizers[m].param_groups[0]["params"]] for m in owned}
     if hasattr(strategy, "finish"):
         strategy.finish()

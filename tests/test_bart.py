@@ -11,10 +11,10 @@ import torch
 from raw_files import coil_images
 
 from gleam import baselines, masks, metrics
-from gleam.calibration import espirit
 from gleam.datasets import fastmri
-from gleam.fourier import fft2c, fftshift2, ifft2, ifft2c
-from gleam.physics import Batch
+from gleam.physics.calibration import espirit
+from gleam.physics.fourier import fft2c, fftshift2, ifft2, ifft2c
+from gleam.physics.sense import Batch
 
 pytestmark = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[1] / "data"))

@@ -8,7 +8,7 @@ from joblib import parallel_config
 from problems import complex_normal, random_batch, unit_maps
 
 from gleam import baselines, masks, metrics, physics
-from gleam.fourier import fft2, fft2c, fftshift2, ifft2, ifftshift2
+from gleam.physics.fourier import fft2, fft2c, fftshift2, ifft2, ifftshift2
 
 LAMDAS = {"lamda_wavelet": 0.003, "lamda_space": 0.01, "lamda_time": 0.03}
 

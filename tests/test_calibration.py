@@ -3,9 +3,9 @@ import pytest
 from raw_files import coil_images, noise
 
 from gleam import calibration
-from gleam.calibration import espirit, jsense
-from gleam.fourier import fft2c, ifft2c
-from gleam.masks import kt_variable_density, random_columns
+from gleam.physics.calibration import espirit, jsense
+from gleam.physics.fourier import fft2c, ifft2c
+from gleam.physics.masks import kt_variable_density, random_columns
 
 METHODS = [jsense, espirit]
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from gleam import memory
-from gleam.convolutions import Conv3d
+from gleam.cost import memory
+from gleam.networks.convolutions import Conv3d
 
 
 def inputs(n, n_in, n_frames, n_out, dtype=torch.float64):

@@ -6,10 +6,13 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import Checkpointed, EndToEnd, Greedy, Invertible, cost, parallel_cost, unrolled
-from gleam.memory import LiveBytes
+from gleam import Checkpointed, EndToEnd, Greedy, Invertible, cost, unrolled
+from gleam.cost import parallel as parallel_cost
+from gleam.cost import timing
+from gleam.cost.memory import LiveBytes
+from gleam.cost.step import KINDS, peak_split
 from gleam.metrics import complex_l1
-from gleam.step import KINDS, peak_split
+from gleam.strategies import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +167,11 @@ class Clock:
         return self
 
 
-class Foreign:
+class Foreign(Strategy):
     """Somebody else's strategy: two modules of two iterations, and nothing of use returned."""
+
+    def propagate(self, iterations, x, batch):
+        return EndToEnd().propagate(iterations, x, batch)
 
     def modules(self, network):
         return [list(network.iterations[:2]), list(network.iterations[2:])]
@@ -196,7 +202,7 @@ class Foreign:
 def test_forward_and_backward_are_told_apart_module_by_module(strategy, expected, batch, monkeypatch):
     clock = Clock()
     network = unrolled.Unrolled(Ticks(clock, n) for n in (1, 2, 3, 4))
-    monkeypatch.setattr(cost.time, "perf_counter", clock)
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
     measured = cost.measure({"one": (network, strategy)}, batch, n_rounds=3, n_warmup=1)["one"]
     assert list(measured.module_seconds) == expected
     assert (measured.forward_seconds, measured.backward_seconds) == tuple(map(sum, zip(*expected, strict=True)))
@@ -207,7 +213,7 @@ def test_an_iteration_that_occurs_twice_is_timed_to_its_last_call(batch, monkeyp
     clock = Clock()
     network = unrolled.Unrolled([Ticks(clock, 1), Ticks(clock, 2)])
     network.iterations.append(network.iterations[0])
-    monkeypatch.setattr(cost.time, "perf_counter", clock)
+    monkeypatch.setattr(timing.time, "perf_counter", clock)
     measured = cost.measure({"one": (network, EndToEnd())}, batch, n_rounds=1, n_warmup=0)["one"]
     assert measured.module_seconds == ((4, 400),)
 
@@ -230,7 +236,7 @@ def test_without_calls_of_iterations_there_are_no_parts(batch):
 
 def test_rounds_run_every_step_in_turn_and_warm_up_is_not_kept(monkeypatch):
     calls, ticks = [], count(0, 1)
-    monkeypatch.setattr(cost.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(ticks)))
     seconds = cost.paired({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, n_rounds=3, n_warmup=2)
     assert calls == ["a", "b"] * 5 and seconds == {"a": (1.0,) * 3, "b": (1.0,) * 3}
 

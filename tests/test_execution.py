@@ -4,7 +4,9 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import denoisers, evaluation, execution, strategies, unrolled
+from gleam import execution, strategies, unrolled
+from gleam.networks import denoisers
+from gleam.training import evaluation
 
 NETWORKS = {
     "pgd": lambda: unrolled.pgd(2, 5),

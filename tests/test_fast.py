@@ -8,7 +8,9 @@ from problems import random_batch
 from torch import nn
 
 import gleam
-from gleam import convolutions, execution, fast, strategies, unrolled
+from gleam import execution, strategies, unrolled
+from gleam.networks import convolutions
+from gleam.strategies import fast
 
 INNER = [
     gleam.EndToEnd(), gleam.Checkpointed(), gleam.Offloaded(), gleam.Invertible(n_checkpoints=9), gleam.Greedy(2),
@@ -148,7 +150,7 @@ def test_every_strategy_trains_in_the_number_format_of_this_cpu(inner, n_frames)
 def test_everything_else_is_passed_on(inner):
     strategy, net = gleam.Fast(inner), network()
     assert strategy.modules(net) == inner.modules(net)
-    assert strategy.findings() == inner.findings()
+    assert strategy.diagnostics() == inner.diagnostics()
     assert strategy.eager == gleam.Fast(inner, captured=False)
     assert hasattr(strategy, "equivalent") == hasattr(inner, "equivalent") == hasattr(strategy, "finish")
     assert pickle.loads(pickle.dumps(strategy)) == strategy == copy.deepcopy(strategy)
@@ -245,7 +247,7 @@ def test_the_learning_rate_of_a_captured_step_is_a_tensor_that_is_written_in_pla
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([weight], lr=torch.tensor(1.0))
     rate = optimizer.param_groups[0]["lr"]
-    strategies.set_learning_rate(optimizer, 0.25)
+    strategies.base.set_learning_rate(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] is rate
     assert rate.item() == 0.25
 

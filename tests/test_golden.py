@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gleam
-from gleam.datasets import simulated
+from gleam.phantoms import simulated
 from gleam.records import RESULTS_VERSION
 
 GOLDEN = {  # scale, mean of the zero-filled image; nRMSE and SSIM of the object by PGD, by MoDL

@@ -5,9 +5,9 @@ import torch
 from problems import complex_normal, random_batch
 
 from gleam import unrolled
-from gleam.denoisers import PlainCNN, ResidualCNN, operator_norm
-from gleam.inversion import inversion_errors
-from gleam.solvers import NotConverged, fixed_point
+from gleam.networks.denoisers import PlainCNN, ResidualCNN, operator_norm
+from gleam.physics.solvers import NotConverged, fixed_point
+from gleam.strategies.inversion import inversion_errors
 
 SHAPES = {2: (13, 11), 3: (4, 7, 6)}
 

@@ -1,3 +1,5 @@
+"""The rooms of the core: imports run downward only, within a room too, and nobody asks a strategy what it has."""
+
 import ast
 import subprocess
 import sys
@@ -6,11 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "gleam"
-LAYERS = [
-    "allocator", "execution", "files", "watching", "processes", "launching", "fourier", "masks", "solvers", "metrics",
-    "convolutions", "denoisers", "calibration", "physics", "datasets", "baselines", "unrolled", "inversion",
-    "strategies", "parallel", "fast", "memory", "step", "prediction", "evaluation", "identity", "checkpoints", "runs",
-    "training", "cost", "parallel_cost", "roofline", "records", "figures", "widgets",
+ROOMS = [
+    "files", "execution", "metrics", "processes", "physics", "networks", "strategies", "datasets", "phantoms", "cost",
+    "training", "records",
 ]  # fmt: skip
 MODULES = sorted(ROOT.rglob("*.py"))
 
@@ -25,22 +25,43 @@ def imports(path):
             yield from ([f"gleam.{a.name}" for a in node.names] if node.module == "gleam" else [node.module])
 
 
-def layer(name):
-    return LAYERS.index(name.split(".")[1])
+def room(name):
+    return ROOMS.index(name.split(".")[1])
+
+
+def dotted(path):
+    return ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_run_downward_only(path):
-    name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
-    if name == "gleam.__init__":
+    if path == ROOT / "__init__.py":
         return
     for imported in (i for i in imports(path) if i.startswith("gleam.")):
-        same_package = name.split(".")[1] == imported.split(".")[1]
-        assert same_package or layer(imported) < layer(name), f"{name} imports {imported}"
+        same_room = dotted(path).split(".")[1] == imported.split(".")[1]
+        assert same_room or room(imported) < room(dotted(path)), f"{dotted(path)} imports {imported}"
 
 
-def test_every_module_has_a_layer():
-    assert {p.relative_to(ROOT).parts[0].removesuffix(".py") for p in MODULES} - {"__init__"} <= set(LAYERS)
+def test_no_circle_within_a_room():
+    """A package's `__init__` hands names on; apart from it the modules of a room form no circle."""
+    known = {dotted(path): set(imports(path)) for path in MODULES if path.name != "__init__.py"}
+    uses = {name: {i for i in found if i in known} for name, found in known.items()}
+    while free := [name for name, found in uses.items() if not found]:
+        uses = {name: found - set(free) for name, found in uses.items() if name not in free}
+    assert not uses
+
+
+def test_every_entry_is_a_room():
+    entries = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.name not in ("__pycache__", "py.typed")}
+    assert entries - {"__init__"} == set(ROOMS) and len(ROOMS) <= 12
+
+
+def test_a_strategy_is_never_asked_what_it_has():
+    """Whatever anyone may ask of a strategy is declared by `gleam.strategies.Strategy`."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_probe = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr")
+            assert not (is_probe and "strategy" in ast.unparse(node.args[0])), f"{path}: {ast.unparse(node)}"
 
 
 def test_core_imports_without_optional_packages():

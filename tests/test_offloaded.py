@@ -5,9 +5,9 @@ import torch
 from problems import random_batch
 
 from gleam import Checkpointed, EndToEnd, Greedy, strategies, unrolled
-from gleam.memory import LiveBytes
+from gleam.cost.memory import LiveBytes
+from gleam.cost.step import peak_split
 from gleam.metrics import complex_l1
-from gleam.step import peak_split
 from gleam.strategies import Offloaded, parameters_by_module
 
 
@@ -112,4 +112,4 @@ def test_weights_and_batch_are_not_copied_and_others_once(batch, monkeypatch):
 
 def test_it_is_a_plain_value():
     assert Offloaded() == copy.deepcopy(Offloaded()) and repr(Offloaded()) == "Offloaded()"
-    assert Offloaded().findings() == {} and hash(Offloaded()) == hash(Offloaded())
+    assert Offloaded().diagnostics() == {} and hash(Offloaded()) == hash(Offloaded())

@@ -18,10 +18,10 @@ from teamwork import SETTINGS, Deadly, Noisy, partly_frozen, repeated, splits, t
 
 import gleam
 from gleam import Checkpointed, Fast, Greedy, Invertible, ParallelGreedy, unrolled
-from gleam.identity import weights_digest
-from gleam.launching import launch
-from gleam.parallel import assignment, spread
-from gleam.runs import _module_of_key
+from gleam.processes.launching import launch
+from gleam.strategies.parallel import assignment, spread
+from gleam.training.identity import weights_digest
+from gleam.training.run import _module_of_key
 
 HERE = Path(__file__).parent
 pgd, modl = partial(unrolled.pgd, n_features=4, seed=1), partial(unrolled.modl, n_features=4, mu=4.0, n_cg=3, seed=1)

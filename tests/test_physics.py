@@ -4,7 +4,7 @@ import torch
 from problems import complex_normal, random_batch, unit_maps
 
 from gleam import execution, fourier, physics
-from gleam.physics import Batch, Sense
+from gleam.physics.sense import Batch, Sense
 
 # every linear operator of the project: (operator, shape of its input, shape of its output)
 SHAPE = (12, 9)
@@ -84,9 +84,9 @@ def test_a_shift_is_added_with_its_gradient(name):
 def test_groups_of_coils_add_up(name, n_coils, monkeypatch):
     operator, image_shape, _ = OPERATORS[name]
     x = complex_normal(*image_shape, dtype=torch.complex128)
-    expected, seen, fft = operator.normal(x), [], physics.fft_unscaled
-    monkeypatch.setattr(physics, "fft_unscaled", lambda k, axes: seen.append(k.shape[1]) or fft(k, axes))
-    monkeypatch.setattr(physics, "AT_ONCE", n_coils * x.numel() + 1)
+    expected, seen, fft = operator.normal(x), [], physics.sense.fft_unscaled
+    monkeypatch.setattr(physics.sense, "fft_unscaled", lambda k, axes: seen.append(k.shape[1]) or fft(k, axes))
+    monkeypatch.setattr(physics.sense, "AT_ONCE", n_coils * x.numel() + 1)
     torch.testing.assert_close(operator.normal(x), expected)
     assert max(seen) == n_coils and sum(seen) == 2 * operator.sens_maps.shape[1]
 

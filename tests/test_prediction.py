@@ -6,9 +6,9 @@ import torch
 from problems import random_batch
 
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, prediction, unrolled
-from gleam.prediction import MemoryModel, explained, simulate
-from gleam.step import peak_split
-from gleam.unrolled import split
+from gleam.cost.prediction import MemoryModel, explained, simulate
+from gleam.cost.step import peak_split
+from gleam.networks.unrolled import split
 
 ALL = [(3, 1), (3, 2), (3, 3), (6, 1), (6, 2), (6, 6), (12, 1), (12, 2), (12, 12)]
 SOME = [(3, 2), (6, 6), (12, 1)]

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gleam import allocator, processes, watching
-from gleam.launching import launch
-from gleam.processes import ALONE, Team, TeamError
+from gleam import processes
+from gleam.processes import allocator, watching
+from gleam.processes.launching import launch
+from gleam.processes.team import ALONE, Team, TeamError
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_every_attempt_has_a_name_of_its_own_whatever_lies_in_the_store():
     names = []
     for _ in range(3):
         with ThreadPoolExecutor(3) as pool:
-            met = [pool.submit(processes._meet, other(store), rank, 3) for rank in (2, 0, 1)]
+            met = [pool.submit(processes.team._meet, other(store), rank, 3) for rank in (2, 0, 1)]
             names.append({one.result(timeout=20) for one in met})
     assert all(len(one) == 1 for one in names) and len(set.union(*names)) == 3
 
@@ -113,10 +114,10 @@ def other(store):
 
 
 def test_who_waits_in_vain_is_told(monkeypatch):
-    monkeypatch.setattr(processes, "_TO_MEET", 0.2)
+    monkeypatch.setattr(processes.team, "_TO_MEET", 0.2)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with pytest.raises(OSError, match=r"process 0 of 2: not all of the others came within 0\.2 s"):
-        processes._meet(store, 0, 2)
+        processes.team._meet(store, 0, 2)
 
 
 def test_a_watch_ends_its_process_and_says_why(watches, monkeypatch, capsys):

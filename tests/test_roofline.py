@@ -9,11 +9,12 @@ from problems import complex_normal, random_batch
 from torch.utils.flop_counter import FlopCounterMode
 
 import gleam
-from gleam import execution, roofline, unrolled
-from gleam.fast import Fast
+from gleam import execution, unrolled
+from gleam.cost import roofline
+from gleam.cost.roofline import Work, work
 from gleam.metrics import complex_l1
-from gleam.physics import Batch
-from gleam.roofline import Work, work
+from gleam.physics.sense import Batch
+from gleam.strategies.fast import Fast
 
 SHAPE = (32, 16)  # powers of two: the logarithms are whole
 N, FEATURES, COILS = 4, 8, 3

@@ -5,7 +5,7 @@ import pytest
 import torch
 from problems import complex_normal, random_batch
 
-from gleam.solvers import NotConverged, conjugate_gradient
+from gleam.physics.solvers import NotConverged, conjugate_gradient
 
 
 def system(n=2, size=6, seed=0, condition=20.0, dtype=torch.complex128):

@@ -8,10 +8,10 @@ import torch
 from problems import random_batch
 
 from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
-from gleam.inversion import InversionWarning, _signature
-from gleam.memory import LiveBytes
+from gleam.cost.memory import LiveBytes
 from gleam.metrics import complex_l1
-from gleam.strategies import parameters_by_module
+from gleam.strategies.base import parameters_by_module
+from gleam.strategies.inversion import InversionWarning, _signature
 
 STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed())]
 BY_INVERSION = [Invertible(0), Invertible(), Invertible(3), Greedy(2, within=Invertible())]
@@ -171,9 +171,9 @@ def test_gradients_by_inversion_are_those_of_backpropagation(n_checkpoints, keyw
     for net, data in [(network, batch), (copy.deepcopy(network).double(), double(batch))]:
         expected = gradient(net, EndToEnd(), data)
         assert relative(gradient(net, strategy, data) - expected, expected) < 1e-4
-        findings = strategy.findings()
-        assert findings["n_fallbacks"] == 0 and findings["n_inversions"] == 5 - n_kept
-        assert findings["inversion_error"] < 2e-5
+        diagnostics = strategy.diagnostics()
+        assert diagnostics["n_fallbacks"] == 0 and diagnostics["n_inversions"] == 5 - n_kept
+        assert diagnostics["inversion_error"] < 2e-5
 
 
 def test_without_a_fallback_the_gradient_would_be_garbage_and_with_it_it_is_not(batch):
@@ -184,12 +184,12 @@ def test_without_a_fallback_the_gradient_would_be_garbage_and_with_it_it_is_not(
     with pytest.warns(InversionWarning, match=r"iteration \d could not be inverted \(it left a relative error of"):
         found = gradient(network, watched, batch)
     assert relative(found - expected, expected) < 1e-3
-    findings = watched.findings()
-    assert findings["n_fallbacks"] == 1 == sum(n for _, n in findings["fallbacks_at"])
-    assert 0 <= findings["inversion_error"] <= watched.tolerance
-    assert watched.findings()["n_inversions"] == 0  # asked already
+    diagnostics = watched.diagnostics()
+    assert diagnostics["n_fallbacks"] == 1 == sum(n for _, n in diagnostics["fallbacks_at"])
+    assert 0 <= diagnostics["inversion_error"] <= watched.tolerance
+    assert watched.diagnostics()["n_inversions"] == 0  # asked already
     gradient(network, watched, batch)  # warns once only
-    assert watched.findings() == findings
+    assert watched.diagnostics() == diagnostics
 
 
 def test_an_inverse_that_does_not_converge_falls_back_to_the_nearest_checkpoint(batch):
@@ -204,7 +204,7 @@ def test_an_inverse_that_does_not_converge_falls_back_to_the_nearest_checkpoint(
         with pytest.warns(InversionWarning, match="did not converge"):
             found = gradient(network, strategy, batch)
         torch.testing.assert_close(found, expected)
-        assert strategy.findings()["fallbacks_at"] == [[i, 1] for i in places]
+        assert strategy.diagnostics()["fallbacks_at"] == [[i, 1] for i in places]
 
 
 def test_shared_weights_and_frozen_ones_get_their_gradients(batch):
@@ -276,7 +276,7 @@ def test_what_was_noticed_is_no_part_of_the_strategys_identity(batch):
     steps(modl(), used, batch, 1)
     assert used.monitor.n_inversions and used == new and repr(used) == repr(new) and hash(used) == hash(new)
     assert "monitor" not in repr(used)
-    assert pickle.loads(pickle.dumps(used)).findings() == used.findings()
+    assert pickle.loads(pickle.dumps(used)).diagnostics() == used.diagnostics()
 
 
 def test_history_of_a_run_says_how_often_inversion_failed(splits, tmp_path):

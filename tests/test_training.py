@@ -12,8 +12,10 @@ from problems import write_prepared
 from safetensors.torch import load_file
 
 import gleam
-from gleam import checkpoints, execution, files, identity, metrics, runs, strategies
-from gleam.strategies import Checkpointed, EndToEnd, Greedy
+from gleam import execution, files, metrics, strategies
+from gleam.strategies.base import Checkpointed, EndToEnd, Greedy
+from gleam.training import checkpoints, identity
+from gleam.training import run as runs
 
 SETTINGS = {
     "n_steps": 12,
@@ -46,7 +48,7 @@ def steps(monkeypatch):
     class Steps:
         done, left = 0, float("inf")
 
-    real = strategies._decoupled_step
+    real = strategies.base._decoupled_step
 
     def step(*args):
         if Steps.done >= Steps.left:
@@ -54,7 +56,7 @@ def steps(monkeypatch):
         Steps.done += 1
         return real(*args)
 
-    monkeypatch.setattr(strategies, "_decoupled_step", step)
+    monkeypatch.setattr(strategies.base, "_decoupled_step", step)
     return Steps
 
 
@@ -330,7 +332,7 @@ def test_out_of_memory_says_what_fits_and_keeps_the_run(n_good, splits, tmp_path
     train, val, _ = splits
     whole, net, calls = network(), network(), []
     expected = gleam.fit(whole, train, val, EndToEnd(), run_dir=tmp_path / "whole", **SETTINGS)
-    real = strategies._decoupled_step
+    real = strategies.base._decoupled_step
 
     def step(*args):
         calls.append(real(*args))  # gradients and weights have changed when it fails
@@ -338,7 +340,7 @@ def test_out_of_memory_says_what_fits_and_keeps_the_run(n_good, splits, tmp_path
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return calls[-1]
 
-    monkeypatch.setattr(strategies, "_decoupled_step", step)
+    monkeypatch.setattr(strategies.base, "_decoupled_step", step)
     with pytest.raises(MemoryError, match=r"EndToEnd\(\) needs about .*gleam\.Greedy\(2\) needs") as raised:
         gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path / "full", **SETTINGS)
     assert ("what was trained so far is kept in" in str(raised.value)) == (n_good > 4)
@@ -374,10 +376,26 @@ def test_learning_rate_warms_up_and_falls():
     assert {runs.learning_rate_at(step, constant) for step in range(20)} == {1.0}
 
 
-def test_code_digest_is_blind_to_comments_and_docstrings():
-    bare = identity.without_docstrings("def f():\n    return 1\n")
-    assert identity.without_docstrings('def f():\n    """What it does."""\n    return 1  # why\n') == bare
-    assert identity.without_docstrings("def f():\n    return 2\n") != bare
+def test_identity_of_code_is_blind_to_comments_docstrings_and_names_of_local_variables():
+    bare = identity.normalised("def f(x):\n    y = x + 1\n    return y\n")
+    commented = 'def f(x):\n    """What it does."""\n    total = x + 1  # why\n    return total\n'
+    assert identity.normalised(commented) == bare
+    assert identity.normalised("def f(x):\n    y = x + 2\n    return y\n") != bare
+    assert identity.normalised("def f(x):\n    y = x + 1\n    return x\n") != bare
+
+
+def test_only_code_of_your_own_is_part_of_a_runs_identity():
+    """The project's is represented by the results version."""
+
+    class Own(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    network = gleam.unrolled.pgd(1, 2)
+    assert identity.sources(network, gleam.Greedy(1)) == []
+    network.more = Own(1, 1)
+    (source,) = identity.sources(network, gleam.Greedy(1))
+    assert "forward" in source
 
 
 def test_evaluation_is_per_slice_in_file_order_and_matches_the_metrics(splits):

@@ -3,8 +3,8 @@ import torch
 from problems import random_batch
 
 from gleam import physics, unrolled
-from gleam.denoisers import PlainCNN, ResidualCNN
 from gleam.metrics import complex_l1
+from gleam.networks.denoisers import PlainCNN, ResidualCNN
 
 
 def n_parameters(network):

@@ -8,7 +8,7 @@ from full_scale import probes
 from full_scale.jobs import Failed, Job
 from full_scale.probes import relative_error
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy
-from gleam.denoisers import PlainCNN, ResidualCNN
+from gleam.networks.denoisers import PlainCNN, ResidualCNN
 
 EXPERIMENT = "correctness"
 STRATEGIES = {

@@ -8,10 +8,11 @@ import torch
 from compare import Row, end_to_end_step, peak_bytes
 
 from full_scale.jobs import Failed, Job, sentence
-from gleam import Fast, Greedy, cost, execution, roofline
-from gleam.allocator import keep_freed_memory
+from gleam import Fast, Greedy, cost, execution
+from gleam.cost import roofline
+from gleam.cost.step import Step
+from gleam.processes.allocator import keep_freed_memory
 from gleam.records.measures import fastest_bf16
-from gleam.step import Step
 
 PLAIN = {"Plain PyTorch, fp32": "fp32", "Plain PyTorch, tf32": "tf32"}
 RUNGS = {  # options of gleam.Fast; None: the multiple of channels that made the fastest of the rungs before
@@ -81,7 +82,7 @@ def _costs(setting, experiment, case):
     batch = case.batch(setting.device)
     costs = cost.measure(methods, batch, n_rounds=setting.sizes.n_rounds, device=setting.device)
     for name, (network, fast) in methods.items():
-        found = fast.findings()  # of memory-efficient learning: how many inversions failed
+        found = fast.diagnostics()  # of memory-efficient learning: how many inversions failed
         settings = case.describe() | options | found | _of_strategy(network, fast.strategy)
         _save(setting, experiment, name, costs[name], network, fast, batch, settings)
     return ", ".join(f"{name} {c.seconds_per_step:.3g} s {c.peak_bytes / 1e9:.3g} GB" for name, c in costs.items())

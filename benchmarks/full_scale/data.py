@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from full_scale.jobs import Job, work_through
 from gleam import datasets
+from gleam.phantoms import simulated
 
 
 class Data:
@@ -30,7 +31,7 @@ class Data:
 
     def _draw(self, kind, acceleration):
         setting = self.setting
-        return getattr(datasets.simulated, kind)(
+        return getattr(simulated, kind)(
             **setting.sizes.data[kind], **setting.sizes.masks[kind], acceleration=acceleration, seed=0,
             device=setting.device, cache_dir=setting.work / "masks",
         )  # fmt: skip

@@ -12,11 +12,11 @@ import torch
 import gleam
 from full_scale.problems import random_batch
 from gleam import EndToEnd, Fast, Greedy, execution, metrics
-from gleam.evaluation import SCORES, reconstruct
-from gleam.parallel import spread
-from gleam.solvers import conjugate_gradient
-from gleam.strategies import optimizers, parameters_by_module, set_learning_rate
-from gleam.unrolled import modl, pgd
+from gleam.networks.unrolled import modl, pgd
+from gleam.physics.solvers import conjugate_gradient
+from gleam.strategies.base import optimizers, parameters_by_module, set_learning_rate
+from gleam.strategies.parallel import spread
+from gleam.training.evaluation import SCORES, reconstruct
 
 N_STEPS = 8
 
@@ -160,7 +160,7 @@ def training(at, fast, name="PGD"):
 def _knees(at):
     sizes = {"n_train": 1, "n_val": 1, "n_test": 1, "n_slices": 4, "matrix": (32, 32), "n_coils": 4}
     options = {"acceleration": 3, "n_calibration": 4, "n_masks": 4, "n_jobs": 1, "device": at.device}
-    return gleam.datasets.simulated.knees(**sizes, **options)
+    return gleam.phantoms.simulated.knees(**sizes, **options)
 
 
 def batches(at):

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, field
 
 from full_scale.problems import Case
-from gleam.unrolled import modl, pgd
+from gleam.networks.unrolled import modl, pgd
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Training:
 class Sizes:
     """One of :data:`SIZES`; its name is also the profile of its records.
 
-    ``cases``: by name, what is timed and trained; ``data``: by kind, arguments of :mod:`gleam.datasets.simulated`, and
+    ``cases``: by name, what is timed and trained; ``data``: by kind, arguments of :mod:`gleam.phantoms.simulated`, and
     ``masks`` those of its masks; ``accelerations``: of the masks, of knees for each of the paper's; ``training``: by
     case, and of MEL, whose steps take longest; ``precision``: of the short runs that compare number formats, scored on
     every ``precision_part``-th batch of the test split; ``compiled``: whether torch.compile is tried; ``seconds``: by

@@ -6,7 +6,7 @@ import numpy as np
 
 from gleam.datasets import headers, ismrmrd_lines, padding
 from gleam.datasets.volume import Volume
-from gleam.fourier import fftc
+from gleam.physics.fourier import fftc
 
 OCMR, CMRXRECON = "ocmr", "cmrxrecon"
 FULL = ("kspace_full", "kspace")  # the name of the variable in 2023 and 2024, and in 2025

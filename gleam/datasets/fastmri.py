@@ -6,7 +6,7 @@ import numpy as np
 
 from gleam.datasets import headers, padding
 from gleam.datasets.volume import Volume
-from gleam.fourier import fft2c, ifft2c
+from gleam.physics.fourier import fft2c, ifft2c
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
 FOLDER = Path("fastmri") / "multicoil_val"

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gleam.fourier import ifftc
+from gleam.physics.fourier import ifftc
 
 EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
 LINES_PER_BLOCK = 2048  # about 40 MB of 320 samples and 8 coils at a time, of 1.7 GB

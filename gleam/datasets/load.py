@@ -4,7 +4,6 @@ import itertools
 from functools import partial
 from pathlib import Path
 
-from gleam import calibration, masks
 from gleam.datasets import cine, fastmri, formats, mridata
 from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
@@ -20,6 +19,7 @@ from gleam.datasets.splits import (
     split_by_subject,
 )
 from gleam.execution import checked_device
+from gleam.physics import calibration, masks
 
 HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
 

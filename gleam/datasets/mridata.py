@@ -6,7 +6,7 @@ import numpy as np
 
 from gleam.datasets import headers, ismrmrd_lines, padding
 from gleam.datasets.volume import Volume
-from gleam.fourier import fftc
+from gleam.physics.fourier import fftc
 
 
 def read(path):

@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
-from gleam.calibration import EmptyMapsError
 from gleam.datasets.padding import whole
 from gleam.files import check_writable, described, digest, end_with_parent, locked, n_cores, write_json, written_whole
-from gleam.fourier import ifft2c, to_fft_order
+from gleam.physics.calibration import EmptyMapsError
+from gleam.physics.fourier import ifft2c, to_fft_order
 
 PREPARATION_VERSION = 3  # part of every key: raise it when what is computed changes
 DATASETS = ("kspace", "sens_maps", "target")

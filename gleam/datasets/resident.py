@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from gleam.datasets.slices import ARRAYS, Split
 from gleam.execution import numbered_device
-from gleam.physics import Batch
+from gleam.physics.sense import Batch
 
 N_STEPS_AHEAD = 3  # of the host: each step not yet done keeps its batch in memory
 RESERVE_SHARE = 0.25  # of a GPU's memory, kept for training

@@ -11,9 +11,9 @@ import torch
 
 from gleam.datasets.padding import whole
 from gleam.files import described, digest
-from gleam.fourier import ifftshift2
-from gleam.masks import bank
-from gleam.physics import Batch, without_readout
+from gleam.physics.fourier import ifftshift2
+from gleam.physics.masks import bank
+from gleam.physics.sense import Batch, without_readout
 
 ARRAYS = ("kspace", "sens_maps", "target")
 

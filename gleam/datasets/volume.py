@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :mod:`gleam.datasets.magnitudes`
+REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :mod:`gleam.phantoms.magnitudes`
 
 
 @dataclass(frozen=True)

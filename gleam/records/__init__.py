@@ -9,7 +9,6 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 """
 
 from gleam.records.record import (
-    RESULTS_VERSION,
     SCHEMA,
     Record,
     Saver,
@@ -39,6 +38,7 @@ from gleam.records.tables import (
     table,
     table_rows,
 )
+from gleam.training.identity import RESULTS_VERSION
 
 __all__ = [
     "ARCHIVED",

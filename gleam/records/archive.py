@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from gleam.files import written_whole
-from gleam.records.record import RESULTS_VERSION, load, slug
+from gleam.records.record import load, slug
+from gleam.training.identity import RESULTS_VERSION
 
 
 def archive(source, results, *, profile, seed=0):

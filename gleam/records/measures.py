@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from gleam.cost import paired_ratio
+from gleam.cost.timing import paired_ratio
 from gleam.records.record import load, newest_date
 from gleam.records.schema import FULL_SCALE
 

@@ -175,7 +175,7 @@ def _check_settings(dataset, profile, phantoms):
 
 
 def _generator(dataset):
-    return getattr(importlib.import_module("gleam.datasets.phantoms"), dataset.name)
+    return getattr(importlib.import_module("gleam.phantoms"), dataset.name)
 
 
 def _phantom(dataset, profile, phantoms, root, jobs):

@@ -5,7 +5,7 @@ import pytest
 from raw_files import header, line, noise, write_ismrmrd, write_mat
 
 from gleam.datasets import cine
-from gleam.fourier import ifft2c
+from gleam.physics.fourier import ifft2c
 
 SLICES, COILS, FRAMES, Y, X = 2, 3, 4, 6, 10  # X: the readout, oversampled
 WIDER = ("<fieldOfView_mm><x>200</x>", "<fieldOfView_mm><x>400</x>", 1)  # of the encoded space, which comes first

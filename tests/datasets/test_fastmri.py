@@ -4,7 +4,7 @@ import pytest
 from raw_files import header, noise, write_fastmri
 
 from gleam.datasets import fastmri
-from gleam.fourier import fft2c, ifft2c
+from gleam.physics.fourier import fft2c, ifft2c
 
 
 def test_images_are_cropped_to_the_recon_matrix(tmp_path):

@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gleam.datasets import cine, phantoms
-from gleam.datasets.phantoms import acquire, scan, write
-from gleam.datasets.phantoms.fields import Field
-from gleam.datasets.phantoms.heart_anatomy import Heart
-from gleam.datasets.phantoms.heart_motion import Breathing, Cycle, breathe
-from gleam.fourier import fftc, ifft2c, ifftc
+from gleam import phantoms
+from gleam.datasets import cine
+from gleam.phantoms import acquire, scan, write
+from gleam.phantoms.fields import Field
+from gleam.phantoms.heart_anatomy import Heart
+from gleam.phantoms.heart_motion import Breathing, Cycle, breathe
+from gleam.physics.fourier import fftc, ifft2c, ifftc
 
 ismrmrd = pytest.importorskip("ismrmrd")
 HEART = {

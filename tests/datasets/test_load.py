@@ -10,11 +10,11 @@ import torch
 from raw_files import coil_images, header, line, write_fastmri, write_ismrmrd
 
 import gleam
-from gleam import calibration, masks
-from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, load, mridata, phantoms
+from gleam import calibration, masks, phantoms
+from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, load, mridata
 from gleam.datasets.load import check_no_subject_in_two
 from gleam.datasets.splits import PAPER_LISTS, SPLITS, folds, split_by_subject
-from gleam.fourier import fft2c, ifft2c
+from gleam.physics.fourier import fft2c, ifft2c
 
 
 def folder_with(tmp_path, rows, present=None):

@@ -11,10 +11,10 @@ from problems import small_disc
 from raw_files import coil_images, relative_maps
 
 import gleam
-from gleam.datasets import fastmri, formats, magnitudes
-from gleam.datasets.phantoms import acquire
-from gleam.datasets.phantoms.scan import axis
-from gleam.fourier import ifft2c
+from gleam.datasets import fastmri, formats
+from gleam.phantoms import acquire, magnitudes
+from gleam.phantoms.scan import axis
+from gleam.physics.fourier import ifft2c
 
 SHAPE = (40, 32)
 

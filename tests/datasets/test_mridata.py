@@ -8,7 +8,7 @@ import pytest
 from raw_files import header, line, noise, raster, write_ismrmrd
 
 from gleam.datasets import ismrmrd_lines, mridata
-from gleam.fourier import ifft2c
+from gleam.physics.fourier import ifft2c
 
 SIZES = (10, 6, 4)  # readout, step 1, step 2
 

@@ -12,7 +12,7 @@ from gleam import masks
 from gleam.datasets import Resident, Slices, cine, fastmri, mridata, padding
 from gleam.datasets.prepare import prepare
 from gleam.datasets.volume import Volume
-from gleam.fourier import fft2c, fftshift2
+from gleam.physics.fourier import fft2c, fftshift2
 
 N, X, COILS, FRAMES = 24, 8, 3, 2
 

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from gleam.datasets import fastmri, mridata, phantoms
-from gleam.datasets.phantoms import acquire, generate, scan, write
-from gleam.datasets.phantoms.fields import Field, cover, ellipse
-from gleam.datasets.phantoms.knee_anatomy import Knee
-from gleam.fourier import ifftc
+from gleam import phantoms
+from gleam.datasets import fastmri, mridata
+from gleam.phantoms import acquire, generate, scan, write
+from gleam.phantoms.fields import Field, cover, ellipse
+from gleam.phantoms.knee_anatomy import Knee
+from gleam.physics.fourier import ifftc
 
 ismrmrd = pytest.importorskip("ismrmrd")
 LIST = "mridata_knee.csv"
@@ -221,7 +222,7 @@ def test_brain_is_what_fastmris_reader_expects(brain_dir):
 
 def test_brain_looks_t2_weighted(brain_dir):
     """Fluid is brighter than grey matter, grey brighter than white, bone darkest."""
-    from gleam.datasets.phantoms.brain_anatomy import INTENSITIES, Brain
+    from gleam.phantoms.brain_anatomy import INTENSITIES, Brain
 
     assert INTENSITIES["csf"] > INTENSITIES["grey"] > INTENSITIES["white"] > INTENSITIES["bone"]
     axis = scan.axis(64, 224)
@@ -302,7 +303,7 @@ def test_knees_and_brains_are_those_of_version_2():
     knee = Knee(np.random.default_rng(7)).image(grid)
     assert (knee.mean(), knee.std(), knee[1, 12, 20]) == pytest.approx(KNEE_OF_VERSION_2, rel=1e-4)
     pytest.importorskip("nilearn")
-    from gleam.datasets.phantoms.brain_anatomy import Brain
+    from gleam.phantoms.brain_anatomy import Brain
 
     brain = Brain(np.random.default_rng(7)).image(grid)
     assert (brain.mean(), brain.std(), brain[1, 12, 20]) == pytest.approx(BRAIN_OF_VERSION_2, rel=1e-4)

@@ -10,15 +10,15 @@ from problems import small_disc, write_prepared
 from raw_files import coil_images, header, relative_maps, write_fastmri
 
 from gleam import baselines
-from gleam.calibration import EmptyMapsError, espirit, jsense
 from gleam.datasets import Slices, fastmri
 from gleam.datasets import prepare as module
 from gleam.datasets.prepare import prepare
 from gleam.datasets.volume import Volume
 from gleam.files import described
-from gleam.fourier import fft2c, ifft2, ifft2c, ifftshift2
-from gleam.masks import random_columns
 from gleam.metrics import nrmse
+from gleam.physics.calibration import EmptyMapsError, espirit, jsense
+from gleam.physics.fourier import fft2c, ifft2, ifft2c, ifftshift2
+from gleam.physics.masks import random_columns
 
 CALIBRATE = partial(jsense, kernel_width=4, calibration_width=12, n_iterations=3, n_inner_iterations=3)
 REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2] / "data"))

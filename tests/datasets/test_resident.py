@@ -9,7 +9,7 @@ import torch
 from problems import write_prepared
 
 from gleam.datasets import Resident, Slices, resident
-from gleam.physics import Batch
+from gleam.physics.sense import Batch
 
 KNOWN = (
     "name", "index", "shapes", "measured", "subjects", "fingerprint", "is_phantom", "aspect", "acquisition",

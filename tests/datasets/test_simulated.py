@@ -12,12 +12,12 @@ import torch
 import yaml
 
 import gleam
-from gleam import calibration
-from gleam.datasets import cine, fastmri, load, mridata, phantoms, simulated
-from gleam.datasets.phantoms import generate
+from gleam import calibration, phantoms
+from gleam.datasets import cine, fastmri, load, mridata
 from gleam.datasets.splits import BRAINS, KNEES, files_by_split
-from gleam.fourier import fft2c, ifft2, ifft2c
-from gleam.physics import Batch
+from gleam.phantoms import generate, simulated
+from gleam.physics.fourier import fft2c, ifft2, ifft2c
+from gleam.physics.sense import Batch
 
 COUNTS = {"n_train": 2, "n_val": 1, "n_test": 1}
 KNEE = {**COUNTS, "n_slices": 5, "matrix": (48, 40), "n_coils": 3}

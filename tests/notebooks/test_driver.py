@@ -368,7 +368,7 @@ def test_paper_is_chosen_only_with_a_gpu_and_all_the_data(root, monkeypatch, gpu
 
 
 def test_phantoms_are_written_once_and_again_when_their_settings_change(root, monkeypatch):
-    from gleam.datasets import phantoms
+    from gleam import phantoms
 
     calls = []
 

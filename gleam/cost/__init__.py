@@ -1,0 +1,15 @@
+"""What a training step costs: memory and time, measured and predicted.
+
+- `memory`: bytes of live tensors. `step`: one training step, to be called again and again, and its peak.
+- `timing`: seconds of several methods, interleaved in one run. `parallel`: the same for P-GLEAM.
+- `prediction`: memory at any depth, speed on any number of devices. `roofline`: the least time a device could take.
+"""
+
+from gleam.cost import parallel, roofline
+from gleam.cost.prediction import MemoryModel, simulate
+from gleam.cost.step import Step, peak_split
+from gleam.cost.timing import Cost, measure, paired, paired_ratio
+
+__all__ = [
+    "Cost", "MemoryModel", "Step", "measure", "paired", "paired_ratio", "parallel", "peak_split", "roofline", "simulate",
+]  # fmt: skip

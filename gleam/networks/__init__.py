@@ -1,0 +1,11 @@
+"""Unrolled networks: a start, and a list of iterations that may be cut into modules anywhere.
+
+- `convolutions`: 2D and 3D convolutions in the number format and memory layout of the moment.
+- `denoisers`: CNNs of complex images; the only place where complex numbers become two channels.
+- `unrolled`: PGD and MoDL.
+"""
+
+from gleam.networks.denoisers import PlainCNN, ResidualCNN
+from gleam.networks.unrolled import MoDLIteration, PGDIteration, Unrolled, modl, pgd, split
+
+__all__ = ["MoDLIteration", "PGDIteration", "PlainCNN", "ResidualCNN", "Unrolled", "modl", "pgd", "split"]

@@ -1,0 +1,140 @@
+"""Convolutions of images and of series of images, for :mod:`gleam.networks.denoisers`."""
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from gleam import execution
+
+FRAMES_PER_BLOCK = 4
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` for feature maps that may be padded with channels of zeros (:func:`gleam.execution.padded`)."""
+
+    def forward(self, x):
+        return self._conv_forward(x, *_padded(self, x))
+
+
+def _padded(convolution, x):
+    """Weight and bias of ``convolution`` for the channels that ``x`` has; padded ones are zero, in and out."""
+    weight, bias = convolution.weight, convolution.bias
+    if x.is_contiguous():  # the layout of x decides, not the one that the weights were trained in
+        weight = weight.contiguous()
+    n_out, n_in = execution.padded(len(weight)) - len(weight), x.shape[1] - weight.shape[1]
+    if n_out or n_in:
+        weight = nn.functional.pad(weight, [0, 0] * (weight.ndim - 2) + [0, n_in, 0, n_out])
+        bias = bias if bias is None else nn.functional.pad(bias, [0, n_out])
+    return weight, bias
+
+
+class Conv3d(nn.Conv3d):
+    """``nn.Conv3d`` that is fast on a CPU as well, for kernels 1 or 3 wide that keep the size, of stride 1.
+
+    Input and output (batch, channel, time, y, x). In fp32 and for fewer than 32 channels torch has only a slow path
+    there, ten times as slow. Instead, each frame and its two neighbours become the channels of a 2D convolution, a few
+    frames at a time, so that no more is kept for the way back than by ``nn.Conv3d``.
+    """
+
+    def forward(self, x):
+        weight, bias = _padded(self, x)
+        if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
+            return self._conv_forward(x, weight, bias)
+        if torch.is_autocast_enabled("cpu"):
+            return self._in_bf16(x, weight, bias)
+        if x.is_contiguous(memory_format=torch.channels_last_3d):
+            return self._conv_forward(x, weight, bias)
+        if self.kernel_size == (1, 1, 1):
+            y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])
+            y = y.unflatten(0, (len(x), -1)).transpose(1, 2)
+        else:
+            y = _FramesAsChannels.apply(x, weight)
+        return y if bias is None else y + bias[:, None, None, None]
+
+    def _in_bf16(self, x, weight, bias):
+        """With frames of zeros appended up to the length of the kernel: oneDNN's bf16 results are wrong for fewer."""
+        n_frames = x.shape[2]
+        n_more = max(0, self.kernel_size[0] - n_frames)
+        if not n_more:
+            return self._conv_forward(x, weight, bias)
+        x = nn.functional.pad(x, (0, 0, 0, 0, 0, n_more))
+        return self._conv_forward(x, weight, bias)[:, :, :n_frames]
+
+
+_FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
+CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
+
+
+_LAYOUTS = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
+
+
+def lay_out(network, optimizers):
+    """Bring the weights of this module's convolutions to channels last, with their gradients and moments.
+
+    What has that layout stays where it is. ``optimizers``: those that train ``network``.
+    """
+    layouts = {layer.weight: _LAYOUTS[type(layer)] for layer in network.modules() if type(layer) in _LAYOUTS}
+    for p, layout in layouts.items():
+        if not p.is_contiguous(memory_format=layout):
+            p.data = p.data.contiguous(memory_format=layout)
+        if p.grad is not None and not p.grad.is_contiguous(memory_format=layout):
+            p.grad = p.grad.contiguous(memory_format=layout)
+    # the fused update walks through weights, gradients and moments as they lie in memory
+    for p, moments in (item for optimizer in optimizers for item in optimizer.state.items() if item[0] in layouts):
+        for key, t in moments.items():
+            if torch.is_tensor(t) and t.shape == p.shape and not t.is_contiguous(memory_format=layouts[p]):
+                moments[key] = t.contiguous(memory_format=layouts[p])
+
+
+class _FramesAsChannels(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        kernel, y = _as_2d(weight), _frame_by_frame(x, len(weight))
+        for first, last in _blocks(x.shape[2]):
+            block = torch.conv2d(_neighbours(x, first, last), kernel, padding=1)
+            y[:, :, first:last] = block.unflatten(0, (-1, last - first)).transpose(1, 2)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        kernel, to_x = _as_2d(weight), torch.zeros_like(x)
+        to_kernel = torch.zeros_like(kernel)
+        for first, last in _blocks(x.shape[2]):
+            to_block, own, _ = torch.ops.aten.convolution_backward(
+                gradient[:, :, first:last].transpose(1, 2).flatten(0, 1), _neighbours(x, first, last), kernel,
+                None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False],
+            )  # fmt: skip
+            to_kernel += own
+            parts = to_block.unflatten(0, (-1, last - first)).transpose(1, 2).chunk(3, dim=1)
+            for shift, part in zip((-1, 0, 1), parts, strict=True):
+                a, b = max(first + shift, 0), min(last + shift, x.shape[2])
+                to_x[:, :, a:b] += part[:, :, a - first - shift : b - first - shift]
+        return to_x, to_kernel.unflatten(1, (3, -1)).transpose(1, 2)
+
+
+def _as_2d(weight):
+    """(out, in, 3, 3, 3) to (out, 3 in, 3, 3)."""
+    return weight.transpose(1, 2).flatten(1, 2)
+
+
+def _blocks(n_frames):
+    return [(first, min(first + FRAMES_PER_BLOCK, n_frames)) for first in range(0, n_frames, FRAMES_PER_BLOCK)]
+
+
+def _neighbours(x, first, last):
+    """Frames first to last, each stacked with the one before and the one after: (batch * frame, 3 in, y, x)."""
+    n_frames = x.shape[2]
+    block = x[:, :, max(first - 1, 0) : last + 1].transpose(1, 2)
+    empty = (first == 0, last == n_frames)  # frames beyond the ends
+    block = nn.functional.pad(block, (0, 0, 0, 0, 0, 0, *map(int, empty)))
+    return torch.cat([block[:, k : k + last - first] for k in range(3)], dim=2).flatten(0, 1)
+
+
+def _frame_by_frame(x, n_channels):
+    """An empty (batch, n_channels, time, y, x), each frame of it contiguous, so that the next layer copies nothing."""
+    n, _, n_t, n_y, n_x = x.shape
+    frame = n_channels * n_y * n_x
+    return x.new_empty_strided((n, n_channels, n_t, n_y, n_x), (n_t * frame, n_y * n_x, frame, n_x, 1))

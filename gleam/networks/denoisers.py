@@ -1,0 +1,271 @@
+"""CNN denoisers of complex images, one code for 2D and 3D (2D + time).
+
+This is the only place where a complex image becomes two real channels.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from gleam import execution
+from gleam.networks.convolutions import CONVOLUTIONS
+from gleam.physics.solvers import NotConverged, fixed_point
+
+
+def to_channels(x, n_features):
+    """Complex image (batch, ...) to real channels (batch, 2, ...), and as many of zeros as :mod:`gleam.execution` pads.
+
+    As it lies in memory a complex image has its channels last; ``n_features`` of the CNN decides whether that stays.
+    """
+    channels = torch.view_as_real(x)
+    n_more = execution.padded(2) - 2
+    channels = (nn.functional.pad(channels, (0, n_more)) if n_more else channels).movedim(-1, 1)
+    return channels if execution.channels_last(x, n_features) else channels.contiguous()
+
+
+def to_complex(channels):
+    """Real channels (batch, 2 or more, ...), in any precision, to complex image (batch, ...); the first two count."""
+    pairs = (channels if channels.shape[1] == 2 else channels.narrow(1, 0, 2)).movedim(1, -1)
+    return torch.view_as_complex(pairs.to(torch.promote_types(pairs.dtype, torch.float32)).contiguous())
+
+
+def _check_dims(x, convolution):
+    n_dims = len(convolution.kernel_size)
+    if x.ndim != n_dims + 1:
+        raise ValueError(
+            f"a CNN with n_dims={n_dims} cannot take images of shape {tuple(x.shape)}; expected "
+            + ("(batch, y, x), and the other n_dims for series" if n_dims == 2 else "(batch, time, y, x)")
+            + ("" if n_dims == 2 else ", and the other n_dims for images")
+        )
+
+
+class _InPlaceReLU(torch.autograd.Function):
+    """ReLU between two convolutions that allocates nothing, forward or backward.
+
+    The gradient may be overwritten because the convolution that follows is its only source and has just made it. With
+    ``nn.ReLU`` the copy made here is the peak of a training step, a sixth of what a GLEAM module needs.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x.relu_())
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward.grad_input(gradient, y, 0, grad_input=gradient)
+
+
+def _relu_in_place(x):
+    return torch.relu(x) if torch.compiler.is_compiling() else _InPlaceReLU.apply(x)  # a compiler plans memory itself
+
+
+class Layers(nn.Sequential):
+    """Layers from real channels to real channels, compiled where :mod:`gleam.execution` says so."""
+
+    def forward(self, channels):
+        return execution.compiled(_through)(self, channels) if execution.compiles() else self.through(channels)
+
+    def through(self, channels):
+        """One layer after the other."""
+        return super().forward(channels)
+
+
+def _through(layers, channels):
+    return layers.through(channels)
+
+
+class _Chain(Layers):
+    """Layers with a ReLU between each and the next."""
+
+    def through(self, channels):
+        first, *others = self
+        channels = first(channels)
+        for layer in others:
+            channels = layer(_relu_in_place(channels))
+        return channels
+
+
+class ResidualBlock(nn.Module):
+    """ReLU, convolution, ReLU, convolution around a skip connection; a 1x1 convolution where the channels change."""
+
+    def __init__(self, n_in, n_out, convolution):
+        super().__init__()
+        self.skip = nn.Identity() if n_in == n_out else convolution(n_in, n_out, 1)
+        self.first = convolution(n_in, n_out, 3, padding=1, bias=False)
+        self.second = convolution(n_out, n_out, 3, padding=1, bias=False)
+
+    def forward(self, channels):
+        between = _relu_in_place(self.first(torch.relu(channels)))
+        return self.second(between).add_(self.skip(channels))  # in place: one feature map less at the peak
+
+
+def _convolution(n_dims):
+    if n_dims not in CONVOLUTIONS:
+        raise ValueError(f"n_dims={n_dims!r} must be 2 (images) or 3 (series of images)")
+    return CONVOLUTIONS[n_dims]
+
+
+class ResidualCNN(nn.Module):
+    """x + f(x), f being residual blocks without normalisation and one last convolution (Section V-C1).
+
+    At 100 features in 2D it has 273 902 parameters, which gives the 2.19 M of Table III for 8 iterations.
+    Input and output: complex (batch, y, x) for ``n_dims=2``, (batch, time, y, x) for ``n_dims=3``.
+    """
+
+    def __init__(self, n_features=100, *, n_blocks=2, n_dims=2):
+        super().__init__()
+        convolution = _convolution(n_dims)
+        widths = [2] + [n_features] * n_blocks
+        blocks = [ResidualBlock(a, b, convolution) for a, b in pairwise(widths)]
+        self.body = Layers(*blocks, convolution(n_features, 2, 3, padding=1))
+
+    def forward(self, x):
+        _check_dims(x, self.body[-1])
+        return x + to_complex(self.body(to_channels(x, self.body[-1].in_channels)))
+
+
+class PlainCNN(nn.Module):
+    """x + g(x), g being five convolutions with ReLUs between, without normalisation or biases (Section V-C2).
+
+    At 70 features in 2D it has 134 820 parameters. Input and output as in :class:`ResidualCNN`.
+
+    It can be inverted if the Lipschitz constant of g is below 1. With ``lipschitz``, between 0 and 1, it is held there:
+    g is multiplied by what brings :meth:`lipschitz_bound` down to that number, wherever it is above. (Without biases
+    it does not matter which layer of g is made weaker.) By default g is free, as in the paper. Raises ValueError for
+    another ``lipschitz``.
+    """
+
+    def __init__(self, n_features=70, *, n_layers=5, n_dims=2, lipschitz=None):
+        super().__init__()
+        if lipschitz is not None and not 0 < lipschitz < 1:
+            raise ValueError(f"lipschitz={lipschitz!r} must lie between 0 and 1, or be None for a network left free")
+        self.lipschitz = lipschitz
+        widths = [2] + [n_features] * (n_layers - 1) + [2]
+        self.layers = _Chain(*(_convolution(n_dims)(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths)))
+
+    def extra_repr(self):
+        """What decides the network beside its layers."""
+        return f"lipschitz={self.lipschitz}"
+
+    def residual(self, x):
+        """g(x)."""
+        g = self._convolutions(x)
+        return g if self.lipschitz is None else self._scale() * g
+
+    def forward(self, x):
+        return x + self.residual(x)
+
+    @torch.no_grad()
+    def inverse(self, y, *, n_iterations=100, tolerance=1e-4):
+        """x with x + g(x) = y, by the fixed-point iteration x <- y - g(x); no gradient.
+
+        Iterates until x does not change any more but for rounding. Raises :class:`gleam.solvers.NotConverged`, a
+        ValueError, if after ``n_iterations`` or on divergence the smallest step was still more than ``tolerance`` of x.
+        """
+        scale = 1.0 if self.lipschitz is None else self._scale()
+        x, residual = fixed_point(lambda x: y - scale * self._convolutions(x), y, n_iterations=n_iterations)
+        worst = float(residual.max())
+        if not worst <= tolerance:
+            raise NotConverged(
+                f"the inverse of {type(self).__name__} did not converge: its last step still changed x by {worst:.1g} "
+                f"of its norm, and tolerance={tolerance:g}; keep g a contraction, as lipschitz=0.9 does",
+                worst,
+            )
+        return x
+
+    def lipschitz_bound(self):
+        """Upper bound, on images of any size, of the Lipschitz constant of the convolutions and ReLUs, unconstrained.
+
+        The product of the layers' :func:`operator_norm`; differentiable. The constant itself may be far smaller.
+        """
+        return torch.stack([operator_norm(layer.weight) for layer in self.layers]).prod()
+
+    def _scale(self):
+        return self.lipschitz / self.lipschitz_bound().clamp_min(self.lipschitz)
+
+    def _convolutions(self, x):
+        _check_dims(x, self.layers[0])
+        return to_complex(self.layers(to_channels(x, self.layers[-1].in_channels)))
+
+
+def steepest(function, x, *, n_iterations=10, seed=0):
+    """Norm of the Jacobian of ``function`` at ``x`` (batch, ...) by power iteration, the largest over the batch.
+
+    A lower bound of the Lipschitz constant. ``function`` takes complex images to complex images. ``seed``: of the first
+    direction. What it does to a direction is a difference, exact for a network of convolutions and ReLUs as long as no
+    ReLU switches; what its adjoint does comes from autograd.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+    direction = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    short = 1e-3 * _lengths(x)
+    for _ in range(n_iterations):
+        step = direction * (short / _lengths(direction))
+        with torch.no_grad():
+            image = (function(x + step) - function(x - step)) / (2 * short)
+        start = x.detach().requires_grad_()
+        (direction,) = torch.autograd.grad(function(start), start, image)
+    return float(_lengths(image).max())
+
+
+def _lengths(x):
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+_N_FREQUENCIES = {2: 16, 3: 12}  # per axis, by the number of axes
+_N_SQUARINGS = 5  # the bound is then off by no more than k^(1/64) for k channels
+
+
+def operator_norm(weight):
+    """Upper bound, tight to a few percent, of the norm of a zero-padded convolution, on images of any size.
+
+    ``weight``: (out, in, 3, 3[, 3]), as in ``nn.Conv2d``; stride 1. Differentiable, and a function of the weight alone.
+
+    On an unbounded plane a convolution is one matrix (out, in) per spatial frequency, and its norm the largest of their
+    spectral norms; on an image, zeros outside, it cannot be more. The power method, by repeated squaring, runs on
+    a grid of frequencies at once. Between M of them, per axis, the norm for a kernel three wide is at most 1 / cos(pi /
+    M) times the largest on the grid (M. Riesz, trigonometric polynomials of degree 1).
+    """
+    size = weight.shape[2:]
+    n = _N_FREQUENCIES[len(size)]
+    with torch.no_grad():
+        matrices = torch.fft.rfftn(weight, s=[n] * len(size), dim=list(range(2, weight.ndim))).movedim((0, 1), (-2, -1))
+        grid, matrices = matrices.shape[:-2], matrices.flatten(0, -3)
+        worst, vector, bound = _largest_singular_value(matrices)
+        frequencies, taps = (
+            torch.cartesian_prod(*(torch.arange(m, device=weight.device) for m in shape)) for shape in (grid, size)
+        )
+        turns = (taps * _at(frequencies, worst)).sum(1)
+        wave = torch.polar(torch.ones_like(bound), -2 * math.pi / n * turns.to(bound.dtype))
+    # at a fixed frequency and vector this has the derivative of the norm
+    norm = torch.linalg.vector_norm((weight.flatten(2).to(wave.dtype) @ wave) @ vector)
+    margin = math.cos(math.pi / n) ** len(size)
+    return norm * (bound / norm.clamp_min(torch.finfo(norm.dtype).tiny)).detach() / margin
+
+
+def _largest_singular_value(matrices):
+    """(index of the matrix, right singular vector, upper bound of the value) of the largest among ``matrices``."""
+    is_wide = matrices.shape[1] < matrices.shape[2]
+    power = matrices @ matrices.mH if is_wide else matrices.mH @ matrices
+    log_norm = 0
+    for k in range(_N_SQUARINGS + 1):
+        power = power @ power if k else power
+        norm = torch.view_as_real(power).flatten(1).norm(dim=1).clamp_min(torch.finfo(matrices.dtype).tiny)
+        power, log_norm = power / norm[:, None, None], 2 * log_norm + norm.log()
+    worst = log_norm.argmax()
+    columns = _at(power, worst)
+    vector = _at(columns.mT, torch.linalg.vector_norm(columns, dim=0).argmax())
+    vector = _at(matrices, worst).mH @ vector if is_wide else vector
+    size = torch.linalg.vector_norm(vector).clamp_min(torch.finfo(matrices.dtype).tiny)
+    return worst, vector / size, (_at(log_norm, worst) / 2 ** (_N_SQUARINGS + 1)).exp()
+
+
+def _at(x, number):
+    """``x[number]`` for a number that is a tensor on the device, which indexing would wait for."""
+    return x.index_select(0, number.reshape(1))[0]

@@ -1,0 +1,163 @@
+"""Raw files from magnitude images of real anatomy: simulated receive coils, phase and noise in fastMRI's layout.
+
+Such a file is neither a phantom nor a measurement, and says so: its acquisition is "real anatomy, simulated coils and
+noise", its ISMRMRD header has the system vendor "GLEAM simulated coils".
+"""
+
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm.auto import tqdm
+
+from gleam.datasets.volume import REAL_ANATOMY
+from gleam.files import digest
+from gleam.phantoms import acquire
+from gleam.phantoms.scan import KNEE_FOV_MM, axis, cropped
+from gleam.phantoms.write import header_xml, write_fastmri
+from gleam.physics.fourier import fft2c, ifft2c
+
+VENDOR = "GLEAM simulated coils"
+VERSION = 1  # raise it when what is written changes: files of an older version are then written anew
+EXPECTED = "magnitude images (subject, y, x), finite and not negative, as .npy"
+
+
+def write(
+    source, out_dir, *, matrix=None, noise=0.03, n_coils=8, n_versions=1, max_shift=6, fov_mm=KNEE_FOV_MM[1:],
+    name="subject", seed=0, progress=True,
+):  # fmt: skip
+    """Write every image of ``source`` as raw files, once per version; returns their paths as a list per subject.
+
+    Each version has coils, a smooth phase and noise of its own. Version 0 shows the image as it is, for validation and
+    test; in the others it may be mirrored left to right and is shifted, which makes them training data. All versions of
+    a subject carry the same patient id, so that no subject gets into two splits. A file depends on the image, ``seed``,
+    subject and version alone; one that exists with the same settings is kept.
+
+    Parameters
+    ----------
+    source : path
+        ``.npy`` of magnitudes (subject, y, x), any unit. Their shading and noise count as anatomy.
+    out_dir : path
+        Where ``<name>_01_v0.h5``, ... are written.
+    matrix : (int, int), optional
+        (y, x) of k-space, at most that of the images: the centre of k-space is kept. Default: that of the images.
+    noise : float
+        Standard deviation per real channel of one coil over the 95th percentile of the magnitude, at ``matrix``.
+    n_coils : int
+        Loops around the field of view; the root sum of squares of their sensitivities is 1 everywhere.
+    n_versions : int
+        Files per subject.
+    max_shift : int
+        Largest shift along y and x, in pixels of the image given; what leaves on one side enters on the other.
+    fov_mm : (float, float)
+        Field of view (y, x), by default that of mridata.org's 3D FSE knees.
+    name : str
+        Files and patient ids begin with it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no ``source``.
+    ValueError
+        If it is something else than such images, one of them is empty, or an argument makes no sense.
+    """
+    images = _read(source)
+    matrix = _checked_matrix(matrix or images.shape[1:], images.shape[1:])
+    for what, value, least in (("n_coils", n_coils, 1), ("n_versions", n_versions, 1), ("max_shift", max_shift, 0)):
+        if not hasattr(value, "__index__") or value < least:
+            raise ValueError(f"{what}={value!r} must be a whole number of at least {least}")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise={noise!r} must be a number of at least 0")
+    common = {"matrix": matrix, "noise": noise, "n_coils": n_coils, "max_shift": max_shift, "fov_mm": list(fov_mm)}
+    paths = [
+        [Path(out_dir) / f"{name}_{subject + 1:02d}_v{version}.h5" for version in range(n_versions)]
+        for subject in range(len(images))
+    ]
+    with tqdm(total=len(images) * n_versions, desc="coils and noise", unit="file", disable=not progress) as bar:
+        for subject, image in enumerate(images):
+            for version, path in enumerate(paths[subject]):
+                settings = {"code": VERSION, "seed": seed, "subject": subject, "version": version, **common}
+                _write_one(path, image, settings, f"{name}-{subject + 1:02d}")
+                bar.update()
+    return paths
+
+
+def _read(source):
+    path = Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected {EXPECTED}")
+    try:
+        images = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); expected {EXPECTED}") from None
+    if not isinstance(images, np.ndarray) or images.ndim != 3 or 0 in images.shape or images.dtype.kind not in "fiu":
+        found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "an archive of arrays"
+        raise ValueError(f"{path}: holds {found}; expected {EXPECTED}")
+    images = images.astype(np.float32)
+    for number, image in enumerate(images):
+        if not np.isfinite(image).all() or image.min() < 0 or not image.any():
+            raise ValueError(
+                f"{path}: image {number} has NaN, infinite or negative pixels, or only zeros; expected {EXPECTED}"
+            )
+    return images
+
+
+def _checked_matrix(matrix, shape):
+    sides = list(matrix)
+    fits = [hasattr(n, "__index__") and 1 <= n <= limit for n, limit in zip(sides, shape, strict=False)]
+    if len(sides) != 2 or not all(fits):
+        raise ValueError(f"matrix={matrix!r} must be two whole numbers, at most those of the images, {tuple(shape)}")
+    return [int(n) for n in sides]
+
+
+def _write_one(path, image, settings, patient_id):
+    of_view, of_coils, of_phase, of_noise = (
+        np.random.default_rng(s)
+        for s in np.random.SeedSequence([settings[key] for key in ("seed", "subject", "version")]).spawn(4)
+    )
+    view = _view(of_view, settings)
+    settings = settings | view | {"image": digest(image.tobytes().hex())[:16]}
+    header = _header(settings)
+    if _is_current(path, header):
+        return
+    image = np.roll(image[:, ::-1] if view["mirrored"] else image, view["shift"], axis=(0, 1))
+    grid = [np.zeros(1), *(axis(n, fov) for n, fov in zip(image.shape, settings["fov_mm"], strict=True))]
+    maps = unit_maps(of_coils, settings["n_coils"], grid, settings["fov_mm"])
+    kspace = fft2c(image * acquire.turned(acquire.Phase(of_phase)(grid)) * maps)
+    kspace = np.ascontiguousarray(cropped(kspace, settings["matrix"]), np.complex64)
+    sigma = settings["noise"] * float(np.percentile(acquire.rss(ifft2c(kspace)), 95))
+    kspace = acquire.add_noise(of_noise, kspace, sigma)
+    total = acquire.rss(ifft2c(kspace))
+    write_fastmri(path, kspace[None], total[None], header, acquisition=REAL_ANATOMY, patient_id=patient_id)
+
+
+def _view(rng, settings):
+    """How the image is shown: mirrored or not, and shifted by pixels (y, x); version 0 as it is."""
+    mirrored, shift = bool(rng.integers(2)), rng.integers(-settings["max_shift"], settings["max_shift"] + 1, 2).tolist()
+    return {"mirrored": mirrored, "shift": shift} if settings["version"] else {"mirrored": False, "shift": [0, 0]}
+
+
+def unit_maps(rng, n_coils, grid, fov_mm):
+    """Sensitivities (coil, y, x) of loops around the field of view, whose root sum of squares is 1 everywhere."""
+    coils = acquire.Coils(rng, n_coils, grid, [0.6 * side for side in fov_mm], 60)
+    return (coils.bare(slice(None)) / coils.bare_rss)[:, 0]
+
+
+def _header(settings):
+    (n_y, n_x), (fov_y, fov_x) = settings["matrix"], settings["fov_mm"]
+    size, fov = (n_y, n_x, 1), (fov_y, fov_x, 1.0)
+    return header_xml(
+        encoded=size, encoded_fov_mm=fov, recon=size, recon_fov_mm=fov, n_slices=1, n_coils=settings["n_coils"],
+        field_strength=0, protocol=REAL_ANATOMY, settings=json.dumps(settings, sort_keys=True), vendor=VENDOR,
+    )  # fmt: skip
+
+
+def _is_current(path, header):
+    """Whether the file is there and says that it was made with these very settings."""
+    try:
+        with h5py.File(path) as file:
+            return file["ismrmrd_header"][()].decode() == header
+    except (OSError, KeyError):
+        return False

@@ -1,0 +1,200 @@
+"""One phantom subject as a scanner meets it: what it looks like, what receives its signal, how noisy that is.
+
+A scan draws its few random numbers when it is made, so making one is cheap, and makes its images when asked. It knows
+nothing of files: :mod:`.subject` writes raw ones from it, :mod:`gleam.phantoms.simulated` goes without.
+"""
+
+import functools
+
+import numpy as np
+
+from gleam.phantoms import acquire
+from gleam.phantoms.brain_anatomy import Brain
+from gleam.phantoms.heart_anatomy import THICKNESS_MM, Heart
+from gleam.phantoms.heart_motion import Breathing, breathe
+from gleam.phantoms.knee_anatomy import Knee
+
+KNEE_FOV_MM = (120.0, 160.0, 153.6)
+KNEE_CENTRE_MM = 5.0
+BRAIN_FOV_MM = (224.0, 224.0)
+BRAIN_LEVELS_MM = (-14.0, 62.0)
+BRAIN_SPACING_MM = 5.5
+BRAIN_RSS_SCALE = 4e-4  # raw fastMRI files have images of this order
+FIELD_STRENGTH_T = 2.8936
+HEART_FIELD_STRENGTHS_T = (1.494, 2.8936)
+BLOOD_PHASE = 0.35  # radians: what fast flow adds to the phase of blood
+N_STILLS = 5  # the chest drifts by less than a millimetre in a fifth of a series
+SLAB = 2  # slices drawn at once: their arrays stay in a processor's cache
+
+
+def streams(job):
+    """Independent generators for anatomy, acquisition and noise, and the number of coils and noise level drawn."""
+    anatomy, acquisition, noise = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(job["settings"]["subject"]).spawn(3)
+    )
+    low, high = job["settings"]["n_coils"]
+    n_coils = int(acquisition.integers(low, high + 1))
+    return anatomy, acquisition, noise, n_coils, float(acquisition.uniform(*job["settings"]["noise"]))
+
+
+def axis(n, fov_mm, centre=0.0):
+    """Positions in mm of ``n`` pixels; index n // 2 lies at ``centre``."""
+    return centre + (np.arange(n) - n // 2) * (fov_mm / n)
+
+
+def draw(job):
+    """The scan of a subject; ``job`` as made by :mod:`.generate`."""
+    return SCANS[job["settings"]["kind"]](job)
+
+
+class Scan:
+    """What all scans have in common.
+
+    ``coils``: :class:`.acquire.Coils`; ``noise``: its generator, in the state that measuring starts from; ``level``:
+    the noise's standard deviation per real channel over the combined image's 95th percentile; ``encoded`` and
+    ``recon``: (y, x) measured and kept; ``unit``: what that percentile is scaled to, None: nothing is.
+    """
+
+    unit = None
+
+    def __init__(self, job):
+        self.job, settings = job, job["settings"]
+        self.n_slices, self.recon = settings["n_slices"], tuple(settings["matrix"])
+        self.encoded = self.recon
+        self.anatomy_rng, self.rng, self.noise, self.n_coils, self.level = streams(job)
+
+    def images(self, start=0, stop=None):
+        """Noise-free images (slice, [time,] y, x), complex64, of slices ``start`` to ``stop``, before any coil."""
+        stop = self.n_slices if stop is None else stop
+        slabs = [slice(a, min(a + SLAB, stop)) for a in range(start, stop, SLAB)]
+        return np.concatenate([self._slab(slab) for slab in slabs])
+
+    def _slab(self, slab):
+        grid = (self.grid[0][slab], *self.grid[1:])
+        return self.anatomy.image(grid) * acquire.turned(self.phase(grid))
+
+    def scales(self, images, coils):
+        """(factor of the images, standard deviation of the noise per real channel).
+
+        ``images`` and ``coils`` both NumPy's or both torch's, of the whole scan.
+        """
+        total = coils.rss if images.ndim == 3 else coils.rss[:, None]
+        combined = cropped(abs(images), self.recon) * cropped(total, self.recon)
+        combined = combined if isinstance(combined, np.ndarray) else combined.cpu().numpy()
+        scale = float(np.percentile(combined, 95))
+        return (1.0, self.level * scale) if self.unit is None else (self.unit / scale, self.level * self.unit)
+
+    def coil_images(self, images, coils):
+        """Yield (index, coil images without noise) in the order in which the noise is drawn.
+
+        The index is that of an array (slice, coil, ...). Yielded are one slice at a time (coil, y, x) or, of a series,
+        (time, coil, y, x).
+        """
+        for s, image in enumerate(images):
+            maps = coils.maps(slice(None), slice(s, s + 1))[:, 0]
+            yield np.s_[s], (image * maps if image.ndim == 2 else image[:, None] * maps)
+
+
+class KneeScan(Scan):
+    """A 3D scan: all of it is measured at once, coil by coil, slices being positions along the readout."""
+
+    acquisition, field_strength, axes = "3D FSE", FIELD_STRENGTH_T, (-3, -2, -1)
+
+    def __init__(self, job):
+        super().__init__(job)
+        shape = (self.n_slices, *self.recon)
+        self.grid = [axis(n, fov, c) for n, fov, c in zip(shape, KNEE_FOV_MM, (KNEE_CENTRE_MM, 0, 0), strict=True)]
+        self.anatomy, self.phase = Knee(self.anatomy_rng), acquire.Phase(self.rng)
+        self.coils = acquire.Coils(self.rng, self.n_coils, self.grid, (94, 90), 60)
+        spaces = {"encoded": shape, "encoded_fov_mm": KNEE_FOV_MM, "recon": shape, "recon_fov_mm": KNEE_FOV_MM}
+        self.header = {**spaces, "n_slices": 1}
+
+    def coil_images(self, images, coils):
+        """As :meth:`Scan.coil_images`, but all slices (slice, y, x) of one coil at a time."""
+        for c in range(len(coils)):
+            yield np.s_[:, c], images * coils.maps(slice(c, c + 1))[0]
+
+
+class BrainScan(Scan):
+    """Slices one by one, the readout (y) oversampled twofold, in the units of fastMRI's files."""
+
+    acquisition, field_strength, axes, unit = "AXT2", FIELD_STRENGTH_T, (-2, -1), BRAIN_RSS_SCALE
+
+    def __init__(self, job):
+        super().__init__(job)
+        n_y, n_x = self.recon
+        self.encoded = 2 * n_y, n_x
+        low, high = BRAIN_LEVELS_MM
+        spacing = min(BRAIN_SPACING_MM, (high - low) / self.n_slices) * self.rng.uniform(0.92, 1.0)
+        levels = self.rng.uniform(low, high - spacing * (self.n_slices - 1)) + spacing * np.arange(self.n_slices)
+        self.grid = [levels, *(axis(n, fov) for n, fov in zip(self.recon, BRAIN_FOV_MM, strict=True))]
+        self.anatomy, self.phase = Brain(self.anatomy_rng), acquire.Phase(self.rng)
+        self.coils = acquire.Coils(self.rng, self.n_coils, self.grid, (128, 118), 60)
+        fov = (*BRAIN_FOV_MM, spacing)
+        self.header = {"encoded": (2 * n_y, n_x, 1), "encoded_fov_mm": (2 * fov[0], *fov[1:]), "recon": (n_y, n_x, 1),
+                       "recon_fov_mm": fov, "n_slices": self.n_slices}  # fmt: skip
+
+
+class HeartScan(Scan):
+    """Series slice by slice, the readout (x) oversampled twofold."""
+
+    acquisition, axes = "cine_bSSFP_sax", (-2, -1)
+
+    def __init__(self, job):
+        super().__init__(job)
+        self.n_frames, (n_y, n_x) = job["settings"]["n_frames"], self.recon
+        self.encoded = n_y, 2 * n_x
+        heart = self.anatomy = Heart(self.anatomy_rng)
+        self.levels, spacing = heart.ventricles.levels(self.n_slices)
+        self.thickness = min(THICKNESS_MM, spacing) if self.n_slices > 1 else THICKNESS_MM
+        fov = heart.field_of_view(self.recon)
+        self.grid = [self.levels, axis(n_y, fov[0]), axis(2 * n_x, 2 * fov[1])]
+        self.breathing = Breathing(self.anatomy_rng, self.n_slices)
+        self.banding, self.phase, self.blood_phase = (
+            kind(self.rng) for kind in (acquire.Banding, acquire.Phase, acquire.Phase)
+        )
+        middle = (self.levels - self.levels.mean(), self.grid[1], self.grid[2] - heart.chest.centre_x)
+        radii = heart.chest.half_y + 45, heart.chest.half_x + 45
+        self.coils = acquire.Coils(self.rng, self.n_coils, middle, radii, 70, shading=0.1)
+        self.field_strength = float(self.rng.choice(HEART_FIELD_STRENGTHS_T))
+        self.header = {
+            "encoded": (2 * n_x, n_y, 1), "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
+            "recon": (n_x, n_y, 1), "recon_fov_mm": (fov[1], fov[0], self.thickness),
+            "n_slices": self.n_slices, "n_frames": self.n_frames,
+            "sequence": {"TR": f"{heart.cycle.rr_ms / self.n_frames:.2f}", "TE": 1.4, "TI": 0, "flipAngle_deg": 50,
+                         "sequence_type": "bSSFP", "echo_spacing": 2.8},
+        }  # fmt: skip
+
+    @functools.cached_property
+    def _steady(self):
+        """Banding with the background's phase (slice, y, x), and the phase that moving blood has on top."""
+        centred = (self.grid[0] - self.grid[0].mean(), *self.grid[1:])
+        in_blood = self.blood_phase(centred)
+        return self.banding(centred) * acquire.turned(self.phase(centred)), in_blood - in_blood.mean()
+
+    def _slab(self, slab):
+        return np.stack([self._series(s) for s in range(self.n_slices)[slab]])
+
+    def _series(self, s):
+        """Complex images (frame, y, x): the beating heart, banding, background phase, phase of moving blood."""
+        heart, shift, (steady, in_blood) = self.anatomy, self.breathing.shift, self._steady
+        here = [self.grid[0][s : s + 1], *self.grid[1:]]
+        stills = [heart.still(breathe(here, shift(s, k / N_STILLS))) for k in range(N_STILLS + 1)]
+        images = np.empty((self.n_frames, *self.encoded), np.complex64)
+        for n in range(self.n_frames):
+            t = n / self.n_frames
+            k, rest = divmod(t * N_STILLS, 1)
+            still = (1 - rest) * stills[int(k)] + rest * stills[int(k) + 1]
+            magnitude, blood = heart.image(breathe(here, shift(s, t)), t, self.thickness, still)
+            moving = BLOOD_PHASE * heart.cycle.flow(t) * np.clip(in_blood[s], -1, 1) * blood[0]
+            images[n] = magnitude[0] * steady[s] * acquire.turned(moving)
+        return images
+
+
+def cropped(images, shape):
+    """The middle ``shape`` (y, x) of ``images`` (..., y, x)."""
+    first = [n // 2 - m // 2 for n, m in zip(images.shape[-2:], shape, strict=True)]
+    return images[..., first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+
+
+SCANS = {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}

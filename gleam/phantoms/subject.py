@@ -1,0 +1,78 @@
+"""One phantom subject from its settings to its raw file: drawn, received by coils, made noisy, written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from gleam.phantoms import acquire, write
+from gleam.phantoms.scan import cropped, draw, streams
+from gleam.physics.fourier import fftc, ifftc
+
+
+def settings_text(job):
+    """What the file says about how it was made; equal text means equal pixels."""
+    return json.dumps(job["settings"], sort_keys=True)
+
+
+def name(job):
+    """Whom the file shows, as the readers of its format say."""
+    stem = Path(job["path"]).stem
+    return f"phantom-{stem}" if job["settings"]["kind"] == "brain" else stem
+
+
+def sizes(job):
+    """The numbers of a subject's row in the split list, in the order of its columns."""
+    n_coils, (n_y, n_x), n_slices = streams(job)[3], job["settings"]["matrix"], job["settings"]["n_slices"]
+    if job["settings"]["kind"] == "knee":
+        return n_slices, n_y, n_x, n_coils
+    if job["settings"]["kind"] == "heart":
+        return n_slices, n_coils, job["settings"]["n_frames"], n_y, n_x
+    return n_slices, n_coils, 2 * n_y, n_x, n_y, n_x
+
+
+def write_subject(job):
+    """Draw, measure and write one subject; ``job`` as made by :mod:`.generate`. Returns the file's path."""
+    scan = draw(job)
+    header = write.header_xml(
+        **scan.header,
+        n_coils=scan.n_coils,
+        field_strength=scan.field_strength,
+        protocol=scan.acquisition,
+        settings=settings_text(job),
+    )
+    {"knee": _write_knee, "brain": _write_brain, "heart": _write_heart}[job["settings"]["kind"]](scan, header)
+    return job["path"]
+
+
+def _measured(scan):
+    """Yield (index, noisy k-space) as :meth:`.scan.Scan.coil_images` does, centred, of the whole encoded matrix."""
+    images = scan.images()
+    factor, sigma = scan.scales(images, scan.coils)
+    for index, part in scan.coil_images(images, scan.coils):
+        part = _padded(part if factor == 1.0 else part * np.float32(factor), scan.encoded)
+        yield index, acquire.add_noise(scan.noise, fftc(part.astype(np.complex64, copy=False), scan.axes), sigma)
+
+
+def _padded(images, shape):
+    sides = [((m - n + 1) // 2, (m - n) // 2) for n, m in zip(images.shape[-2:], shape, strict=True)]
+    return np.pad(images, [(0, 0)] * (images.ndim - 2) + sides) if np.any(sides) else images
+
+
+def _write_knee(scan, header):
+    kspace = np.empty((scan.n_coils, scan.n_slices, *scan.encoded), np.complex64)
+    for (_, coil), part in _measured(scan):
+        kspace[coil] = part
+    write.write_mridata(scan.job["path"], kspace, header)
+
+
+def _write_brain(scan, header):
+    kspace = np.stack([part for _, part in _measured(scan)])
+    rss = cropped(acquire.rss(np.moveaxis(ifftc(kspace, (2, 3)), 1, 0)), scan.recon)
+    write.write_fastmri(scan.job["path"], kspace, rss, header, acquisition=scan.acquisition, patient_id=name(scan.job))
+
+
+def _write_heart(scan, header):
+    shape = scan.n_slices, scan.n_frames, scan.encoded[0]
+    series = (part for _, part in _measured(scan))
+    write.write_ocmr(scan.job["path"], series, shape, header, levels_mm=scan.levels)

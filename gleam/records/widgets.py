@@ -1,0 +1,52 @@
+"""Interactive figures that need no kernel: plain HTML with a native slider, for the static page too, and offline."""
+
+import base64
+import html
+import itertools
+
+_COUNTER = itertools.count()
+_PLAY_SCRIPT = (
+    "const b=this,s=b.closest('figure').querySelector('input');"
+    "if(b.timer){clearInterval(b.timer);b.timer=0;b.textContent='Play';return}"
+    "b.textContent='Pause';b.timer=setInterval(()=>{"
+    "if(!b.isConnected)return clearInterval(b.timer);s.value=(+s.value+1)%(+s.max+1);s.oninput()},80)"
+)
+_PLAY = f'<button type="button" onclick="{html.escape(_PLAY_SCRIPT)}">Play</button>'
+
+
+class Slider:
+    """Figures to step through with a slider, for the last line of a cell.
+
+    ``figures``: dict of label to a :class:`gleam.records.figures.Figure`; ``name``: what the slider changes; ``alt``:
+    the text for readers who do not see the picture; ``play``: add a button that shows the frames as a film, over and over.
+    Frames are PNG images inside the page.
+    """
+
+    def __init__(self, figures, *, name, alt, dpi=80, play=False):
+        self.labels = list(figures)
+        self.frames = [base64.b64encode(figure.png(dpi)).decode() for figure in figures.values()]
+        self.play = play
+        self.name, self.alt, self.id = name, alt, f"gleam-slider-{next(_COUNTER)}"
+
+    def _repr_html_(self):
+        images = "".join(
+            f'<img class="gleam-frame" alt="{html.escape(f"{self.alt} {self.name}: {label}.")}" '
+            f'src="data:image/png;base64,{frame}"{"" if i == 0 else " hidden"}>'
+            for i, (label, frame) in enumerate(zip(self.labels, self.frames, strict=True))
+        )
+        texts = (html.escape(str(label)) for label in self.labels)
+        labels = "".join(f"<span{'' if i == 0 else ' hidden'}>{text}</span>" for i, text in enumerate(texts))
+        script = (
+            "const box=this.closest('figure'),at=+this.value;"
+            "for(const part of box.querySelectorAll('.gleam-frames,.gleam-label'))"
+            "[...part.children].forEach((child,i)=>child.hidden=i!==at)"
+        )
+        return (
+            f'<figure class="gleam-slider" id="{self.id}"><div class="gleam-frames">{images}</div><label>'
+            f'{html.escape(self.name)} <output class="gleam-label">{labels}</output> <input type="range" min="0" '
+            f'max="{len(self.frames) - 1}" step="1" value="0" oninput="{html.escape(script)}" '
+            f'aria-label="{html.escape(self.name)}"></label>{_PLAY if self.play else ""}</figure>'
+        )
+
+    def __repr__(self):
+        return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"

@@ -1,0 +1,28 @@
+"""Training strategies: how one gradient step on one mini-batch is taken.
+
+- `base`: the interface :class:`Strategy`; end-to-end training, checkpointing, and GLEAM (:class:`Greedy`).
+- `inversion`: memory-efficient learning. `offload`: activations that wait in host memory.
+- `parallel`: P-GLEAM. `fast`: any strategy in a smaller number format, replayed as a CUDA graph.
+"""
+
+from gleam.strategies.base import Checkpointed, EndToEnd, Greedy, Strategy, optimizers, parameters_by_module
+from gleam.strategies.fast import Fast
+from gleam.strategies.inversion import InversionWarning, Invertible, inversion_errors
+from gleam.strategies.offload import Offloaded
+from gleam.strategies.parallel import ParallelGreedy, spread
+
+__all__ = [
+    "Checkpointed",
+    "EndToEnd",
+    "Fast",
+    "Greedy",
+    "InversionWarning",
+    "Invertible",
+    "Offloaded",
+    "ParallelGreedy",
+    "Strategy",
+    "inversion_errors",
+    "optimizers",
+    "parameters_by_module",
+    "spread",
+]

@@ -1,0 +1,72 @@
+"""Backpropagation whose activations wait in host memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from gleam.physics.sense import Batch
+from gleam.strategies.base import EndToEnd, WholeNetwork
+
+
+@final
+@dataclass(frozen=True)
+class Offloaded(WholeNetwork):
+    """Backpropagation whose activations wait in host memory, from where each is fetched when its turn comes.
+
+    Weights and the batch stay where they are. On CUDA the host memory is pinned, and no copy makes the host wait. A CPU
+    has no second memory: copies are made into another part of the same one, which :class:`gleam.cost.memory.LiveBytes`
+    does not see. So their time is real and the bytes are those that a device would keep, but nothing is saved.
+    """
+
+    is_capturable = False
+
+    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
+        """Run ``iterations`` on ``x``; copy what is kept for the way back to the host, each tensor once."""
+        weights = [t for iteration in iterations for t in (*iteration.parameters(), *iteration.buffers())]
+        batches = [batch.to(device) for device in {x.device, *(t.device for t in weights)}]
+        staying = weights + [t for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor)]
+        storages = {t.untyped_storage().data_ptr() for t in staying}
+        with saved_tensors_hooks(partial(_to_host, storages, WeakKeyDictionary()), _from_host):
+            return EndToEnd().propagate(iterations, x, batch)
+
+
+def _to_host(staying, copies, tensor):
+    """(device, copy on the host, whether conjugated) of ``tensor``; itself if its storage is among ``staying``.
+
+    ``copies``: of each storage, what was copied of it before; the next layer often keeps what the last one kept.
+    """
+    storage = tensor.untyped_storage()
+    if storage.data_ptr() in staying:
+        return tensor.detach()
+    known = copies.setdefault(storage, {})
+    view = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
+    if view not in known:  # as it lies in memory: the host must not work on a copy that is still under way
+        values = (tensor.conj() if tensor.is_conj() else tensor).resolve_neg()
+        known[view] = _empty_on_host(values).copy_(values, non_blocking=tensor.is_cuda)
+    return tensor.device, known[view], tensor.is_conj()
+
+
+def _from_host(packed):
+    if isinstance(packed, torch.Tensor):
+        return packed
+    device, copy, is_conj = packed
+    tensor = copy.clone() if device.type == "cpu" else copy.to(device, non_blocking=True)
+    return tensor.conj() if is_conj else tensor
+
+
+def _empty_on_host(like):
+    """Host memory for ``like``, with its strides; that for a tensor on a CPU is numpy's."""
+    if like.device.type != "cpu":
+        return torch.empty_like(like, device="cpu", pin_memory=like.is_cuda)
+    strides = torch.empty_like(like, device="meta").stride()
+    memory = torch.from_numpy(np.empty(like.numel() * like.element_size(), np.uint8))
+    return memory.view(like.dtype).as_strided(like.shape, strides)

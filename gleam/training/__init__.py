@@ -1,0 +1,13 @@
+"""Training with any strategy, and scores of what was trained.
+
+- `fitting`: :func:`fit`, resumable; several runs side by side; one run in several processes.
+- `run`: the state of one run. `checkpoints`: its file. `identity`: what decides its result.
+- `evaluation`: images and scores of a network or baseline.
+"""
+
+from gleam.training.checkpoints import Fit
+from gleam.training.evaluation import evaluate, reconstruct
+from gleam.training.fitting import fit, fit_all, fit_parallel
+from gleam.training.identity import RESULTS_VERSION
+
+__all__ = ["RESULTS_VERSION", "Fit", "evaluate", "fit", "fit_all", "fit_parallel", "reconstruct"]

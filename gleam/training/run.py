@@ -1,0 +1,207 @@
+"""One training run: its state, its checkpoint, and what of it several processes share."""
+
+import math
+import time
+from contextlib import ExitStack, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from gleam import execution
+from gleam.files import digest, locked
+from gleam.strategies.base import optimizers, set_learning_rate
+from gleam.training import checkpoints
+from gleam.training.checkpoints import Fit
+from gleam.training.evaluation import evaluate
+from gleam.training.identity import run_identity
+
+
+class Run:
+    """State of one training run and its checkpoint; ``team``: the processes that share it."""
+
+    def __init__(self, network, train, val, strategy, settings, run_dir, device, team):
+        self.network, self.train_data, self.val, self.strategy = network, train, val, strategy
+        self.device, self.team = device, team
+        self.optimizers = optimizers(
+            strategy, network, learning_rate=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        )
+        self.mine = strategy.mine(network)
+        name = run_identity(network, strategy.equivalent, train, val, settings)
+        self.path = run_dir / name / "checkpoint.safetensors"
+        self.fit = Fit(settings)
+        self.best = {}
+
+    @contextmanager
+    def held(self, name):
+        """Hold the run's lock and start from its checkpoint; of a team the first process holds it for all."""
+        waiting = f"{name}: another process trains this very network, waiting for it"
+        lock = self.path.with_name("training.lock")
+        with locked(lock, waiting) if self.team.is_first else nullcontext():
+            self.team.wait_for_all()
+            self.resume()
+            self.check_agreement()
+            yield
+            self.team.wait_for_all()
+
+    def check_agreement(self):
+        steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
+        if any(other != steps[self.team.rank] for other in steps.values()):
+            found = ", ".join(f"process {rank}: {name} at step {step}" for rank, (name, step) in sorted(steps.items()))
+            raise ValueError(
+                f"the processes do not see the same run under run_dir={str(self.path.parent.parent)!r} ({found}); give "
+                "all of them the same arguments, networks with the same initial weights, and a folder that they share"
+            )
+
+    def train(self, name, max_seconds=None):
+        """All steps that are left, with a progress bar; after ``max_seconds`` none beyond the next validation."""
+        n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
+        done = self.fit.n_steps_done
+        self.team.report(done)
+        hidden = done == n_steps or not self.team.shows_progress
+        with tqdm(total=n_steps, initial=done, desc=name, unit="step", disable=hidden) as bar:
+            while self.fit.n_steps_done < n_steps:
+                self.train_until_validation(bar)
+                self.validate()
+                self.save()
+                last = self.fit.history[-1]
+                bar.set_postfix(loss=f"{last['loss'][-1]:.4f}", val_nrmse=f"{last['nrmse']:.4f}")
+                is_late = time.perf_counter() > deadline
+                if self.team.merge({"is_late": is_late})["is_late"]:  # what the first process says
+                    break
+
+    def train_until_validation(self, bar):
+        settings, started, losses = self.fit.settings, time.perf_counter(), []
+        first = self.fit.n_steps_done
+        last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
+        self.network.train()
+        self.strategy.diagnostics()  # those of steps outside this run are not its own
+        devices = [self.device] if torch.device(self.device).type == "cuda" else []
+        with torch.random.fork_rng(devices), self.seeded() as seed:
+            for step in range(first, last):
+                seed(step)
+                rate = learning_rate_at(step, settings)
+                for optimizer in self.optimizers:
+                    set_learning_rate(optimizer, rate)
+                batch = self.train_data.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
+                losses.append(self.strategy.step(self.network, batch, self.optimizers))
+                bar.update()
+                self.team.report(step + 1)
+        self.losses = self.share([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
+        if not all(map(math.isfinite, self.losses)):
+            raise ValueError(
+                f"training diverged before step {last}: the loss is not finite; lower learning_rate={rate:g}"
+            )
+        self.fit.n_steps_done = last
+        self.fit.seconds += time.perf_counter() - started
+
+    @contextmanager
+    def seeded(self):
+        """Yield ``seed(step)``, which makes random numbers a function of (seed, step, iteration) for the step to come.
+
+        So dropout goes on after a kill as it would have gone on without, and in another process too.
+        """
+        numbers, now = {id(iteration): i for i, iteration in enumerate(self.network.iterations)}, []
+        replica = [self.strategy.replica] if self.strategy.replica else []  # each has slices of its own
+
+        def seed(step):
+            now[:] = [step]
+            _seed_generators(_seed_of(now, self.fit.settings))
+
+        def reseed(iteration, _):
+            _seed_generators(_seed_of([*now, numbers[id(iteration)], *replica], self.fit.settings))
+
+        with ExitStack() as hooks:
+            for iteration in self.network.iterations:
+                hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
+            yield seed
+
+    def share(self, losses):
+        """Bring the weights and losses of all modules to every process of the team."""
+        if self.team.size == 1:
+            return losses
+        self.strategy.finish()
+        state = self.network.state_dict()
+        owners = _module_of_key(self.strategy, self.network)
+        everything = self.team.merge(
+            {key: state[key] for key, m in owners.items() if m in self.mine} | {m: losses[m] for m in self.mine}
+        )
+        self.network.load_state_dict({key: everything[key] for key in state})
+        return [everything[m] for m in range(len(losses))]
+
+    def validate(self):
+        part = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
+        table = evaluate(self.network, self.val, device=self.device, scores=("nrmse",), **part)
+        scores = self.team.merge(table["nrmse"].to_dict())
+        nrmse = float(np.mean([scores[i] for i in sorted(scores)]))
+        fit = self.fit
+        row = {"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds}
+        fit.history.append(row | self.strategy.diagnostics())
+        if nrmse < fit.best_nrmse:
+            fit.best_nrmse, fit.best_step = nrmse, fit.n_steps_done
+            self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
+
+    def save(self):
+        states = {m: self.optimizers[m].state_dict()["state"] for m in self.mine}
+        state = self.team.merge(
+            {
+                f"{m}.{i}.{name}": value
+                for m, of_module in states.items()
+                for i, of_parameter in of_module.items()
+                for name, value in of_parameter.items()
+            }
+        )
+        if self.team.is_first:
+            best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
+            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state)
+
+    def resume(self):
+        if not self.path.exists():
+            return
+        found = checkpoints.load(self.path)
+        found.check(self.fit.settings, self.network, {m: self.optimizers[m] for m in self.mine})
+        self.fit, self.best = found.fit, found.best
+        self.network.load_state_dict(found.weights)
+        for m in self.mine:
+            optimizer = self.optimizers[m]
+            weights = dict(enumerate(optimizer.param_groups[0]["params"]))
+            state = {
+                # in memory as the weights lie, for the fused update walks through both
+                i: {name: torch.empty_like(weights[i]).copy_(t) if t.ndim else t for name, t in of_weight.items()}
+                for i, of_weight in found.state_of(m).items()
+            }
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _module_of_key(strategy, network):
+    """For each key of the network's state the module that trains it: the first one for what is outside all."""
+    names = {}
+    for name, part in network.named_modules(remove_duplicate=False):  # an iteration may occur again
+        names.setdefault(id(part), []).append(f"{name}.")
+    prefixes = [
+        tuple(name for iteration in module for name in names[id(iteration)]) for module in strategy.modules(network)
+    ]
+    return {
+        key: next((m for m, prefix in enumerate(prefixes) if key.startswith(prefix)), 0) for key in network.state_dict()
+    }
+
+
+def _seed_generators(seed):
+    """As torch.manual_seed, which without a GPU notes the whole call stack each time, half a millisecond."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized() and not execution.is_capturing():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _seed_of(where, settings):
+    """Seed of torch's generator at step and iteration ``where``."""
+    return int(digest([settings["seed"], *where])[:15], 16)
+
+
+def learning_rate_at(step, settings):
+    """Step size of Adam at ``step``: linear warm-up, then a cosine from the first to the final rate."""
+    first, final, n_warmup = (settings[k] for k in ("learning_rate", "final_learning_rate", "n_warmup_steps"))
+    if step < n_warmup:
+        return first * (step + 1) / n_warmup
+    progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
+    return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
