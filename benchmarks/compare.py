@@ -140,7 +140,7 @@ def _other_mathematics(make, network, batch, difference):
 
 
 def peak_bytes(row, batch, device):
-    """Peak of one step with weights, optimizer and batch, counted as :mod:`gleam.cost.step` does; also of a peer's step."""
+    """Peak of one step with weights, optimizer and batch, as :mod:`gleam.cost.step` counts it; also of a peer's."""
     module, adams = row.held
     row.step()
     module.zero_grad()  # the step that is counted makes them

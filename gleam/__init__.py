@@ -4,8 +4,8 @@ import importlib
 import sys
 
 from gleam import cost, datasets, metrics, networks, phantoms, physics, records, strategies, training
-from gleam.cost import prediction
-from gleam.networks import unrolled
+from gleam.cost import prediction, roofline
+from gleam.networks import denoisers, unrolled
 from gleam.physics import baselines, calibration, fourier, masks, solvers
 from gleam.records import Record
 from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, parallel
@@ -25,6 +25,7 @@ __all__ = [
     "calibration",
     "cost",
     "datasets",
+    "denoisers",
     "evaluate",
     "fit",
     "fit_all",
@@ -39,6 +40,7 @@ __all__ = [
     "prediction",
     "reconstruct",
     "records",
+    "roofline",
     "solvers",
     "strategies",
     "training",
@@ -46,7 +48,9 @@ __all__ = [
 ]
 
 # the field's own modules have a short name as well: `from gleam.masks import poisson_disc`
-for _module in (baselines, calibration, fourier, masks, parallel, prediction, solvers, unrolled):
+for _module in (
+    baselines, calibration, denoisers, fourier, masks, parallel, prediction, roofline, solvers, unrolled,
+):  # fmt: skip
     sys.modules[f"gleam.{_module.__name__.rpartition('.')[2]}"] = _module
 
 

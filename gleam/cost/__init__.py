@@ -11,5 +11,6 @@ from gleam.cost.step import Step, peak_split
 from gleam.cost.timing import Cost, measure, paired, paired_ratio
 
 __all__ = [
-    "Cost", "MemoryModel", "Step", "measure", "paired", "paired_ratio", "parallel", "peak_split", "roofline", "simulate",
+    "Cost", "MemoryModel", "Step", "measure", "paired", "paired_ratio", "parallel", "peak_split", "roofline",
+    "simulate",
 ]  # fmt: skip

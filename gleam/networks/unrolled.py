@@ -150,8 +150,9 @@ def modl(
 ):
     """Unrolled MoDL (Section V-C2): N iterations with a plain residual CNN each, weights not shared.
 
-    The arguments are those of :func:`pgd`, :class:`MoDLIteration` and :class:`gleam.networks.denoisers.PlainCNN`. The paper: 8
-    iterations of 70 features in 2D, mu 4.0 at R = 4 and 0.05 at R = 16; 4 iterations of 50 features and 0.05 in 3D.
+    The arguments are those of :func:`pgd`, :class:`MoDLIteration` and :class:`gleam.networks.denoisers.PlainCNN`.
+    The paper: 8 iterations of 70 features in 2D, mu 4.0 at R = 4 and 0.05 at R = 16; 4 iterations of 50 features and
+    0.05 in 3D.
     """
     return Unrolled(
         MoDLIteration(

@@ -228,8 +228,8 @@ def roofline(points, limits, *, label=""):
     """Achieved rates of steps under the limits of their device: FLOP per second against FLOP per byte, both by decades.
 
     ``points``: dict of label to (intensity, FLOP/s); ``limits``: what :func:`gleam.cost.roofline.limits` returned, of
-    which "copy_bytes_per_second" makes the slanted line and every "..._flops_per_second" a level one; ``label``: written at
-    the foot, such as the name of the device.
+    which "copy_bytes_per_second" makes the slanted line and every "..._flops_per_second" a level one; ``label``:
+    written at the foot, such as the name of the device.
     """
     bandwidth = limits["copy_bytes_per_second"]
     ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}

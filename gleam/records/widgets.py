@@ -18,8 +18,8 @@ class Slider:
     """Figures to step through with a slider, for the last line of a cell.
 
     ``figures``: dict of label to a :class:`gleam.records.figures.Figure`; ``name``: what the slider changes; ``alt``:
-    the text for readers who do not see the picture; ``play``: add a button that shows the frames as a film, over and over.
-    Frames are PNG images inside the page.
+    the text for readers who do not see the picture; ``play``: add a button that shows the frames as a film, over and
+    over. Frames are PNG images inside the page.
     """
 
     def __init__(self, figures, *, name, alt, dpi=80, play=False):

@@ -212,8 +212,8 @@ class _Place:
                 work.wait()
 
     def averaging(self, weight, device):
-        """What :func:`gleam.strategies.update_module` does between backward pass and update: nothing, or the average
-        over replicas, in which this one counts ``weight``. All processes have to ask before they exchange anything."""
+        """What :func:`gleam.strategies.base.update_module` does between backward pass and update: nothing, or the
+        average over replicas, in which this one counts ``weight``. All processes have to ask before they exchange anything."""
         if self.mesh_shape[0] == 1:
             return None
         if device.type not in self.groups:  # the mesh is of the kind of device that trains
