@@ -1,7 +1,7 @@
 """What a training step would cost elsewhere: memory at any depth, and the speed of P-GLEAM on any number of devices.
 
-Both start from measurements, of :mod:`gleam.cost.step` and :mod:`gleam.cost`, and add arithmetic, so
-what they give is to be drawn as a prediction. :func:`explained` uses the first to say what would fit when memory has run out.
+Both start from measurements, of :mod:`gleam.cost.step` and :mod:`gleam.cost.timing`, and add arithmetic, so what they
+give is to be drawn as a prediction. :func:`explained` uses the first to say what would fit when memory has run out.
 """
 
 import traceback

@@ -213,7 +213,7 @@ class _Place:
 
     def averaging(self, weight, device):
         """What :func:`gleam.strategies.base.update_module` does between backward pass and update: nothing, or the
-        average over replicas, in which this one counts ``weight``. All processes have to ask before they exchange anything."""
+        average over replicas, in which this one counts ``weight``. All have to ask before they exchange anything."""
         if self.mesh_shape[0] == 1:
             return None
         if device.type not in self.groups:  # the mesh is of the kind of device that trains
