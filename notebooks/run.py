@@ -114,7 +114,7 @@ def stale_tasks(selected, given, folders, profile, build, root, jobs):
         parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
         key = chapters.current_key(chapter, parameters, build, folders, root)
         stale = chapters.why_stale(chapter, key)
-        if not stale and chapters.lacks_records(chapter, build, root, folders):
+        if not stale and chapters.lacks_records(chapter, build, root):
             stale = "stale (its records are gone)"
         print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
         if stale:

@@ -14,6 +14,9 @@ from driver import data
 from driver.files import archived_records, digest, write_text
 
 
+UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
+
+
 @dataclass(frozen=True)
 class Chapter:
     """A clean notebook, and where its executed copy goes."""
@@ -124,9 +127,15 @@ def check_parameters(chapter, settings):
 
 
 def current_key(chapter, parameters, profile, folders, root):
-    """Everything a chapter's results depend on, item by item, so that a difference can be named."""
+    """Everything a chapter's results depend on, item by item, so that a difference can be named.
+
+    What the library computes is represented by the results version, which a test of golden numbers guards; what it
+    measures and draws, by its code.
+    """
+    from gleam.training.identity import RESULTS_VERSION  # here and not above: it brings torch along
+
     cells = [(c.cell_type, c.source, c.metadata) for c in read_notebook(chapter.source).cells]
-    files = sorted((root / "gleam").rglob("*.py")) + sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
+    files = sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
     files += sorted((root / "data" / "published").glob("*.csv"))
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
     files += archived_records(root) if any("records.archived(" in source for _, source, _ in cells) else []
@@ -135,9 +144,19 @@ def current_key(chapter, parameters, profile, folders, root):
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
         "parameters": dict(parameters),
-        "files": {path.relative_to(root).as_posix(): digest(path) for path in files},
+        "results_version": RESULTS_VERSION,
+        "files": _code(root) | {path.relative_to(root).as_posix(): digest(path) for path in files},
         "data": {n: data.identity(n, folder, root) for n, folder in folders.items() if n in chapter.declared},
     }
+
+
+def _code(root):
+    """Digests of the modules that no golden number guards, blind to comments, docstrings and names of variables."""
+    from gleam.training.identity import normalised
+
+    modules = [path for room in UNGUARDED for path in sorted((root / "gleam" / room).glob("*.py"))]
+    texts = {path.relative_to(root).as_posix(): normalised(path.read_text(encoding="utf-8")) for path in modules}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
 
 
 def _named_results(root, sources):
@@ -165,16 +184,17 @@ def published_profiles(chapters):
     return sorted({key["profile"] for key in map(_published_key, chapters) if key})
 
 
-def lacks_records(chapter, profile, root, folders=()):
-    """Whether the chapter saves records and there are none of the profile, so that prose and tables find no numbers.
+def lacks_records(chapter, profile, root):
+    """Whether a record that the chapter saved is gone, so that prose and tables would not find their numbers."""
+    saved = (_published_key(chapter) or {}).get("records", [])
+    return any(not (root / "_work" / profile / "records" / name).is_file() for name in saved)
 
-    A chapter on data that are not in ``folders`` and have no stand-in reads the archive, and saves none.
-    """
-    without = [dataset.parameter for dataset in data.SETS if not dataset.has_phantoms]
-    if any(name in chapter.declared and name not in folders for name in without):
-        return False
-    saves = any("records.evaluate_all(" in cell.source for cell in read_notebook(chapter.source).cells)
-    return saves and not any((root / "_work" / profile / "records").rglob("*.json"))
+
+def _records(chapter, profile, root):
+    """Records of the chapter: names of its experiments begin with the first word of its own, as mridata_pgd_R12."""
+    folder = root / "_work" / profile / "records"
+    word = chapter.name.split("_")[1]
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(f"{word}_*/*.json"))]
 
 
 def why_stale(chapter, key):
@@ -182,11 +202,13 @@ def why_stale(chapter, key):
     old = _published_key(chapter)
     if old is None:
         return "never run"
+    old = {name: value for name, value in old.items() if name != "records"}
     if old == json.loads(json.dumps(key)):
         return ""
     if old["profile"] != key["profile"]:
         return f"stale (made with the profile {old['profile']})"
     changes = ["the notebook changed"] if old["notebook"] != key["notebook"] else []
+    changes += ["the results version changed"] if old.get("results_version") != key["results_version"] else []
     changes += [f"parameter {name} changed" for name in _differing(old["parameters"], key["parameters"])]
     changes += [f"{name} changed" for name in _differing(old["files"], key["files"])]
     changes += [f"{name.removesuffix('_dir')} data changed" for name in _differing(old["data"], key["data"])]
@@ -211,7 +233,7 @@ def publish(executed, chapter, key, root):
     """Clean an executed notebook and move it into the book, together with the key it was made from."""
     notebook = read_notebook(executed)
     notebook.metadata.pop("papermill", None)
-    notebook.metadata["made_from"] = key
+    notebook.metadata["made_from"] = key | {"records": _records(chapter, key["profile"], root)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
