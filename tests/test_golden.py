@@ -12,10 +12,11 @@ import gleam
 from gleam.phantoms import simulated
 from gleam.records import RESULTS_VERSION
 
-GOLDEN = {  # scale, mean of the zero-filled image; nRMSE and SSIM of the object by PGD, by MoDL
+GOLDEN = {  # scale, mean of the zero-filled image; then nRMSE and SSIM of the object by PGD, by MoDL, by CS
     2: {
-        "knee": (0.77735, 0.39682, 0.38395, 0.79778, 0.15363, 0.91785),
-        "heart": (0.52892, 0.36335, 0.43164, 0.65822, 0.2333, 0.83981),
+        "knee": (0.77735, 0.39682, 0.38395, 0.79778, 0.15363, 0.91785, 0.12669, 0.92775),
+        "heart": (0.52892, 0.36335, 0.43164, 0.65822, 0.2333, 0.83981, 0.15224, 0.91695),
+        "brain": (0.00034472, 0.42904, 0.55644, 0.44215, 0.2782, 0.70029, 0.25505, 0.71637),
     }
 }
 KNEES = dict(acceleration=4, n_calibration=6, n_masks=2, n_train=1, n_val=0, n_test=1, n_slices=4, matrix=(32, 32))
@@ -24,9 +25,18 @@ HEARTS = dict(
 )
 
 
-@pytest.mark.parametrize("name", ["knee", "heart"])
+BRAINS = dict(acceleration=4, center_fraction=0.2, n_masks=2, n_train=1, n_val=0, n_test=1, n_slices=2, matrix=(32, 32))
+WAVELET, VARIATION = gleam.baselines.wavelet(0.01, n_iterations=20), gleam.baselines.spatiotemporal
+BASELINES = {"knee": WAVELET, "brain": WAVELET, "heart": VARIATION(0.0, 0.005, 0.01, n_iterations=20)}
+
+
+@pytest.mark.parametrize("name", ["knee", "brain", "heart"])
 def test_data_networks_training_and_scores_are_those_of_this_results_version(name):
-    make, settings, n_dims = {"knee": (simulated.knees, KNEES, 2), "heart": (simulated.hearts, HEARTS, 3)}[name]
+    make, settings, n_dims = {
+        "knee": (simulated.knees, KNEES, 2),
+        "brain": (simulated.brains, BRAINS, 2),
+        "heart": (simulated.hearts, HEARTS, 3),
+    }[name]
     train, _, test = make(**settings, n_coils=3, n_jobs=1)
     batch = train.training_batch(0, 1, 0)
     numbers = [batch.scale[0].item(), batch.zero_filled.abs().mean().item()]
@@ -37,5 +47,7 @@ def test_data_networks_training_and_scores_are_those_of_this_results_version(nam
         for step in range(3):
             strategy.step(network, train.training_batch(step, 1, 0), optimizers)
         numbers += [gleam.evaluate(network, test)[score].mean() for score in ("nrmse", "ssim_object")]
+    table = gleam.evaluate(BASELINES[name], test)
+    numbers += [table[score].mean() for score in ("nrmse", "ssim_object")]
     assert np.array(numbers) == pytest.approx(GOLDEN[RESULTS_VERSION][name], rel=2e-3)
     assert torch.isfinite(torch.tensor(numbers)).all()
