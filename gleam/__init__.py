@@ -9,7 +9,7 @@ from gleam.networks import denoisers, unrolled
 from gleam.physics import baselines, calibration, fourier, masks, solvers
 from gleam.records import Record
 from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, parallel
-from gleam.training import Fit, evaluate, fit, fit_all, fit_parallel, reconstruct
+from gleam.training import Fit, evaluate, experiments, fit, fit_all, fit_parallel, reconstruct
 
 __all__ = [
     "Checkpointed",
@@ -27,6 +27,7 @@ __all__ = [
     "datasets",
     "denoisers",
     "evaluate",
+    "experiments",
     "fit",
     "fit_all",
     "fit_parallel",

@@ -3,15 +3,16 @@
 - `record`: one method in one experiment, to a file and back; the archive of full-scale runs.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
+- `build`: what a chapter does with an experiment: train, score, report.
 - `measures`: the ratios that ``python -m gleam.records results`` prints.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.
 """
 
+from gleam.records.build import Build, Trained
 from gleam.records.record import (
     SCHEMA,
     Record,
-    Saver,
     archived,
     environment,
     evaluate_all,
@@ -48,8 +49,9 @@ __all__ = [
     "RESULTS_VERSION",
     "SCHEMA",
     "THIS_BUILD",
+    "Build",
     "Record",
-    "Saver",
+    "Trained",
     "archive_caption",
     "archived",
     "baseline_note",

@@ -157,23 +157,6 @@ def finished(folder, experiment, data, **settings):
     }
 
 
-class Saver:
-    """Scores trained methods and saves their records one by one: ``gleam.fit_all(..., on_done=saver)``.
-
-    What a later run does not live to see is kept. Arguments as of :func:`evaluate_all`; ``runs``: name to
-    :class:`Record` of those that are done, which :func:`evaluate_all` takes in place of the networks.
-    """
-
-    def __init__(self, experiment, data, folder, *, costs=None, settings=None, profile="", device="cpu"):
-        self.shared = {"costs": costs, "settings": settings, "profile": profile, "device": device}
-        self.experiment, self.data, self.folder, self.runs = experiment, data, folder, {}
-
-    def __call__(self, name, network, fit):
-        self.runs |= evaluate_all(
-            self.experiment, {name: network}, self.data, self.folder, fits={name: fit}, **self.shared
-        )
-
-
 def environment(device="cpu"):
     """Device (of a CPU also what makes it fast in bf16), versions, commit and date of a run, for its record."""
     import torch

@@ -2,12 +2,14 @@
 
 - `fitting`: :func:`fit`, resumable; several runs side by side; one run in several processes.
 - `run`: the state of one run. `checkpoints`: its file. `identity`: what decides its result.
+- `experiments`: the paper's experiments, each defined once.
 - `evaluation`: images and scores of a network or baseline.
 """
 
+from gleam.training import experiments
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate, reconstruct
 from gleam.training.fitting import fit, fit_all, fit_parallel
 from gleam.training.identity import RESULTS_VERSION
 
-__all__ = ["RESULTS_VERSION", "Fit", "evaluate", "fit", "fit_all", "fit_parallel", "reconstruct"]
+__all__ = ["RESULTS_VERSION", "Fit", "evaluate", "experiments", "fit", "fit_all", "fit_parallel", "reconstruct"]

@@ -22,7 +22,7 @@ LONGER, AS_DEEP = "End-to-end, equal compute", "End-to-end, as deep"
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table: a network of `n_iterations`, trained by `strategy` for `n_steps`.
+    """One row of a table: a network of `n_iterations`, trained by `strategy` in `precision` for `n_steps`.
 
     `same_step_as` names the method whose step this one takes as well, only more often.
     """
@@ -30,7 +30,13 @@ class Method:
     strategy: Strategy
     n_iterations: int
     n_steps: int
+    precision: str = "auto"
     same_step_as: str | None = None
+
+    @property
+    def fast(self) -> Fast:
+        """The strategy as it trains. (Costs are those of the bare strategy in fp32, as in the paper.)"""
+        return Fast(self.strategy, self.precision)
 
 
 @dataclass(frozen=True)
@@ -67,17 +73,22 @@ class Experiment:
         """An untrained network for each method."""
         return {name: self.make_network(method.n_iterations) for name, method in self.methods.items()}
 
-    def costs(self, batch: Batch, *, device: str = "cpu", n_rounds: int = 7) -> dict[str, Cost]:
-        """Memory and time of a step of each method, measured in one run (:func:`gleam.cost.measure`)."""
+    def costs(
+        self, batch: Batch, *, device: str = "cpu", n_rounds: int = 7, others: dict | None = None
+    ) -> dict[str, Cost]:
+        """Memory and time of a step of each method, measured in one run (:func:`gleam.cost.measure`).
+
+        `others`: further steps of the same run, a dict of name to (network, strategy).
+        """
         own = {name: method for name, method in self.methods.items() if method.same_step_as is None}
         steps = {name: (self.make_network(method.n_iterations), method.strategy) for name, method in own.items()}
-        measured = measure(steps, batch, device=device, n_rounds=n_rounds)
-        return {name: measured[method.same_step_as or name] for name, method in self.methods.items()}
+        measured = measure(steps | (others or {}), batch, device=device, n_rounds=n_rounds)
+        return measured | {name: measured[method.same_step_as or name] for name, method in self.methods.items()}
 
     def fit_arguments(self, method: str, network: nn.Module) -> dict:
         """Arguments of :func:`gleam.fit` for one method but data, folder and device."""
         own = self.methods[method]
-        named = {"network": network, "strategy": own.strategy, "name": f"{self.name}: {method}"}
+        named = {"network": network, "strategy": own.fast, "name": f"{self.name}: {method}"}
         return named | {"n_steps": own.n_steps} | self.training
 
 
@@ -90,7 +101,7 @@ def knees_pgd(
     return Experiment(
         f"mridata_pgd_R{acceleration:g}", "I", "knees", acceleration,
         partial(pgd, n_features=n_features, step_size=step_size, seed=seed),
-        {name: Method(Fast(strategy, precision), n_iterations, n_steps) for name, strategy in strategies.items()},
+        {name: Method(strategy, n_iterations, n_steps, precision) for name, strategy in strategies.items()},
         training | {"seed": seed},
     )  # fmt: skip
 
@@ -104,7 +115,7 @@ def knees_modl(
     `trained` picks some of them. MEL is trained in fp32, as its inversions need, and with seed 0 alone.
     """
     methods = _modl_methods(n_iterations, n_modules, n_steps, precision)
-    mel = Method(Fast(Invertible(n_checkpoints), "fp32"), n_iterations, n_steps)
+    mel = Method(Invertible(n_checkpoints), n_iterations, n_steps, "fp32")
     methods = {"End-to-end": methods["End-to-end"], "Checkpointing": methods["Checkpointing"], "MEL": mel,
                "GLEAM": methods["GLEAM"]}  # fmt: skip
     wanted = [name for name in trained or methods if seed == 0 or name != "MEL"]
@@ -153,20 +164,19 @@ def hearts_modl(
 
 def _modl_methods(n_iterations, n_modules, n_steps, precision):
     strategies = {"End-to-end": EndToEnd(), "Checkpointing": Checkpointed(), "GLEAM": Greedy(n_modules)}
-    return {name: Method(Fast(strategy, precision), n_iterations, n_steps) for name, strategy in strategies.items()}
+    return {name: Method(strategy, n_iterations, n_steps, precision) for name, strategy in strategies.items()}
 
 
 def _deeper_methods(n_iterations, n_modules, n_steps, train_deep, precision):
     """A shallow network end to end, GLEAM as many times deeper as it has modules, and what tells depth from compute."""
     deep = n_modules * n_iterations
-    shallow = Fast(EndToEnd(), precision)
     methods = {
-        "End-to-end": Method(shallow, n_iterations, n_steps),
-        "GLEAM": Method(Fast(Greedy(n_modules), precision), deep, n_steps),
-        LONGER: Method(shallow, n_iterations, n_modules * n_steps, same_step_as="End-to-end"),
+        "End-to-end": Method(EndToEnd(), n_iterations, n_steps, precision),
+        "GLEAM": Method(Greedy(n_modules), deep, n_steps, precision),
+        LONGER: Method(EndToEnd(), n_iterations, n_modules * n_steps, precision, same_step_as="End-to-end"),
     }
     if train_deep:
-        methods[AS_DEEP] = Method(Fast(Checkpointed(), precision), deep, n_steps)
+        methods[AS_DEEP] = Method(Checkpointed(), deep, n_steps, precision)
     return methods
 
 
@@ -182,13 +192,12 @@ def of_chapters(parameters: dict[str, dict]) -> list[Experiment]:
     of_modl = of_knees | {"batch_size": knees["modl_batch_size"], "validate_every": knees["modl_validate_every"]}
     pgd_sizes = ("n_iterations", "n_features", "n_modules", "step_size", "n_steps")
     deep_sizes = (*pgd_sizes, "train_deep")
-    table_1 = [
-        knees_pgd(R, **{k: knees[k] for k in pgd_sizes}, **of_knees) for R in knees["accelerations"]
-    ]
+    table_1 = [knees_pgd(R, **{k: knees[k] for k in pgd_sizes}, **of_knees) for R in knees["accelerations"]]
     table_2 = [
         knees_modl(
-            R, mu, n_iterations=knees["n_iterations"], n_features=knees["modl_features"], n_steps=knees["modl_steps"],
-            n_modules=knees["n_modules"], n_checkpoints=knees["n_checkpoints"], trained=knees["modl_trained"], **of_modl,
+            R, mu, n_iterations=knees["n_iterations"], n_features=knees["modl_features"],
+            n_modules=knees["n_modules"], n_steps=knees["modl_steps"], n_checkpoints=knees["n_checkpoints"],
+            trained=knees["modl_trained"], **of_modl,
         )
         for R, mu in zip(knees["modl_accelerations"], knees["mus"], strict=True)
     ]  # fmt: skip

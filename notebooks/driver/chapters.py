@@ -13,7 +13,6 @@ import yaml
 from driver import data
 from driver.files import archived_records, digest, write_text
 
-
 UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
 
 

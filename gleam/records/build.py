@@ -1,0 +1,158 @@
+"""What a chapter does with an experiment: train it, score it, keep its records, and report them beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from gleam.cost.timing import Cost
+from gleam.records.record import Record, archived, evaluate_all
+from gleam.records.tables import archive_caption, baseline_note, compare, markdown_table, published, table
+from gleam.training.checkpoints import Fit
+from gleam.training.experiments import AS_DEEP, LONGER, Experiment
+from gleam.training.fitting import fit_all
+
+PAPERS = {
+    "knees": "mridata.org's knees at full size on one GPU, deviations over scans by the authors' code",
+    "brains": "R = 8, fastMRI's T2-weighted brains at 3 T on one GPU, deviations over scans by the authors' code",
+    "hearts": "private series at R = 10 and full size on one GPU",
+}
+COMPARED = [
+    ("GLEAM", "End-to-end"), (LONGER, "End-to-end"), ("GLEAM", LONGER), ("GLEAM", AS_DEEP), ("MEL", "End-to-end"),
+    ("Checkpointing", "End-to-end"), ("End-to-end", "CS"), ("GLEAM", "CS"),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The networks of an experiment, what their training did, and the records of their scores, by method."""
+
+    networks: dict[str, nn.Module]
+    fits: dict[str, Fit] = field(default_factory=dict)
+    runs: dict[str, Record] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build of the book: the folders and circumstances that its chapters share.
+
+    Attributes
+    ----------
+    work_dir : str
+        Folder of caches, checkpoints and records.
+    profile : str
+        Name of the profile, for records and captions.
+    device : str
+        Where networks are trained and scored.
+    n_jobs : int
+        Networks trained at the same time.
+    published, archive : str
+        The paper's numbers (CSV), and the folder of archived runs.
+    """
+
+    work_dir: str
+    profile: str = "quick"
+    device: str = "cpu"
+    n_jobs: int = 1
+    published: str = "../data/published/tables.csv"
+    archive: str = "../results"
+
+    @property
+    def cache_dir(self) -> str:
+        """Folder of prepared files and masks."""
+        return f"{self.work_dir}/cache"
+
+    @property
+    def run_dir(self) -> str:
+        """Folder of checkpoints."""
+        return f"{self.work_dir}/runs"
+
+    @property
+    def records_dir(self) -> str:
+        """Folder of records."""
+        return f"{self.work_dir}/records"
+
+    def train(self, experiment: Experiment, data: tuple, costs: dict[str, Cost] | None = None) -> Trained:
+        """Train all methods of `experiment` on `data`, (train, val, test), and save each record as soon as it is there.
+
+        What was trained before is taken from its checkpoint.
+        """
+        runs = {}
+
+        def score(method, network, fit):
+            runs.update(self._evaluate(experiment, {method: network}, data, {method: fit}, costs))
+
+        trained = self.fit(experiment, data, on_done=score)
+        return replace(trained, runs={method: runs[method] for method in experiment.methods})
+
+    def fit(self, experiment: Experiment, data: tuple, *, on_done: Callable | None = None) -> Trained:
+        """Train all methods of `experiment` without scoring them; `on_done` as in :func:`gleam.fit_all`."""
+        networks = experiment.networks()
+        given = {"train": data[0], "val": data[1], "device": self.device, "run_dir": self.run_dir}
+        arguments = {name: experiment.fit_arguments(name, network) | given for name, network in networks.items()}
+        return Trained(networks, fit_all(arguments, n_jobs=self.n_jobs, on_done=on_done))
+
+    def score(
+        self, experiment: Experiment, data: tuple, methods: dict[str, Callable | Record], settings: dict | None = None
+    ) -> dict[str, Record]:
+        """Score what needs no training and save its records; a :class:`Record` stands for one with the same data.
+
+        `settings`: dict of method to what was chosen for it.
+        """
+        return self._evaluate(experiment, methods, data, settings=settings)
+
+    def _evaluate(self, experiment, methods, data, fits=None, costs=None, settings=None):
+        return evaluate_all(
+            experiment.name, methods, data, self.records_dir, fits=fits, costs=costs, settings=settings,
+            profile=self.profile, device=self.device,
+        )  # fmt: skip
+
+    def paper(self, experiment: Experiment):
+        """Rows of the paper's table of `experiment`, with the method as index."""
+        rows = published(self.published, table=experiment.table)
+        if rows["acceleration"].nunique() > 1:
+            rows = rows[rows["acceleration"] == experiment.acceleration]
+        return rows.set_index("method", drop=False)
+
+    def archived(self, experiment: Experiment) -> dict[str, Record]:
+        """The archived run of `experiment`; empty if there is none."""
+        return archived(self.archive, experiment.name)
+
+    def report(self, experiment: Experiment, runs: dict[str, Record], *, name: str, title: str = "") -> str:
+        """Table of `runs` beside the paper and the archive, and its comparisons in words, as MyST.
+
+        `name`: label of the table; `title`: what its caption says first, after number and acceleration.
+        """
+        old, first = self.archived(experiment), next(run for run in runs.values() if run.n_parameters)
+        n_subjects = first.table["subject"].nunique()
+        caption = (
+            f"Table {experiment.table}{f': {title}' if title else ''}. *Paper*: {PAPERS[experiment.data]}. "
+            f"{archive_caption(old)} *This build*: R = {experiment.acceleration:g}, {first.source}, profile "
+            f"{self.profile}, {_depths(experiment)}, trained in {_formats(runs)}; mean (standard deviation over the "
+            f"{len(first.scores)} test slices / over the means of the {n_subjects} subjects). Between blocks compare "
+            "the order of the methods and the ratios, not the values."
+        )
+        pairs = [(one, other) for one, other in COMPARED if one in runs and other in runs]
+        words = "\n".join(f"- {compare(runs[one], runs[other])}" for one, other in pairs)
+        rows = markdown_table(table(runs, self.paper(experiment), old), caption, name)
+        return f"{rows}\n{words}\n\n{baseline_note(runs, old)}"
+
+
+def _depths(experiment):
+    deepest = {method.n_iterations: name for name, method in experiment.methods.items()}
+    if len(deepest) == 1:
+        return f"{min(deepest)} iterations"
+    return f"{min(deepest)} iterations end to end and {max(deepest)} with GLEAM"
+
+
+def _formats(runs):
+    """Number formats of the training, each with the methods that have it where there are several."""
+    by_format = {}
+    for name, run in runs.items():
+        if run.n_parameters:
+            by_format.setdefault(run.settings["precision"], []).append(name)
+    if len(by_format) == 1:
+        return next(iter(by_format))
+    return ", ".join(f"{precision} ({', '.join(names)})" for precision, names in by_format.items())
