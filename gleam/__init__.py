@@ -8,7 +8,17 @@ from gleam.cost import prediction, roofline
 from gleam.networks import denoisers, unrolled
 from gleam.physics import baselines, calibration, fourier, masks, solvers
 from gleam.records import Record
-from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy, parallel
+from gleam.strategies import (
+    Checkpointed,
+    EndToEnd,
+    Fast,
+    Greedy,
+    Invertible,
+    Offloaded,
+    ParallelGreedy,
+    Strategy,
+    parallel,
+)
 from gleam.training import Fit, evaluate, experiments, fit, fit_all, fit_parallel, reconstruct
 
 __all__ = [
@@ -21,6 +31,7 @@ __all__ = [
     "Offloaded",
     "ParallelGreedy",
     "Record",
+    "Strategy",
     "baselines",
     "calibration",
     "cost",
