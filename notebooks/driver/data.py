@@ -179,10 +179,11 @@ def _generator(dataset):
 
 
 def _phantom(dataset, profile, phantoms, root, jobs):
+    from gleam.training.identity import RESULTS_VERSION  # here and not above: it brings torch along
+
     folder = root / "data" / "phantoms" / profile
     settings = phantoms[dataset.name]
-    sources = sorted((root / "gleam" / "datasets" / "phantoms").rglob("*.py"))
-    manifest = json.dumps({"settings": settings, "code": digest(*sources)}, sort_keys=True)
+    manifest = json.dumps({"settings": settings, "results_version": RESULTS_VERSION}, sort_keys=True)
     stamp = folder / f"{dataset.name}.json"
     line = f"{dataset.name} data: phantoms in {shown(folder, root)}"
     if stamp.is_file() and stamp.read_text() == manifest and dataset.is_complete(folder):
