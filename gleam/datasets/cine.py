@@ -1,4 +1,6 @@
-"""Cardiac cine series: OCMR's fully sampled ISMRMRD files, and CMRxRecon's ``.mat`` files."""
+"""Cardiac cine series: OCMR's fully sampled ISMRMRD files, and CMRxRecon's `.mat` files."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -9,41 +11,66 @@ from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fftc
 
 OCMR, CMRXRECON = "ocmr", "cmrxrecon"
-FULL = ("kspace_full", "kspace")  # the name of the variable in 2023 and 2024, and in 2025
+FULL = ("kspace_full", "kspace")  # name of the variable in 2023 and 2024, and in 2025
 EXPECTED_MAT = f"a CMRxRecon file (MATLAB v7.3, which is HDF5, with '{FULL[0]}')"
 FULL_FOLDER = "FullSample"
 NOT_FULL = ("accfactor", "undersample", "singlecoil")
 
 
-def read(path):
-    """Read one cine file as a :class:`gleam.datasets.volume.Volume` of series (slice, coil, time, y, x).
+def read(path: str | Path) -> Volume:
+    """Read one cine file of OCMR or CMRxRecon.
 
-    y is the phase encoding and x the readout. ``.mat`` is read as CMRxRecon's, anything else as OCMR's. Lines y of
-    zeros at both ends, the same in every frame, are padding (:mod:`gleam.datasets.padding`): they stay, and
-    ``measured`` leaves them out.
+    Parameters
+    ----------
+    path : path
+        `.mat` is read as CMRxRecon's, anything else as OCMR's.
 
-    OCMR (ISMRMRD): the counter ``phase`` is the cardiac frame, ``slice`` the slice, encoding step 1 the line. Averages
-    and repetitions are averaged; noise scans and other lines that are no image data are left out. Readout oversampling
-    is cropped in image space, to the header's recon matrix and field of view, whichever is less. Samples of an
-    asymmetric echo keep their place, the rest is zero. Along y the reader pads nothing: the lines acquired make the
+    Returns
+    -------
+    gleam.datasets.volume.Volume
+        Of series (slice, coil, time, y, x); y is the phase encoding and x the readout.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    OSError
+        If it is not HDF5, or truncated.
+    ValueError
+        If it has other keys, is an older MATLAB file, holds NaN, is not fully sampled, has partial Fourier or one
+        frame, or its slices have different numbers of frames. Each message names the file.
+
+    Notes
+    -----
+    Lines y of zeros at both ends, the same in every frame, are padding (:mod:`gleam.datasets.padding`): they stay, and
+    `measured` leaves them out.
+
+    OCMR (ISMRMRD): the counter `phase` is the cardiac frame, `slice` the slice, encoding step 1 the line. Averages and
+    repetitions are averaged; noise scans and other lines that are not image data are left out. Readout oversampling is
+    cropped in image space, to the header's recon matrix or field of view, whichever is smaller. Samples of an
+    asymmetric echo keep their place, the rest is zero. The reader pads nothing along y: the acquired lines make the
     matrix, so its pixel is the header's field of view over their number.
 
-    CMRxRecon: MATLAB's (x, y, coil, slice, time), of which HDF5 shows the reverse; without the slice axis it is one
-    slice. These files do not say whether the readout is oversampled, nor their field of view: nothing is cropped, and
-    ``aspect`` is 1.
-
-    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (other keys, an older MATLAB file, NaN, not
-    fully sampled, partial Fourier, one frame, slices with different numbers of frames), each naming the file.
+    CMRxRecon: MATLAB's (x, y, coil, slice, time), which HDF5 shows in reverse order; without the slice axis it is one
+    slice. These files state neither readout oversampling nor field of view: nothing is cropped, and `aspect` is 1.
     """
     path = Path(path)
     return _read_mat(path) if path.suffix.lower() == ".mat" else _read_ismrmrd(path)
 
 
-def find(data_dir):
+def find(data_dir: str | Path) -> list[Path]:
     """Sorted paths of the fully sampled series in a data folder, by their names.
 
-    ``data_dir``/ocmr/*.h5 but the undersampled ``us_*``, and ``data_dir``/cmrxrecon/**/cine_*.mat but masks,
-    single-coil and undersampled folders. Raises FileNotFoundError if there is none.
+    Parameters
+    ----------
+    data_dir : path
+        Searched for `ocmr/*.h5`, without the undersampled `us_*`, and for `cmrxrecon/**/cine_*.mat`, without masks and
+        without single-coil and undersampled folders.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
     """
     data_dir = Path(data_dir)
     ocmr = [path for path in (data_dir / OCMR).glob("*.h5") if not path.name.startswith("us_")]
@@ -55,9 +82,11 @@ def find(data_dir):
     return sorted(ocmr) + sorted(mat)
 
 
-def subject(path):
-    """Whom ``path`` shows, by its name alone: OCMR files do not say, so each is its own subject; of CMRxRecon, the
-    folders below FullSample (such as P001), or the file's own folder.
+def subject(path: str | Path) -> str:
+    """The subject of the file `path`, by its name alone.
+
+    OCMR's files do not state it, so each counts as its own subject. For CMRxRecon: the folders below FullSample (such
+    as P001), or the file's own folder.
     """
     path = Path(path)
     if path.suffix.lower() != ".mat" or path.parent.name == CMRXRECON:
@@ -89,12 +118,12 @@ def _read_ismrmrd(path):
         acquisition=header.protocol or "cine",
         field_strength=header.field_strength,
         aspect=header.spacing[1] * header.encoded[1] / shape[2] / header.spacing[0],
-        measured=_measured(kspace.any(axis=(1, 4)), kspace.shape, path),
+        measured=(*padding.measured_lines(kspace.any(axis=(1, 4)), path), 0, kspace.shape[-1]),
     )
 
 
 def _line_numbers(heads, header, path):
-    """Number of each acquisition's line in ``shape`` = (slice, frame, step 1), and that shape, of a full series."""
+    """Line number of each acquisition in `shape` = (slice, frame, step 1), and that shape, if fully sampled."""
     (slices, s), (frames, t) = (np.unique(heads["idx"][name], return_inverse=True) for name in ("slice", "phase"))
     _check_frames(np.unique(np.stack([s, t]), axis=1), len(slices), len(frames), path)
     y, n_y = _lines_from_zero(heads["idx"]["kspace_encode_step_1"].astype(int), header, path)
@@ -109,7 +138,7 @@ def _line_numbers(heads, header, path):
 
 
 def _check_frames(pairs, n_slices, n_frames, path):
-    """Raise ValueError unless the (slice, frame) pairs there are, are all pairs of two frames or more."""
+    """Raise ValueError unless the (slice, frame) `pairs` found are complete, with at least two frames."""
     if n_frames == 1:
         raise ValueError(f"{path}: is a series with one frame; expected at least 2")
     if pairs.shape[1] < n_slices * n_frames:
@@ -133,7 +162,7 @@ def _lines_from_zero(step, header, path):
 
 
 def _series(data, heads, kept, line, shape, header, path):
-    """K-space (slice, coil, time, y, x), the readout cropped; beside it only one block of lines is in memory."""
+    """K-space (slice, coil, time, y, x), the readout cropped; one block of lines at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
     n_cropped = min(n_x, header.recon[0], round(n_x / header.oversampling))
     kspace = np.zeros((shape[0], n_coils, *shape[1:], n_cropped), np.complex64)
@@ -162,13 +191,8 @@ def _read_mat(path):
         is_phantom=False,
         acquisition=path.stem,
         field_strength=None,
-        measured=_measured(lines, kspace.shape, path),
+        measured=(*padding.measured_lines(lines, path), 0, kspace.shape[-1]),
     )
-
-
-def _measured(lines, shape, path):
-    """(y0, y1, x0, x1) of k-space of ``shape``, of whether each of its ``lines`` (slice, time, y) holds anything."""
-    return *padding.measured_lines(lines, path), 0, shape[-1]
 
 
 def _check_matlab_version(path):
@@ -179,7 +203,7 @@ def _check_matlab_version(path):
 
 
 def _checked_mat(file, path):
-    """The k-space data set, not yet read, once it is known to be one."""
+    """The k-space data set, checked but not yet read."""
     name = next((name for name in FULL if name in file), None)
     if name is None:
         raise ValueError(f"{path}: holds no '{FULL[0]}' but {sorted(file)}; expected full k-space of several coils")

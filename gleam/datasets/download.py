@@ -1,8 +1,10 @@
-"""Fetch mridata.org's knees and OCMR's hearts, and say which of fastMRI's and CMRxRecon's files are missing.
+"""Download mridata.org's knees and OCMR's hearts, and report which files of fastMRI and CMRxRecon are missing.
 
-``python -m gleam.datasets.download mridata DIR`` and ``... ocmr DIR`` download; ``... fastmri DIR`` and ``... cmrxrecon
-DIR`` check.
+`python -m gleam.datasets.download mridata DIR` and `... ocmr DIR` download; `... fastmri DIR` and `... cmrxrecon DIR`
+check.
 """
+
+from __future__ import annotations
 
 import argparse
 import csv
@@ -10,6 +12,7 @@ import hashlib
 import logging
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -28,16 +31,47 @@ OCMR_NAME = re.compile(r"(ocmr/)?(?P<name>fs_\d{4}[0-9A-Za-z_]*\.h5)")
 CHECKSUMS = "checksums.csv"
 
 
-def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progress=True):
-    """Download the files (UUIDs, or names ``<uuid>.h5``) into ``data_dir``/mridata; returns their paths.
+def mridata(
+    data_dir: str | Path,
+    files: Iterable[str] | None = None,
+    *,
+    checksums: str | Path | None = None,
+    base_url: str = MRIDATA_URL,
+    progress: bool = True,
+) -> list[Path]:
+    """Download files of mridata.org into `data_dir`/mridata.
 
-    ``files``: default those of the split list, ``data_dir``/splits/mridata_knee.csv or the paper's. A file that is
-    there is not fetched again, so an interrupted download goes on with the first missing one. mridata.org publishes
-    no checksums: the SHA-256 of a file is recorded in ``data_dir``/mridata/checksums.csv (file, sha256) when it is
-    first seen, and verified ever after. ``checksums``: a CSV of the same form whose hashes go before the recorded
-    ones.
+    A file that is already there is not fetched again, so an interrupted download goes on with the first missing one.
 
-    Raises ValueError on what is no UUID or a file that changed, OSError if a download fails or is no HDF5.
+    Parameters
+    ----------
+    data_dir : path
+        Folder of the data set.
+    files : iterable of str, optional
+        UUIDs, or names `<uuid>.h5`. Default: those of the split list, `data_dir`/splits/mridata_knee.csv or the
+        paper's.
+    checksums : path, optional
+        A CSV (file, sha256) whose hashes take precedence over the recorded ones.
+    base_url : str
+        Address to download from.
+    progress : bool
+        Whether to show progress bars.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        If a name is not a UUID, or a file has changed.
+    OSError
+        If a download fails or is not HDF5.
+
+    Notes
+    -----
+    mridata.org publishes no checksums. The SHA-256 of a file is recorded in `data_dir`/mridata/checksums.csv (file,
+    sha256) when it is first seen, and verified from then on.
     """
     files = listed_files(find_list(data_dir, KNEES)) if files is None else files
     names = [_name(file) for file in files]
@@ -45,30 +79,57 @@ def mridata(data_dir, files=None, *, checksums=None, base_url=MRIDATA_URL, progr
     return _download(urls, Path(data_dir) / "mridata", checksums, "mridata.org", progress)
 
 
-def ocmr(data_dir, files=None, *, checksums=None, base_url=OCMR_URL, progress=True):
-    """Download OCMR's fully sampled cine series ``fs_*.h5`` into ``data_dir``/ocmr; returns their paths.
+def ocmr(
+    data_dir: str | Path,
+    files: Iterable[str] | None = None,
+    *,
+    checksums: str | Path | None = None,
+    base_url: str = OCMR_URL,
+    progress: bool = True,
+) -> list[Path]:
+    """Download OCMR's fully sampled cine series `fs_*.h5` into `data_dir`/ocmr.
 
-    ``files``: default those of ``data_dir``/splits/cine_heart.csv that are OCMR's or, without that list, all that
-    OCMR's own table of attributes calls fully sampled; the table is kept beside them. OCMR publishes no checksums
-    either: the rest is as for :func:`mridata`. Its terms are at https://www.ocmr.info/download.
+    Parameters
+    ----------
+    data_dir : path
+        Folder of the data set.
+    files : iterable of str, optional
+        Names. Default: those of `data_dir`/splits/cine_heart.csv that are OCMR's or, without that list, all that
+        OCMR's own table of attributes calls fully sampled. The table is kept beside the files.
+    checksums, base_url, progress
+        As in :func:`mridata`.
 
-    Raises ValueError on a name that is none of OCMR's fully sampled series or a file that changed, OSError if a
-    download fails or is no HDF5.
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    ValueError
+        If a name is not that of a fully sampled series of OCMR, or a file has changed.
+    OSError
+        If a download fails or is not HDF5.
+
+    Notes
+    -----
+    OCMR publishes no checksums either; files are verified as in :func:`mridata`. Its terms are at
+    https://www.ocmr.info/download.
     """
     folder, base_url = Path(data_dir) / cine.OCMR, base_url.rstrip("/")
     if files is None:
-        files = _ocmr_listed(data_dir) or _ocmr_fully_sampled(folder / OCMR_ATTRIBUTES, base_url, progress)
+        files = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.OCMR}/")]
+        files = files or _ocmr_fully_sampled(folder / OCMR_ATTRIBUTES, base_url, progress)
     urls = {name: f"{base_url}/data/{name}" for name in map(_ocmr_name, files)}
     return _download(urls, folder, checksums, "OCMR", progress)
 
 
-def fastmri_missing(data_dir, split_list=None):
-    """Names of the files of ``split_list`` (default: ``data_dir``'s own or the paper's) that are not there."""
+def fastmri_missing(data_dir: str | Path, split_list: str | Path | None = None) -> list[str]:
+    """Names of the files of `split_list` (default: the list of `data_dir` or the paper's) that are missing."""
     names = listed_files(split_list or find_list(data_dir, BRAINS))
     return [name for name in names if not (Path(data_dir) / FOLDER / name).is_file()]
 
 
-def check_fastmri(data_dir, split_list=None):
+def check_fastmri(data_dir: str | Path, split_list: str | Path | None = None) -> None:
     """Raise FileNotFoundError, saying which files are missing and where to ask for them, unless all are there."""
     if missing := fastmri_missing(data_dir, split_list):
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
@@ -78,10 +139,10 @@ def check_fastmri(data_dir, split_list=None):
         )
 
 
-def check_cmrxrecon(data_dir):
+def check_cmrxrecon(data_dir: str | Path) -> None:
     """Raise FileNotFoundError, saying where to register for them, unless CMRxRecon's files are there.
 
-    All of them that ``data_dir``/splits/cine_heart.csv lists or, without that list, any.
+    Checked are all that `data_dir`/splits/cine_heart.csv lists or, without that list, whether there is any.
     """
     listed = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.CMRXRECON}/")]
     missing = [name for name in listed if not (Path(data_dir) / name).is_file()]
@@ -98,18 +159,14 @@ def _hearts_listed(data_dir):
     return listed_files(path) if path.is_file() else []
 
 
-def _ocmr_listed(data_dir):
-    return [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.OCMR}/")]
-
-
 def _ocmr_fully_sampled(path, base_url, progress):
-    """Names of the fully sampled series in OCMR's table, fetched to ``path`` unless it is there."""
+    """Names of the fully sampled series in OCMR's table, fetched to `path` unless it is there."""
     if not path.exists():
         _fetch(f"{base_url}/{path.name}", path, progress)
     try:
         return [row["file name"] for row in read_csv(path, ("file name", "smp")) if row["smp"] == "fs"]
     except ValueError:
-        path.unlink()  # a page that says something else; the next run asks again
+        path.unlink()  # not the table but another page; the next run asks again
         raise
 
 
@@ -128,10 +185,7 @@ def _name(file):
 
 
 def _download(urls, folder, checksums, source, progress):
-    """Fetch the files that ``folder`` lacks, record and verify the hashes of all; returns the paths.
-
-    ``urls``: file name to address.
-    """
+    """Fetch the files (`urls`: name to address) that `folder` lacks, record and verify all hashes; return the paths."""
     recorded = _checksums(folder / CHECKSUMS)
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
     for name, url in tqdm(urls.items(), desc=source, unit="file", disable=not progress):
@@ -144,7 +198,8 @@ def _download(urls, folder, checksums, source, progress):
         found = _verified(path, trusted.get(name))
         if recorded.get(name) != found:
             recorded[name] = trusted[name] = found
-            _write_checksums(folder / CHECKSUMS, recorded)
+            with written_whole(folder / CHECKSUMS) as temporary, open(temporary, "w", newline="") as file:
+                csv.writer(file).writerows([("file", "sha256"), *sorted(recorded.items())])
     return [folder / name for name in urls]
 
 
@@ -166,7 +221,7 @@ def _fetch(url, path, progress):
 
 
 def _verified(path, expected):
-    """SHA-256 of ``path``. Raises ValueError if another was ``expected``."""
+    """SHA-256 of `path`; ValueError if `expected` is another."""
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if expected and found != expected:
@@ -182,19 +237,12 @@ def _checksums(path, required=False):
     return {row["file"]: row["sha256"] for row in read_csv(path, ("file", "sha256"))}
 
 
-def _write_checksums(path, checksums):
-    with written_whole(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "sha256"))
-        writer.writerows(sorted(checksums.items()))
-
-
 DOWNLOADS = {"mridata": mridata, "ocmr": ocmr}
 CHECKS = {"fastmri": check_fastmri, "cmrxrecon": check_cmrxrecon}
 
 
-def main(arguments=None):
-    """The command line. Exits with one sentence if something is wrong."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line. Exits with a message if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m gleam.datasets.download", description=__doc__.splitlines()[0])
     parser.add_argument(
         "data",

@@ -1,5 +1,8 @@
-"""fastMRI's multicoil files (fastmri.med.nyu.edu): HDF5 with ``kspace`` (slice, coil, readout, phase encode)."""
+"""fastMRI's multicoil files (fastmri.med.nyu.edu): HDF5 with `kspace` (slice, coil, readout, phase encode)."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +15,48 @@ EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
 FOLDER = Path("fastmri") / "multicoil_val"
 
 
-def read(path):
-    """Read one fastMRI multicoil file as a :class:`gleam.datasets.volume.Volume`.
+def read(path: str | Path) -> Volume:
+    """Read one fastMRI multicoil file.
 
-    The readout is oversampled twofold, so each coil image is cropped about its centre to the header's recon matrix: to
-    (min(recon x, rows), min(recon y, columns)); nothing is ever padded. A file without ``ismrmrd_header`` (own data)
-    keeps the size of its k-space; one without attributes has its stem as the subject. Columns of zeros at both ends are
-    padding (:mod:`gleam.datasets.padding`), as in many real files; they stay, and ``measured`` leaves them out.
+    Parameters
+    ----------
+    path : path
+        The file.
 
-    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no multicoil k-space, NaN, undersampled,
-    partial Fourier, a header that cannot be read), each naming the file.
+    Returns
+    -------
+    gleam.datasets.volume.Volume
+        Of slices (slice, coil, y, x).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    OSError
+        If it is not HDF5, or truncated.
+    ValueError
+        If it holds no multicoil k-space, NaN, or a header that cannot be read, is undersampled, or has partial Fourier.
+        Each message names the file.
+
+    Notes
+    -----
+    The readout is oversampled twofold. Each coil image is therefore cropped about its centre to the header's recon
+    matrix, (min(recon x, rows), min(recon y, columns)); nothing is ever padded. A file without `ismrmrd_header` (own
+    data) keeps the size of its k-space; one without attributes has its stem as the subject. Columns of zeros at both
+    ends are padding (:mod:`gleam.datasets.padding`), as in many real files: they stay, and `measured` leaves them out.
     """
     path = Path(path)
     with headers.opened(path, expected=EXPECTED) as file:
         raw, header = _checked(file, path), _header(file, path)
-        shape = _cropped_shape(raw.shape[-2:], header)
+        shape = raw.shape[-2:]
+        if header:
+            shape = tuple(min(recon, n) for recon, n in zip(header.recon, shape, strict=False))
         kspace = np.empty((*raw.shape[:2], *shape), np.complex64)
         columns = np.empty((len(raw), raw.shape[-1]), bool)
         for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
-            full = _finite(raw[s], path, s)
+            full = raw[s]
+            if not np.isfinite(full).all():
+                raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
             columns[s] = full.any(axis=(0, 1))
             kspace[s] = _cropped(full, shape)
         measured = padding.cropped(*padding.measured_lines(columns, path), raw.shape[-1], shape[-1])
@@ -45,12 +71,22 @@ def read(path):
         )
 
 
-def find(data_dir, acquisition=None, field_strength=None):
-    """Sorted paths of the files in ``data_dir``/fastmri/multicoil_val, read without their k-space.
+def find(data_dir: str | Path, acquisition: str | None = None, field_strength: float | None = None) -> list[Path]:
+    """Sorted paths of the files in `data_dir`/fastmri/multicoil_val, found without reading their k-space.
 
-    ``acquisition``: only those whose attribute says so, e.g. "AXT2"; ``field_strength``: only those whose header is
-    within 10 % of it, in tesla (2.8936 T counts as 3 T); None: all. Raises FileNotFoundError if there is no such
-    folder.
+    Parameters
+    ----------
+    data_dir : path
+        Folder of the data set.
+    acquisition : str, optional
+        Only files whose attribute is this, such as "AXT2".
+    field_strength : float, optional
+        Only files whose header is within 10 % of it, in tesla (2.8936 T counts as 3 T).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
     """
     folder = Path(data_dir) / FOLDER
     if not folder.is_dir():
@@ -58,16 +94,28 @@ def find(data_dir, acquisition=None, field_strength=None):
     return [path for path in sorted(folder.glob("*.h5")) if _fits(path, acquisition, field_strength)]
 
 
-def stated(path):
-    """(acquisition, field strength in tesla) as the file ``path`` says, None for what it does not say."""
+def stated(path: str | Path) -> tuple[str | None, float | None]:
+    """Acquisition and field strength in tesla that the file `path` states; None for what it does not state."""
     with headers.opened(path, expected=EXPECTED) as file:
         header = _header(file, path)
         acquisition = _text(file.attrs["acquisition"]) if "acquisition" in file.attrs else None
         return acquisition, header.field_strength if header else None
 
 
-def is_near(field_strength, nominal):
-    """Whether a field strength is within 10 % of the ``nominal`` one: 2.8936 T counts as 3 T."""
+def check_stated(paths: Iterable[str | Path], acquisition: str | None, field_strength: float | None) -> None:
+    """Raise ValueError if one of `paths` states another acquisition or field strength (tesla); None: any is taken."""
+    if (acquisition, field_strength) == (None, None):
+        return
+    for path in paths:
+        found, tesla = stated(path)
+        if acquisition is not None and found not in (None, acquisition):
+            raise ValueError(f"{path}: is {found}, not {acquisition}; take it off the split list")
+        if field_strength is not None and tesla is not None and not is_near(tesla, field_strength):
+            raise ValueError(f"{path}: was measured at {tesla} T, not {field_strength} T; take it off the split list")
+
+
+def is_near(field_strength: float, nominal: float) -> bool:
+    """Whether a field strength is within 10 % of the `nominal` one: 2.8936 T counts as 3 T."""
     return abs(field_strength - nominal) <= 0.1 * nominal
 
 
@@ -79,7 +127,7 @@ def _fits(path, acquisition, field_strength):
 
 
 def _checked(file, path):
-    """The k-space data set, not yet read, once it is known to be one."""
+    """The k-space data set, checked but not yet read."""
     if "kspace" not in file:
         raise ValueError(f"{path}: holds no 'kspace' but {sorted(file)}; expected {EXPECTED}")
     raw = file["kspace"]
@@ -94,21 +142,11 @@ def _header(file, path):
     return headers.parse(file["ismrmrd_header"][()], path) if "ismrmrd_header" in file else None
 
 
-def _cropped_shape(shape, header):
-    return tuple(min(recon, n) for recon, n in zip(header.recon, shape, strict=False)) if header else tuple(shape)
-
-
 def _cropped(kspace, shape):
     if kspace.shape[-2:] == shape:
         return kspace
     y, x = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(kspace.shape[-2:], shape, strict=True))
     return fft2c(ifft2c(kspace)[..., y, x])
-
-
-def _finite(kspace, path, s):
-    if not np.isfinite(kspace).all():
-        raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
-    return kspace
 
 
 def _text(value):

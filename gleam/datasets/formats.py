@@ -1,18 +1,35 @@
-"""Raw files of any format that this project reads, told apart by what is in them."""
+"""Raw files of any format that this project reads, recognised by their content."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
 from gleam.datasets import cine, fastmri, headers, ismrmrd_lines, mridata
+from gleam.datasets.volume import Volume
 
 EXPECTED = "fastMRI's multicoil layout (HDF5 with 'kspace'), CMRxRecon's .mat, or " + ismrmrd_lines.EXPECTED
 
 
-def read(path):
-    """Read the raw file ``path`` as a :class:`gleam.datasets.volume.Volume`.
+def read(path: str | Path) -> Volume:
+    """Read a raw file of any known format.
 
-    ``.mat`` is read by :mod:`gleam.datasets.cine`, HDF5 with a data set ``kspace`` by :mod:`gleam.datasets.fastmri`,
-    ISMRMRD with several cardiac phases by :mod:`gleam.datasets.cine` and any other by :mod:`gleam.datasets.mridata`.
-    Raises what these raise, and ValueError, naming the file, for none of these formats.
+    Parameters
+    ----------
+    path : path
+        `.mat` is read by :mod:`gleam.datasets.cine`, HDF5 with a data set `kspace` by :mod:`gleam.datasets.fastmri`,
+        ISMRMRD with several cardiac phases by :mod:`gleam.datasets.cine` and any other by
+        :mod:`gleam.datasets.mridata`.
+
+    Returns
+    -------
+    gleam.datasets.volume.Volume
+
+    Raises
+    ------
+    ValueError
+        If the file has none of these formats; the message names the file.
+    Exception
+        Any error of the reader.
     """
     path = Path(path)
     return _reader(path)(path)
@@ -27,7 +44,7 @@ def _reader(path):
         if "dataset" not in file:
             raise ValueError(f"{path}: holds {sorted(file)}; expected {EXPECTED}")
         data = ismrmrd_lines.group(file, path)["data"]
-        # the first lines and the last tell phases apart, and need not be all of a large file
+        # the first lines and the last are enough to see several phases, and quick to read from a large file
         some = ismrmrd_lines.heads(data[: ismrmrd_lines.LINES_PER_BLOCK]), ismrmrd_lines.heads(data[-1:])
         phases = {int(phase) for heads in some for phase in heads["idx"]["phase"]}
     return cine.read if len(phases) > 1 else mridata.read

@@ -1,19 +1,26 @@
-"""The acquisitions of Cartesian ISMRMRD files, what their readers share: which lines are images, and their samples."""
+"""The acquisitions of Cartesian ISMRMRD files, shared by their readers: which lines are images, and their samples."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import h5py
 import numpy as np
 
+from gleam.datasets.headers import Header
 from gleam.physics.fourier import ifftc
 
 EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
-LINES_PER_BLOCK = 2048  # about 40 MB of 320 samples and 8 coils at a time, of 1.7 GB
+LINES_PER_BLOCK = 2048  # about 40 MB at a time for 320 samples and 8 coils, of 1.7 GB in all
 REVERSED = 22
 # Noise, calibration alone, navigators, phase correction, feedback, dummies, surface coil correction, phase
 # stabilisation. ISMRMRD counts its flags from 1.
 NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 
 
-def group(file, path):
-    """The group 'dataset' of the opened ``file``. Raises ValueError unless it holds a header and acquisitions."""
+def group(file: h5py.File, path: str | Path) -> h5py.Group:
+    """The group 'dataset' of the opened `file`; ValueError unless it holds a header and acquisitions."""
     for name in ("dataset", "dataset/xml", "dataset/data"):
         if name not in file:
             raise ValueError(f"{path}: holds no '{name}' but {sorted(file)}; expected {EXPECTED}")
@@ -22,22 +29,37 @@ def group(file, path):
     return file["dataset"]
 
 
-def check_cartesian(header, path):
-    """Raise ValueError if the file's trajectory is not Cartesian."""
+def check_cartesian(header: Header, path: str | Path) -> None:
+    """Raise ValueError if the trajectory of the file is not Cartesian."""
     if header.trajectory != "cartesian":
         raise ValueError(f"{path}: the trajectory is {header.trajectory!r}; expected 'cartesian'")
 
 
-def heads(data):
-    """All acquisition headers. Read with their samples, block by block: HDF5 leaks the samples of rows read without."""
+def heads(data: h5py.Dataset | np.ndarray) -> np.ndarray:
+    """All acquisition headers, as a structured array.
+
+    Rows are read whole, block by block, because HDF5 leaks the samples of rows whose header alone is read.
+    """
     starts = range(0, len(data), LINES_PER_BLOCK)
     return np.concatenate([data[start : start + LINES_PER_BLOCK]["head"].copy() for start in starts])
 
 
-def kept(heads, path, *, single):
-    """Numbers of the image acquisitions; complains about what a reader would get wrong.
+def kept(heads: np.ndarray, path: str | Path, *, single: Sequence[str]) -> np.ndarray:
+    """Numbers of the image acquisitions.
 
-    ``single``: the counters that must have one value throughout, e.g. ("contrast", "set"). Raises ValueError.
+    Parameters
+    ----------
+    heads : structured array
+        From :func:`heads`.
+    path : path
+        The file, for messages.
+    single : sequence of str
+        Counters that must have one value throughout, such as ("contrast", "set").
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they have properties that the readers do not support.
     """
     numbers = np.flatnonzero(~_flagged(heads, NOT_IMAGING) & (heads["encoding_space_ref"] == 0))
     if not len(numbers):
@@ -54,18 +76,52 @@ def kept(heads, path, *, single):
     return numbers
 
 
-def decoded(data, heads, kept, line, n_x, n_cropped, path):
-    """Yield (line numbers, block) until all acquisitions have come: each line is the sum of its blocks.
+def decoded(
+    data: h5py.Dataset,
+    heads: np.ndarray,
+    kept: np.ndarray,
+    line: np.ndarray,
+    n_x: int,
+    n_cropped: int,
+    path: str | Path,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all image acquisitions, decoded along the readout, block by block.
 
-    ``line``: number of the line of each acquisition in ``kept``; a block (line, coil, x) complex64 is decoded along the
-    readout of ``n_x`` samples, cropped about its centre to ``n_cropped`` positions, and divided by the number of
-    repeats of its lines. No line comes twice in one block. Raises ValueError for damaged or non-finite samples.
+    A line that was acquired several times comes in several blocks, each divided by the number of repeats: the sum of
+    its blocks is the average. No line comes twice in one block.
+
+    Parameters
+    ----------
+    data : h5py.Dataset
+        'dataset/data' of the opened file.
+    heads : structured array
+        From :func:`heads`.
+    kept : int array
+        From :func:`kept`.
+    line : int array
+        Number of the line of each acquisition in `kept`.
+    n_x, n_cropped : int
+        Samples of the readout, and positions to keep around its centre.
+    path : path
+        The file, for messages.
+
+    Yields
+    ------
+    numbers : int array, shape (line,)
+        Line numbers.
+    block : array, shape (line, coil, x)
+        complex64.
+
+    Raises
+    ------
+    ValueError
+        For damaged or non-finite samples.
     """
     n_repeats = np.bincount(line)
     n_coils = int(heads["active_channels"][kept[0]])
     number = np.full(len(heads), -1)
     number[kept] = line
-    turn = np.zeros(len(heads), int)  # how often the same line came before: within one turn no line comes twice
+    turn = np.zeros(len(heads), int)  # no line comes twice within one turn
     turn[kept] = _occurrence(line)
     samples, start_x = data.fields("data"), n_x // 2 - n_cropped // 2
     for start in range(0, len(heads), LINES_PER_BLOCK):
@@ -86,6 +142,7 @@ def _flagged(heads, flags):
 
 
 def _occurrence(values):
+    """How often the same value came before, for each of `values`."""
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     first = np.r_[True, ranked[1:] != ranked[:-1]]
@@ -96,7 +153,7 @@ def _occurrence(values):
 
 
 def _readouts(rows, head, n_coils, n_x, path):
-    """Samples (line, coil, x) complex64 of ``rows``, the centre sample at n_x // 2, zero where nothing was sampled."""
+    """Samples (line, coil, x) complex64 of `rows`, the centre sample at n_x // 2, zero where nothing was sampled."""
     n = int(head["number_of_samples"])
     if any(len(row) != 2 * n * n_coils for row in rows):
         raise ValueError(f"{path}: a line does not hold its {n_coils} coils x {n} samples; the file is damaged")

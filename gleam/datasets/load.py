@@ -1,18 +1,25 @@
 """Data sets ready for training: raw files of a folder, prepared once, as training, validation and test slices."""
 
-import itertools
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from gleam.datasets import cine, fastmri, formats, mridata
 from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
-from gleam.datasets.slices import Slices
+from gleam.datasets.slices import Slices, Split
 from gleam.datasets.splits import (
     BRAINS,
     HEARTS,
     KNEES,
     SPLITS,
+    check_disjoint,
+    check_exist,
     files_by_split,
     files_of_list,
     find_list,
@@ -21,21 +28,61 @@ from gleam.datasets.splits import (
 from gleam.execution import checked_device
 from gleam.physics import calibration, masks
 
-HEART_SHARES = (17, 2, 5)  # subjects of the paper's own, private set
+HEART_SHARES = (17, 2, 5)  # subjects in the splits of the paper's private set
 
 
 def knees(
-    data_dir, *, acceleration, cache_dir, n_calibration=20, calibration_width=20, n_masks=128, seed=0, n_jobs=1,
-    device="cpu",
-):  # fmt: skip
-    """The mridata knees under Poisson-disc masks (Section V-A1): (train, val, test), each :class:`Slices`.
+    data_dir: str | Path,
+    *,
+    acceleration: float,
+    cache_dir: str | Path,
+    n_calibration: int = 20,
+    calibration_width: int = 20,
+    n_masks: int = 128,
+    seed: int = 0,
+    n_jobs: int = 1,
+    device: str | torch.device = "cpu",
+) -> tuple[Split, Split, Split]:
+    """The mridata knees under Poisson-disc masks.
 
-    ``data_dir`` holds ``mridata/*.h5``; subjects are split as ``data_dir/splits/mridata_knee.csv`` says or, without
-    it, as in the paper. Prepared files and masks go to ``cache_dir``. Sensitivity maps: JSENSE with a kernel of 8 on
-    the central ``calibration_width`` squared of each fully sampled slice. ``n_calibration`` is the width of the mask's
-    full centre; ``n_jobs``: files prepared at the same time. ``device``: where training and validation batches are
-    made; on a GPU these splits are :class:`gleam.datasets.Resident` there, if any memory holds them. Raises
-    FileNotFoundError that names what is missing, ValueError for a file whose slices are smaller than the calibration.
+    Parameters
+    ----------
+    data_dir : path
+        Holds `mridata/*.h5`. Subjects are split as `data_dir/splits/mridata_knee.csv` says or, without it, as in the
+        paper.
+    acceleration : float
+        Of the masks.
+    cache_dir : path
+        For prepared files and masks.
+    n_calibration : int
+        Width of the fully measured centre of the masks, in samples.
+    calibration_width : int
+        Width of the centre of each fully sampled slice that its sensitivity maps are computed from: JSENSE with a
+        kernel of 8.
+    n_masks : int
+        Masks in the bank of the training split.
+    seed : int
+        Of the masks.
+    n_jobs : int
+        Files prepared at the same time.
+    device : str or torch.device
+        Where training and validation batches are made. On a GPU these splits are :class:`gleam.datasets.Resident`
+        there, if the memory of the device or its host can hold them.
+
+    Returns
+    -------
+    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file or list is missing.
+    ValueError
+        If the slices of a file are smaller than the calibration, or a subject is in two splits.
+
+    Notes
+    -----
+    Section V-A1 of the paper.
     """
     calibrate = partial(calibration.jsense, kernel_width=8, calibration_width=calibration_width)
     make_mask = partial(masks.poisson_disc, acceleration=acceleration, n_calibration=n_calibration)
@@ -44,42 +91,118 @@ def knees(
 
 
 def brains(
-    data_dir, *, acceleration, cache_dir, center_fraction=0.04, calibration_width=24, acquisition="AXT2",
-    field_strength=3.0, n_masks=128, seed=0, n_jobs=1, device="cpu",
-):  # fmt: skip
-    """The fastMRI T2 brains under random columns (Section V-A2): (train, val, test), each :class:`Slices`.
+    data_dir: str | Path,
+    *,
+    acceleration: float,
+    cache_dir: str | Path,
+    center_fraction: float = 0.04,
+    calibration_width: int = 24,
+    acquisition: str | None = "AXT2",
+    field_strength: float | None = 3.0,
+    n_masks: int = 128,
+    seed: int = 0,
+    n_jobs: int = 1,
+    device: str | torch.device = "cpu",
+) -> tuple[Split, Split, Split]:
+    """The fastMRI T2 brains under masks of random columns.
 
-    ``data_dir`` holds ``fastmri/multicoil_val/*.h5`` and maybe ``splits/fastmri_brain.csv``. Sensitivity maps: ESPIRiT
-    on the central ``calibration_width`` squared of each fully sampled slice; the paper has 12, too few for real scans
-    of many coils. The paper's brains are T2-weighted, at 3 T: a listed file that states another ``acquisition`` or
-    ``field_strength`` (tesla) is refused, for leaving it out would change the split behind its list's back; one that
-    does not say is taken. None: any will do. Raises ValueError for such a file and for one whose slices are smaller
-    than the calibration, FileNotFoundError that names what is missing.
+    Parameters
+    ----------
+    data_dir : path
+        Holds `fastmri/multicoil_val/*.h5` and possibly `splits/fastmri_brain.csv`.
+    acceleration : float
+        Of the masks.
+    cache_dir : path
+        For prepared files and masks.
+    center_fraction : float
+        Fraction of the columns that is always measured.
+    calibration_width : int
+        Width of the centre of each fully sampled slice that its sensitivity maps are computed from, by ESPIRiT. The
+        paper has 12, too few for real scans of many coils.
+    acquisition : str or None
+        The paper's brains are T2-weighted. A listed file that states another acquisition is refused: leaving it out
+        would silently change the split. A file that does not state it is taken. None: any is taken.
+    field_strength : float or None
+        The same for the field strength in tesla; the paper's is 3 T.
+    n_masks, seed, n_jobs, device
+        As in :func:`knees`.
+
+    Returns
+    -------
+    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file or list is missing.
+    ValueError
+        If a file states another acquisition or field strength, its slices are smaller than the calibration, or a
+        subject is in two splits.
+
+    Notes
+    -----
+    Section V-A2 of the paper.
     """
     calibrate = partial(calibration.espirit, calibration_width=calibration_width)
     make_mask = partial(masks.random_columns, acceleration=acceleration, center_fraction=center_fraction)
     files = files_by_split(data_dir, fastmri.FOLDER, BRAINS)
-    _check_stated([path for split in SPLITS for path in files[split]], acquisition, field_strength)
+    fastmri.check_stated([path for split in SPLITS for path in files[split]], acquisition, field_strength)
     return _slices(files, fastmri.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
 def hearts(
-    data_dir, *, acceleration, cache_dir, n_center=4, calibration_width=24, n_masks=128, seed=0, n_jobs=1,
-    device="cpu",
-):  # fmt: skip
-    """Cardiac cine series under k-t variable-density masks (Section V-A3): (train, val, test), each :class:`Slices`.
+    data_dir: str | Path,
+    *,
+    acceleration: float,
+    cache_dir: str | Path,
+    n_center: int = 4,
+    calibration_width: int = 24,
+    n_masks: int = 128,
+    seed: int = 0,
+    n_jobs: int = 1,
+    device: str | torch.device = "cpu",
+) -> tuple[Split, Split, Split]:
+    """Cardiac cine series under k-t variable-density masks; a slice here is a series (coil, time, y, x).
 
-    ``data_dir`` holds ``ocmr/*.h5`` or ``cmrxrecon/**/cine_*.mat`` or both; a slice here is a series (coil, time, y,
-    x). The paper's 24 subjects are private, so no list of theirs exists: without a ``splits/cine_heart.csv`` (columns
-    file, relative to ``data_dir``, and split) the files of :func:`gleam.datasets.cine.find` are split by subject in its
-    proportions, 17 / 2 / 5, each of the two sets on its own and in the order of names. OCMR does not publish which of
-    its files show one volunteer; neighbouring numbers may, and this order keeps most of them together.
+    Parameters
+    ----------
+    data_dir : path
+        Holds `ocmr/*.h5` or `cmrxrecon/**/cine_*.mat` or both, and possibly `splits/cine_heart.csv` (columns file,
+        relative to `data_dir`, and split).
+    acceleration : float
+        Of the masks.
+    cache_dir : path
+        For prepared files and masks.
+    n_center : int
+        Lines at the centre that every frame measures.
+    calibration_width : int
+        Width of the centre of each series, averaged over time, that its sensitivity maps are computed from.
+    n_masks, seed, n_jobs, device
+        As in :func:`knees`.
 
-    Sensitivity maps: ESPIRiT, the custom for cine, with the paper's kernel of 8 on the central
-    ``calibration_width`` squared of each series averaged over time: that mean is fully sampled and nearly free of
-    noise, and with 24 x 24 ESPIRiT explains the coil images better than JSENSE does. ``n_center``: lines that every
-    frame measures. Raises FileNotFoundError that names what is missing, ValueError if there are fewer than three
-    subjects, one is in two splits, or a file's frames are smaller than the calibration.
+    Returns
+    -------
+    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file or list is missing.
+    ValueError
+        If there are fewer than three subjects, a subject is in two splits, or the frames of a file are smaller than the
+        calibration.
+
+    Notes
+    -----
+    Section V-A3 of the paper.
+
+    The paper's 24 subjects are private, so there is no list of theirs. Without a list of yours, the files found by
+    :func:`gleam.datasets.cine.find` are split by subject in the paper's proportions, 17 / 2 / 5, in the order of names,
+    OCMR and CMRxRecon each on its own. OCMR does not publish which of its files show the same volunteer. Files with
+    neighbouring numbers may, and this order keeps most of them together.
+
+    Sensitivity maps: ESPIRiT, the custom for cine, with the paper's kernel of 8. The temporal mean is fully sampled and
+    nearly free of noise. With 24 x 24, ESPIRiT explains the coil images better than JSENSE does.
     """
     calibrate = partial(calibration.espirit, kernel_width=8, calibration_width=calibration_width)
     make_mask = partial(masks.kt_variable_density, acceleration=acceleration, n_center=n_center)
@@ -89,44 +212,66 @@ def hearts(
 
 
 def files(
-    source, *, masks, cache_dir, data_dir=None, calibrate=None, n_masks=128, seed=0, n_jobs=1, device="cpu"
-):  # fmt: skip
-    """Your own fully sampled raw files, under any mask: (train, val, test), each :class:`Slices`.
+    source: dict[str, Iterable[str | Path]] | str | Path,
+    *,
+    masks: Callable[..., np.ndarray],
+    cache_dir: str | Path,
+    data_dir: str | Path | None = None,
+    calibrate: Callable[[np.ndarray], np.ndarray] | None = None,
+    n_masks: int = 128,
+    seed: int = 0,
+    n_jobs: int = 1,
+    device: str | torch.device = "cpu",
+) -> tuple[Split, Split, Split]:
+    """Your own fully sampled raw files, under any mask. Formats may be mixed (:mod:`gleam.datasets.formats`).
 
-    ``source``: a dict of "train", "val" and "test" to lists of paths, or the path of a CSV, of any name, with the
-    columns file and split; its files lie in ``data_dir``, by default the folder of the list. Formats may be mixed
-    (:mod:`gleam.datasets.formats`). ``masks``: a generator of :mod:`gleam.masks` with its arguments but shape and seed,
-    such as ``functools.partial(gleam.masks.poisson_disc, acceleration=8)``; series need one of series. ``calibrate``:
-    centred k-space (coil, y, x) to sensitivity maps, such as ``functools.partial(gleam.calibration.jsense,
-    kernel_width=6)``; by default ESPIRiT as for :func:`brains`. The other arguments are those of :func:`knees`.
+    Parameters
+    ----------
+    source : dict or path
+        A dict of "train", "val" and "test" to lists of paths, or the path of a CSV, of any name, with the columns file
+        and split.
+    masks : callable
+        A generator of :mod:`gleam.masks` with its arguments except shape and seed, such as
+        `functools.partial(gleam.masks.poisson_disc, acceleration=8)`; for series, one that makes masks of series.
+    cache_dir : path
+        For prepared files and masks.
+    data_dir : path, optional
+        Where the files of a CSV are; default: the folder of the list.
+    calibrate : callable, optional
+        Centred k-space (coil, y, x) to sensitivity maps, such as
+        `functools.partial(gleam.calibration.jsense, kernel_width=6)`; default: ESPIRiT as in :func:`brains`.
+    n_masks, seed, n_jobs, device
+        As in :func:`knees`.
 
-    Raises FileNotFoundError that names the list or the file that is missing, ValueError if a split is missing or empty,
-    a file stands in two of them, or a subject is in two splits.
+    Returns
+    -------
+    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+
+    Raises
+    ------
+    FileNotFoundError
+        If the list or a file is missing.
+    ValueError
+        If a split is missing or empty, a file is in two of them, or a subject is in two splits.
     """
     if isinstance(source, dict):
         by_split = {split: [Path(path) for path in source.get(split, ())] for split in SPLITS}
-        _check_own(source, by_split)
+        paths = [path for split in SPLITS for path in by_split[split]]
+        if set(source) != set(SPLITS) or not all(by_split.values()):
+            raise ValueError(f"files were given for {sorted(source)}; expected lists of paths for train, val and test")
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"{next(p for p in paths if paths.count(p) > 1)} is given more than once")
+        check_exist(paths)
     else:
         by_split = files_of_list(source, Path(source).parent if data_dir is None else data_dir)
     calibrate = calibrate or calibration.espirit
     return _slices(by_split, formats.read, calibrate, masks, cache_dir, n_masks, seed, n_jobs, device)
 
 
-def _check_own(source, by_split):
-    paths = [path for split in SPLITS for path in by_split[split]]
-    if set(source) != set(SPLITS) or not all(by_split.values()):
-        raise ValueError(f"files were given for {sorted(source)}; expected lists of paths for train, val and test")
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"{next(p for p in paths if paths.count(p) > 1)} is given more than once")
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise FileNotFoundError(f"{len(missing)} of the {len(paths)} files are missing, such as {missing[0]}")
-
-
 def _hearts_by_split(data_dir):
     if (listed := find_list(data_dir, HEARTS)).is_file():
         files = files_by_split(data_dir, "", HEARTS)
-        _check_no_subject_in_two({split: set(map(cine.subject, paths)) for split, paths in files.items()}, listed)
+        check_disjoint({split: set(map(cine.subject, paths)) for split, paths in files.items()}, listed)
         return files
     sets = {}
     for path in cine.find(data_dir):
@@ -135,20 +280,8 @@ def _hearts_by_split(data_dir):
     return {split: [path for part in parts for path in part[split]] for split in SPLITS}
 
 
-def _check_stated(paths, acquisition, field_strength):
-    """Raise ValueError if a file says that it is not of this acquisition or field strength; None: any will do."""
-    if (acquisition, field_strength) == (None, None):
-        return
-    for path in paths:
-        found, tesla = fastmri.stated(path)
-        if acquisition is not None and found not in (None, acquisition):
-            raise ValueError(f"{path}: is {found}, not {acquisition}; take it off the split list")
-        if field_strength is not None and tesla is not None and not fastmri.is_near(tesla, field_strength):
-            raise ValueError(f"{path}: was measured at {tesla} T, not {field_strength} T; take it off the split list")
-
-
 def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device="cpu"):
-    checked_device(device)  # before hours of calibration
+    checked_device(device)  # an error should come before hours of calibration
     paths = [path for split in SPLITS for path in files[split]]
     prepared = prepare(paths, read=read, calibrate=calibrate, cache_dir=cache_dir, n_jobs=n_jobs)
     by_path = dict(zip(paths, prepared, strict=True))
@@ -161,12 +294,6 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
     return on_device(train, device), on_device(val, device), test
 
 
-def check_no_subject_in_two(splits):
-    """Raise ValueError if a subject, by what its files say and not by their names, is in two of ``splits``."""
-    _check_no_subject_in_two({slices.name: set(slices.subjects) for slices in splits}, "the prepared files")
-
-
-def _check_no_subject_in_two(subjects, source):
-    for (one, first), (other, second) in itertools.combinations(subjects.items(), 2):
-        if shared := first & second:
-            raise ValueError(f"{source}: subject {min(shared)} is in both {one} and {other}; split by subject")
+def check_no_subject_in_two(splits: Iterable[Split]) -> None:
+    """Raise ValueError if a subject, as its files state it (not by their names), is in two of `splits`."""
+    check_disjoint({slices.name: set(slices.subjects) for slices in splits}, "the prepared files")

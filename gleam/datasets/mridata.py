@@ -1,5 +1,7 @@
 """ISMRMRD files of mridata.org: the Stanford fully sampled 3D FSE knees, and other Cartesian ISMRMRD HDF5 files."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +11,47 @@ from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fftc
 
 
-def read(path):
-    """Read one Cartesian ISMRMRD file as a :class:`gleam.datasets.volume.Volume` of slices (slice, coil, y, x).
+def read(path: str | Path) -> Volume:
+    """Read one Cartesian ISMRMRD file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Returns
+    -------
+    gleam.datasets.volume.Volume
+        Of slices (slice, coil, y, x).
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    OSError
+        If it is not HDF5, or truncated.
+    ValueError
+        If it is not ISMRMRD, not Cartesian, holds NaN, lacks lines, has partial Fourier, or several contrasts, phases
+        or sets. Each message names the file.
+
+    Notes
+    -----
+    Three layouts are known:
 
     - 3D, lines counted by encoding steps 1 and 2: a centred orthonormal inverse FFT along the readout makes its
       positions the slices, and (y, x) are steps 1 and 2.
     - 3D, lines counted by step 1 and *slice*, as published converters of mridata.org's knees read them: the second
       phase encoding is already decoded. An FFT over the slices undoes that, then as above, so 320 x 320 x 256 gives 320
-      slices of 320 x 256. Those slices alternate in sign, which puts the centre of k-space at the edge; it is moved to
-      the middle where it is found at the edge.
+      slices of 320 x 256. Those slices alternate in sign, which puts the centre of k-space at the edge. It is moved to
+      the middle if it is found at the edge.
     - 2D (one step 2, one slice): one slice, with (y, x) = (step 1, readout).
 
-    The readout is cropped to the header's recon matrix in image space, never padded. Repetitions and averages are
-    averaged. Where lines (or samples) do not fill the matrix as they are numbered, the header's centre goes to matrix
-    // 2. Coils are scaled to equal noise if the file holds ``rec_std``, their noise. Lines that are no image data
-    (noise and so on) are left out. Zeros at both ends of a phase encoding are padding (:mod:`gleam.datasets.padding`):
-    they stay, and ``measured`` leaves them out; along an encoding that comes decoded they cannot be seen.
-
-    Raises FileNotFoundError, OSError (no HDF5, truncated) or ValueError (no ISMRMRD, not Cartesian, NaN, missing lines,
-    partial Fourier, several contrasts, phases or sets), each naming the file.
+    The readout is cropped in image space to the header's recon matrix, never padded. Repetitions and averages are
+    averaged. Lines (or samples) that do not fill the matrix as they are numbered are shifted: the header's centre goes
+    to matrix // 2. Coils are scaled to equal noise if the file holds `rec_std`, their noise. Lines that are not image
+    data (such as noise scans) are left out. Zeros at both ends of a phase encoding are padding
+    (:mod:`gleam.datasets.padding`): they stay, and `measured` leaves them out. Along an encoding that is already
+    decoded they cannot be seen.
     """
     path = Path(path)
     with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
@@ -41,22 +65,26 @@ def read(path):
         kspace *= _coil_scales(group, kspace.shape[1])[:, None]
     kspace = kspace.reshape(*kspace.shape[:2], *shape)
     lines = kspace.any(axis=(0, 1))[None]  # (1, step 1, step 2)
-    kspace = _undecoded(kspace) if by_slice else _as_2d(kspace) if shape[1] == 1 else kspace
-    is_readout_or_decoded = by_slice or shape[1] == 1
-    z = (0, kspace.shape[-1]) if is_readout_or_decoded else padding.measured_lines(lines.any(axis=1), path)
+    is_2d = shape[1] == 1
+    if by_slice:
+        kspace = _undecoded(kspace)
+    elif is_2d:
+        kspace = np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))  # (1, coil, y, kx)
+    x_has_no_padding = by_slice or is_2d  # it is the readout, or was decoded in the file
+    x = (0, kspace.shape[-1]) if x_has_no_padding else padding.measured_lines(lines.any(axis=1), path)
     return Volume(
         kspace=kspace,
         subject=path.stem,
         is_phantom=header.is_phantom,
-        acquisition=header.protocol or ("2D" if shape[1] == 1 else "3D FSE"),
+        acquisition=header.protocol or ("2D" if is_2d else "3D FSE"),
         field_strength=header.field_strength,
-        aspect=header.spacing[1] / header.spacing[0 if shape[1] == 1 and not by_slice else 2],
-        measured=(*padding.measured_lines(lines.any(axis=2), path), *z),
+        aspect=header.spacing[1] / header.spacing[0 if is_2d else 2],
+        measured=(*padding.measured_lines(lines.any(axis=2), path), *x),
     )
 
 
 def _line_numbers(heads, header, path):
-    """Number of each acquisition's line in ``shape`` = (step 1, step 2), that shape, and whether slices are step 2."""
+    """Number of each acquisition's line in `shape` = (step 1, step 2), that shape, and whether slices are step 2."""
     counters = heads["idx"]
     step_1, step_2 = (counters[f"kspace_encode_step_{axis}"].astype(int) for axis in (1, 2))
     number = counters["slice"].astype(int)
@@ -76,15 +104,12 @@ def _line_numbers(heads, header, path):
 
 
 def _centred(step, n, center):
-    """A full raster is taken as it is numbered; otherwise line ``center`` moves to n // 2."""
+    """A complete set of lines is taken as it is numbered; otherwise line `center` moves to n // 2."""
     return step if center is None or np.array_equal(np.unique(step), np.arange(n)) else step + n // 2 - center
 
 
 def _hybrid(data, heads, kept, line, n_lines, header, path):
-    """Sum the acquisitions into (readout position, coil, line), decoded along the readout, and divide by their number.
-
-    Block by block, straight into the final layout: beside the result only one block is in memory.
-    """
+    """The lines (readout position, coil, line), decoded along the readout; one block at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
     n_slices = min(header.recon[0], n_x)
     kspace = np.zeros((n_slices, n_coils, n_lines), np.complex64)
@@ -108,12 +133,7 @@ def _undecoded(kspace):
         one[...] = fftc(one, (-1,))
         energy += np.sum(np.abs(one) ** 2, axis=(0, 1))
     near = np.arange(-(n // 8), n // 8 + 1)
-    if energy[near].sum() > energy[n // 2 + near].sum():  # index 0, the edge, outweighs the centre
+    if energy[near].sum() > energy[n // 2 + near].sum():  # more energy at the edge, index 0, than at the centre
         for one in kspace:
             one[...] = np.roll(one, n // 2, axis=-1)
     return kspace
-
-
-def _as_2d(kspace):
-    """(x, coil, y, 1) to (1, coil, y, kx)."""
-    return np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))

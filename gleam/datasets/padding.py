@@ -1,25 +1,36 @@
-"""Zeros in raw k-space: padding about the measured lines, or lines that are missing. One rule for all formats."""
+"""Zeros in raw k-space: padding around the measured lines, or missing lines. One rule for all formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-MAX_DIFFERENCE = 2  # between the lines of padding at the two ends: what is centred to a line is symmetric
+MAX_DIFFERENCE = 2  # lines between the paddings of the two ends of k-space that is centred to a line
 
 
-def whole(shape):
-    """The (y0, y1, x0, x1) of k-space (..., y, x) of ``shape`` in which nothing is padding."""
+def whole(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """(y0, y1, x0, x1) of k-space (..., y, x) of `shape` without padding."""
     return 0, int(shape[-2]), 0, int(shape[-1])
 
 
-def measured_lines(lines, path):
-    """First and last + 1 of the lines measured along a phase-encoding axis of the file ``path``.
+def measured_lines(lines: np.ndarray, path: str | Path) -> tuple[int, int]:
+    """First and last + 1 of the measured lines along a phase-encoding axis.
 
-    Zeros at both ends of centred k-space are padding if they are about as many on either side. Zeros at one end are
+    Zeros at both ends of centred k-space are padding if there are about as many on either side. Zeros at one end are
     partial Fourier, and zeros between measured lines, in any frame, are undersampling: neither is a reference.
 
     Parameters
     ----------
     lines : bool array, shape (slice, [time,] line)
-        Whether a line holds anything but zeros. A slice of zeros has nothing to say.
+        Whether a line holds anything but zeros. A slice of zeros is ignored.
+    path : path
+        The file, for messages.
+
+    Returns
+    -------
+    (int, int)
 
     Raises
     ------
@@ -42,8 +53,8 @@ def measured_lines(lines, path):
     return start, stop
 
 
-def check_symmetric(start, stop, n, path):
-    """Raise ValueError unless lines ``start`` to ``stop`` - 1 reach about equally far from the centre, ``n`` // 2."""
+def check_symmetric(start: int, stop: int, n: int, path: str | Path) -> None:
+    """Raise ValueError unless lines `start` to `stop` - 1 reach about equally far from the centre, `n` // 2."""
     if abs(start - (n - stop)) > MAX_DIFFERENCE:
         raise ValueError(
             f"{path}: its lines reach from {start - n // 2} to {stop - 1 - n // 2} about the centre of k-space "
@@ -51,11 +62,18 @@ def check_symmetric(start, stop, n, path):
         )
 
 
-def cropped(start, stop, n, n_cropped):
-    """The measured lines ``start`` to ``stop`` - 1 of ``n`` once the image is cropped to ``n_cropped`` pixels.
+def cropped(start: int, stop: int, n: int, n_cropped: int) -> tuple[int, int]:
+    """First and last + 1 of the measured lines after the image was cropped.
 
-    The k-space of the smaller field of view has fewer lines, further apart; those that lie between the same two
-    frequencies are the measured ones.
+    The k-space of the smaller field of view has fewer lines, further apart. Those between the same two frequencies are
+    the measured ones.
+
+    Parameters
+    ----------
+    start, stop : int
+        First and last + 1 of the measured lines of the full field of view.
+    n, n_cropped : int
+        Number of lines before, and pixels after the crop.
     """
     edges = (2 * (edge - n // 2) - 1 for edge in (start, stop))  # half a line below, in halves of a line
     return tuple(n_cropped // 2 - (-edge * n_cropped) // (2 * n) for edge in edges)

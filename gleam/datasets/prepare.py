@@ -1,10 +1,13 @@
-"""Raw files to slices ready for training: coil maps, target and k-space in FFT order, computed once and cached."""
+"""From raw files to slices ready for training: coil maps, target and k-space in FFT order, computed once and cached."""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -15,35 +18,72 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.datasets.padding import whole
+from gleam.datasets.volume import Volume
 from gleam.files import check_writable, described, digest, end_with_parent, locked, n_cores, write_json, written_whole
 from gleam.physics.calibration import EmptyMapsError
 from gleam.physics.fourier import ifft2c, to_fft_order
 
-PREPARATION_VERSION = 3  # part of every key: raise it when what is computed changes
+PREPARATION_VERSION = 3  # part of every key: raise it when the results of a preparation change
 DATASETS = ("kspace", "sens_maps", "target")
 HASHES = "hashes.json"
 
 
-def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, progress=True):
-    """Prepare raw files; returns the prepared file of each, in the order of ``paths``.
+def prepare(
+    paths: Iterable[str | Path],
+    *,
+    read: Callable[[Path], Volume],
+    calibrate: Callable[[np.ndarray], np.ndarray],
+    cache_dir: str | Path,
+    settings: dict | None = None,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Prepare raw files.
 
-    ``read``: path to Volume, ``calibrate``: centred (coil, y, x) to maps; top-level functions or ``functools.partial``
-    of them, for they are sent to ``n_jobs`` processes (default: one per core that this process may use) of one thread
-    each, and their names and arguments are part of the key. ``settings``: anything else that JSON holds, recorded and
-    part of the key.
+    A file that is already prepared and whole is not computed again; a damaged one is. Files are written whole, so an
+    interruption loses only those in progress. A file that cannot be prepared, or of which no slice is left, does not
+    stop the others: its error is raised when they are done.
 
-    A prepared file ``<stem>-<key>.h5`` holds, one slice per chunk, ``kspace`` (slice, coil, [time,] y, x) in FFT order,
-    ``sens_maps`` (slice, coil, [1,] y, x) and ``target`` (slice, [time,] y, x) = sum_c conj(S_c) m_c, both centred
-    images, all complex64; its attribute ``measured`` is that of :class:`gleam.datasets.volume.Volume`, in centred
-    k-space. A series gets the maps of its k-space averaged over time. The key covers the raw file's SHA-256, the
-    functions, the settings and PREPARATION_VERSION. A file that is already there and whole is not computed again; a
-    damaged one is. Files are written whole, so that a kill loses only those in progress.
+    Parameters
+    ----------
+    paths : iterable of paths
+        Raw files.
+    read, calibrate : callable
+        Path to :class:`gleam.datasets.volume.Volume`, and centred k-space (coil, y, x) to sensitivity maps. They must
+        be top-level functions or `functools.partial` of them, because they are sent to other processes, and because
+        their names and arguments are part of the key of the cache.
+    cache_dir : path
+        Folder of the prepared files.
+    settings : dict, optional
+        Anything else that JSON can hold; recorded, and part of the key.
+    n_jobs : int, optional
+        Number of processes, of one thread each; default: one per core that this process may use.
+    progress : bool
+        Whether to show a progress bar.
 
-    A slice without signal, whose maps come out empty, has no target: it is left out of its prepared file, whose
-    attribute ``left_out`` holds its number, and a line says so. A file that cannot be prepared, or of which no slice is
-    left, does not stop the others: its error is raised when they are done.
+    Returns
+    -------
+    list of Path
+        The prepared file of each raw file, in the order of `paths`.
 
-    Raises OSError if ``cache_dir`` cannot be written, and what ``read`` and ``calibrate`` raise, naming the file.
+    Raises
+    ------
+    OSError
+        If `cache_dir` cannot be written.
+    Exception
+        Any error of `read` and `calibrate`; its message names the file.
+
+    Notes
+    -----
+    A prepared file `<stem>-<key>.h5` holds, all complex64 and one slice per chunk: `kspace` (slice, coil, [time,] y, x)
+    in FFT order, `sens_maps` (slice, coil, [1,] y, x) and `target` (slice, [time,] y, x) = sum_c conj(S_c) m_c, both
+    centred images. Its attribute `measured` is that of :class:`gleam.datasets.volume.Volume`, in centred k-space. The
+    maps of a series are computed from its k-space averaged over time.
+
+    The key covers the raw file's SHA-256, the two functions, the settings and PREPARATION_VERSION.
+
+    A slice without signal, whose maps are empty, has no target. It is left out of the prepared file, whose attribute
+    `left_out` holds its number, and a message says so.
     """
     paths, cache_dir = [Path(path) for path in paths], Path(cache_dir)
     check_writable(cache_dir)
@@ -68,15 +108,15 @@ def prepare(paths, *, read, calibrate, cache_dir, settings=None, n_jobs=None, pr
 
 
 def _left_out(path):
-    """Numbers, in the raw file, of the slices that the prepared file ``path`` lacks for want of sensitivity maps."""
+    """Numbers, in the raw file, of the slices that the prepared file `path` lacks because they have no maps."""
     with h5py.File(path, "r") as file:
         return [int(number) for number in file.attrs.get("left_out", ())]
 
 
-def is_whole(path):
-    """Whether ``path`` is a complete prepared file.
+def is_whole(path: str | Path) -> bool:
+    """Whether `path` is a complete prepared file.
 
-    Its sets fit together, and their first and last slice can be read (every chunk has a checksum).
+    Its data sets fit together, and their first and last slice can be read (every chunk has a checksum).
     """
     try:
         with h5py.File(path, "r") as file:
@@ -93,7 +133,7 @@ def is_whole(path):
 
 
 def _results(job, paths, n_jobs, errors):
-    """Yield what ``job`` returns as files finish; what it raises goes to ``errors``, and the other files go on."""
+    """Yield the results of `job` as files finish; its errors go to `errors`, and the other files go on."""
     n_jobs = min(n_jobs or n_cores(), len(paths))
     if n_jobs <= 1:
         for path in paths:
@@ -108,8 +148,8 @@ def _results(job, paths, n_jobs, errors):
                     yield future.result()
         except BrokenProcessPool:
             raise OSError(
-                f"a process preparing one of {len(paths)} files, the first {paths[0]}, ended: for want of memory (give "
-                f"n_jobs less than {n_jobs}, finished files are kept), or because the calling script lacks "
+                f"a process that prepared one of {len(paths)} files (the first is {paths[0]}) ended: either memory was "
+                f"short (set n_jobs below {n_jobs}; finished files are kept), or the calling script lacks "
                 'if __name__ == "__main__":, which new processes need'
             ) from None
         finally:
@@ -129,12 +169,12 @@ def _raise_first(errors):
         raise errors[0]
     if errors:
         kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(errors[0], kind))
-        raise kind(f"{errors[0]} (and {len(errors) - 1} more files cannot be prepared; what could be is kept)")
+        raise kind(f"{errors[0]} (and {len(errors) - 1} more files cannot be prepared; finished files are kept)")
 
 
 @contextlib.contextmanager
 def _one_thread_each():
-    """Numerical libraries read these when a new process loads them."""
+    """Set the variables that numerical libraries read when a new process loads them."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -146,10 +186,10 @@ def _one_thread_each():
 
 
 def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
-    """Prepare ``path`` unless it is cached; returns (path, prepared file, sha256 of the raw file)."""
+    """Prepare `path` unless it is cached; returns (path, prepared file, sha256 of the raw file)."""
     sha = _sha256(path)
     prepared = _cached(path, sha, recipe, cache_dir)
-    with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run side by side share a cache
+    with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
         if not is_whole(prepared):
             _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
     return path, prepared, sha
@@ -177,8 +217,8 @@ def _write(file, volume, calibrate, path):
     """Write the slices that have maps; returns the numbers of the others."""
     shape, left_out = volume.kspace.shape, []
     for name, one in zip(DATASETS, (shape[1:], _maps_shape(shape[1:]), shape[2:]), strict=True):
-        whole = (shape[0], *one)
-        file.create_dataset(name, whole, np.complex64, maxshape=whole, chunks=(1, *one), fletcher32=True)
+        full = (shape[0], *one)
+        file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *one), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
             sens_maps = _maps(kspace, calibrate)
@@ -210,7 +250,7 @@ def _maps(kspace, calibrate):
 
 
 def _maps_shape(shape):
-    """Shape of the maps that go with k-space of ``shape`` (coil, [time,] y, x)."""
+    """Shape of the maps that go with k-space of `shape` (coil, [time,] y, x)."""
     return (shape[0], *([1] * (len(shape) - 3)), *shape[-2:])
 
 
@@ -226,7 +266,7 @@ def _sha256(path):
 
 
 class _Hashes:
-    """SHA-256 of raw files that kept their size and time since they were last read, which spares reading gigabytes."""
+    """SHA-256 of raw files by size and time of last change, so that unchanged gigabytes are not read again."""
 
     def __init__(self, path):
         self.path = path
@@ -236,7 +276,7 @@ class _Hashes:
             self.entries = {}
 
     def of(self, path):
-        """The hash of ``path`` if it is known and the file unchanged, else None."""
+        """The hash of `path` if it is known and the file is unchanged, else None."""
         entry = self.entries.get(str(path.resolve()))
         return entry[1] if path.is_file() and entry and entry[0] == self._stamp(path) else None
 

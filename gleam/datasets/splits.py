@@ -1,6 +1,10 @@
-"""Which raw file is in which split: lists by subject, the paper's own or a data folder's."""
+"""Which raw file is in which split: lists by subject, the paper's own or those of a data folder."""
+
+from __future__ import annotations
 
 import csv
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +16,22 @@ HEARTS = "cine_heart.csv"
 PAPER_LISTS = Path(__file__).parent / "lists"
 
 
-def find_list(data_dir, name):
-    """Path of the split list ``name``: the one in ``data_dir/splits`` if there is one, else the paper's."""
+def find_list(data_dir: str | Path, name: str) -> Path:
+    """Path of the split list `name`: the one in `data_dir/splits` if there is one, otherwise the paper's."""
     own = Path(data_dir) / "splits" / name
     return own if own.is_file() else PAPER_LISTS / name
 
 
-def read_csv(path, columns):
-    """Rows of a CSV as dicts. Raises FileNotFoundError or, if one of ``columns`` is missing, ValueError."""
+def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file as dicts.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If one of `columns` is missing.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list; expected a CSV with the columns {', '.join(columns)}")
@@ -31,23 +43,42 @@ def read_csv(path, columns):
     return rows
 
 
-def listed_files(path):
-    """Names of the files in the split list ``path``."""
+def listed_files(path: str | Path) -> list[str]:
+    """Names of the files in the split list `path`."""
     return [row["file"] for row in read_csv(path, ("file",))]
 
 
-def files_by_split(data_dir, folder="mridata", split_list=KNEES):
-    """Raw files of each split, as a dict of "train", "val", "test" to paths in ``data_dir/folder``.
+def files_by_split(
+    data_dir: str | Path, folder: str | Path = "mridata", split_list: str = KNEES
+) -> dict[str, list[Path]]:
+    """Raw files of each split, as the split list of a data folder says.
 
-    ``split_list``: name of a CSV with columns file and split (:func:`find_list`); its files lie in ``folder``, "" being
-    ``data_dir`` itself. Raises FileNotFoundError if the
-    list or a file in it is missing, ValueError if a split is unknown or empty, or a file stands in it twice.
+    Parameters
+    ----------
+    data_dir : path
+        Folder of the data set.
+    folder : path
+        Where the files are, below `data_dir`; "" is `data_dir` itself.
+    split_list : str
+        Name of a CSV with the columns file and split, found by :func:`find_list`.
+
+    Returns
+    -------
+    dict
+        Of "train", "val" and "test" to paths.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the list, or a file in it, is missing.
+    ValueError
+        If a split is unknown or empty, or a file is listed twice.
     """
     return files_of_list(find_list(data_dir, split_list), Path(data_dir) / folder)
 
 
-def files_of_list(path, folder):
-    """As :func:`files_by_split`, of the split list at ``path`` whose files lie in ``folder``."""
+def files_of_list(path: str | Path, folder: str | Path) -> dict[str, list[Path]]:
+    """Same as :func:`files_by_split`, for the split list at `path` whose files are in `folder`."""
     rows = read_csv(path, ("file", "split"))
     names = [row["file"] for row in rows]
     if len(set(names)) < len(names):
@@ -55,25 +86,53 @@ def files_of_list(path, folder):
     files = {split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS}
     if sum(map(len, files.values())) < len(rows) or not all(files.values()):
         raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")
-    missing = [file for paths in files.values() for file in paths if not file.exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of the {len(rows)} files that {path} lists are missing, such as {missing[0]}"
-        )
+    check_exist([file for paths in files.values() for file in paths], f" that {path} lists")
     return files
 
 
-def folds(n_subjects, n_folds, *, n_val=1, seed=0):
-    """Cross-validation: ``n_folds`` dicts of "train", "val" and "test" to numbers of subjects, 0 to n_subjects - 1.
+def check_exist(paths: Sequence[Path], which: str = "") -> None:
+    """Raise FileNotFoundError unless all `paths` exist; `which` says in the message which files they are."""
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"{len(missing)} of the {len(paths)} files{which} are missing, such as {missing[0]}")
 
-    Every subject is tested in one fold; the order is drawn with ``seed``. Those that validate follow those of the test
-    in that order, the rest train. Raises ValueError if a split of a fold would be empty.
+
+def check_disjoint(subjects: dict[str, set[str]], source: str | Path) -> None:
+    """Raise ValueError, naming `source`, if a subject is in two splits; `subjects`: split to its subjects."""
+    for (one, first), (other, second) in itertools.combinations(subjects.items(), 2):
+        if shared := first & second:
+            raise ValueError(f"{source}: subject {min(shared)} is in both {one} and {other}; split by subject")
+
+
+def folds(n_subjects: int, n_folds: int, *, n_val: int = 1, seed: int = 0) -> list[dict[str, list[int]]]:
+    """The splits of a cross-validation.
+
+    Every subject is tested in one fold; the order is drawn with `seed`. The subjects that validate follow those of the
+    test in that order, the rest train.
+
+    Parameters
+    ----------
+    n_subjects, n_folds : int
+        Numbers of subjects and of folds.
+    n_val : int
+        Subjects that validate in each fold.
+    seed : int
+        Of the order.
+
+    Returns
+    -------
+    list of dict
+        For each fold, "train", "val" and "test" to numbers of subjects, 0 to n_subjects - 1.
+
+    Raises
+    ------
+    ValueError
+        If a split of a fold would be empty.
     """
     largest = -(-n_subjects // max(1, n_folds))
     if not (2 <= n_folds <= n_subjects and 1 <= n_val < n_subjects - largest):
         raise ValueError(
-            f"{n_subjects} subjects cannot make {n_folds} folds of which each validates on {n_val}; expected 2 or more "
-            "folds, each with subjects of its own to train, validate and test on"
+            f"{n_subjects} subjects cannot make {n_folds} folds with n_val={n_val}; expected 2 or more folds, each "
+            "with subjects to train, validate and test on"
         )
     order = np.random.default_rng(seed).permutation(n_subjects)
     found = []
@@ -85,12 +144,31 @@ def folds(n_subjects, n_folds, *, n_val=1, seed=0):
     return found
 
 
-def split_by_subject(files, subject, shares):
-    """Split ``files`` where no list says how: by subject, in the order of ``files``, without chance.
+def split_by_subject(
+    files: Sequence[Path], subject: Callable[[Path], str], shares: Sequence[float]
+) -> dict[str, list[Path]]:
+    """Split files without a list: by subject, in the order of `files`, without random numbers.
 
-    ``subject``: file to subject; ``shares``: subjects of train, val and test in proportion, each split having one at
-    least. The first subjects train, the next validate, the last test, so that neighbours stay together. Returns a dict
-    like :func:`files_by_split`. Raises ValueError if there are fewer than three subjects.
+    The first subjects train, the next validate, the last test, so that neighbours stay together.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The files.
+    subject : callable
+        File to subject.
+    shares : three numbers
+        Proportions of the subjects of train, val and test; each split gets at least one.
+
+    Returns
+    -------
+    dict
+        As :func:`files_by_split`.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than three subjects.
     """
     subjects = list(dict.fromkeys(subject(file) for file in files))
     if len(subjects) < len(SPLITS):

@@ -1,4 +1,6 @@
-"""What every reader of raw data returns."""
+"""The return type of all readers of raw data."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -9,14 +11,25 @@ REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :
 
 @dataclass(frozen=True)
 class Volume:
-    """The fully sampled k-space of one scan, and what is known about it.
+    """The fully sampled k-space of one scan, and its metadata.
 
-    ``kspace``: (slice, coil, y, x) or, of a series, (slice, coil, time, y, x); complex64, centred over (y, x);
-    ``subject``: the file's stem (mridata, OCMR), patient id (fastMRI) or folder (CMRxRecon); ``is_phantom``: simulated
-    by this project; ``acquisition``: e.g. "3D FSE" or "AXT2"; ``field_strength``: tesla, None where the file does not
-    say; ``aspect``: height (y) over width (x) of a pixel, from the header's field of view; ``measured``: (y0, y1, x0,
-    x1), ``kspace[..., y0:y1, x0:x1]`` is what was measured and the rest zero padding (:mod:`gleam.datasets.padding`),
-    None: all is measured. The readout counts as measured throughout.
+    Attributes
+    ----------
+    kspace : array, shape (slice, coil, y, x) or (slice, coil, time, y, x)
+        complex64, centred over (y, x); with time for a series.
+    subject : str
+        Stem of the file (mridata, OCMR), patient id (fastMRI) or folder (CMRxRecon).
+    is_phantom : bool
+        Whether this project simulated it.
+    acquisition : str
+        Such as "3D FSE" or "AXT2".
+    field_strength : float or None
+        In tesla; None if the file does not say.
+    aspect : float
+        Height (y) over width (x) of a pixel, from the header's field of view.
+    measured : (int, int, int, int) or None
+        (y0, y1, x0, x1): `kspace[..., y0:y1, x0:x1]` was measured, the rest is zero padding
+        (:mod:`gleam.datasets.padding`). None: all was measured. The whole readout counts as measured.
     """
 
     kspace: np.ndarray

@@ -1,10 +1,13 @@
-"""Phantoms that write the real raw formats, so that every later step is the one that real data takes.
+"""Phantoms that write the real raw formats, so that every later step runs as it does on real data.
 
-- `knee` writes mridata.org's ISMRMRD files, `brain` fastMRI's multicoil files, `heart` series like OCMR's (`generate`).
-- Anatomy (`knee_anatomy`, `brain_anatomy`, `heart_anatomy`), acquisition (`acquire`) and file formats (`write`) know
-  nothing of each other; `scan` joins the first two, `subject` writes the outcome.
+- `knee` writes ISMRMRD files like those of mridata.org, `brain` multicoil files like those of fastMRI, `heart` series
+  like those of OCMR (`plan`, `generate`).
+- Anatomy (`knee_anatomy`, `brain_anatomy`, `heart_anatomy`), acquisition (`acquire`) and file formats (`write`) do not
+  import each other; `scan` joins the first two, `subject` writes the result.
 - `simulated`: the same scans straight into memory. `magnitudes`: real anatomy, simulated coils and noise.
 """
+
+from __future__ import annotations
 
 from gleam.phantoms.generate import brain, heart, knee
 

@@ -1,11 +1,14 @@
-"""A T2-weighted head, one per random generator, made from the ICBM152 2009 tissue maps that nilearn ships.
+"""A T2-weighted head, one per random generator, made from the ICBM152 2009 tissue maps that come with nilearn.
 
-The maps are an average over 152 people (V. Fonov et al., NeuroImage 54, 2011); each phantom bends them, redraws the
-folds where grey matter, white matter and fluid compete, and adds skull, scalp, vessels, iron and lesions. No single
+The maps are an average over 152 people (V. Fonov et al., NeuroImage 54, 2011). Each phantom deforms them, redraws the
+boundaries between grey matter, white matter and fluid, and adds skull, scalp, vessels, iron and lesions. No single
 person's scan is in it.
 """
 
+from __future__ import annotations
+
 import importlib.util
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -22,22 +25,35 @@ TEXTURES = {  # knot distance in mm (z, y, x)
     "fold_grey": (6, 4.5, 4.5), "fold_white": (7, 5, 5), "fold_csf": (8, 6, 6), "tissue": (25, 22, 22),
     "bone": (20, 16, 16), "scalp": (25, 22, 22), "strand": (5, 2.2, 2.2),
 }  # fmt: skip
-# Pallidum, red nucleus, putamen: (z, y, distance from the midline, half axes, brightness that the iron leaves).
 BOX = (120, 125, 115)
 N_SUBSLICES, SLICE_MM = 3, 4.0
 
 
-def check_tissue_maps():
-    """Raise ModuleNotFoundError, with a sentence, without nilearn."""
+def check_tissue_maps() -> None:
+    """Raise ModuleNotFoundError, with a clear message, if nilearn is not installed."""
     if importlib.util.find_spec("nilearn") is None:
         raise ModuleNotFoundError("brain phantoms need nilearn's tissue maps; install it with: pip install nilearn")
 
 
 @lru_cache(maxsize=1)
-def tissue_maps():
-    """Grey and white matter maps at 1 mm, and the distance in mm from the inner skull at 2 mm, with their affines.
+def tissue_maps() -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
+    """Tissue maps of nilearn, and the distance from the inner skull computed from them.
 
-    Raises ModuleNotFoundError, with a sentence, without nilearn.
+    Returns
+    -------
+    maps : list of two arrays, shape (x, y, z)
+        Grey and white matter, 0 to 1, at 1 mm.
+    origin : array, shape (3,)
+        Position in mm of their first voxel.
+    distance : array, shape (x, y, z)
+        Signed distance in mm from the inner skull, negative inside, at 2 mm.
+    distance_origin : array, shape (3,)
+        Position in mm of its first voxel.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If nilearn is not installed.
     """
     check_tissue_maps()
     from nilearn import datasets
@@ -46,6 +62,7 @@ def tissue_maps():
     grey, white = datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
     maps = [np.asarray(image.dataobj, np.float32) for image in (grey, white)]
     inside = np.pad((maps[0] + maps[1])[::2, ::2, ::2] > 0.3, 16)
+    # A closing by 7 voxels fills ventricles and sulci, so that the outline is that of the inner skull.
     closed = ndimage.distance_transform_edt(~inside) < 7
     closed = ndimage.distance_transform_edt(closed) > 7
     distance = ndimage.distance_transform_edt(~closed) - ndimage.distance_transform_edt(closed)
@@ -55,9 +72,9 @@ def tissue_maps():
 
 
 class Brain:
-    """One subject's head. All its random numbers are drawn here, so that any grid shows the same anatomy."""
+    """One subject's head. All random numbers are drawn from `rng` here, so any grid shows the same anatomy."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.fields = {name: Field(rng, spacing, BOX) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
         self.size = rng.uniform(0.89, 0.97) * rng.normal(1, 0.015, 3)
@@ -83,10 +100,18 @@ class Brain:
             lesions.append((z, y, side * rng.normal(32, 6), rng.uniform(8, 15)))
         return lesions
 
-    def image(self, grid):
-        """Magnitude (slice, y, x), float32, fluid about 1, at ``grid``: three arrays of mm (upwards, backwards, right).
+    def image(self, grid: Sequence[np.ndarray]) -> np.ndarray:
+        """Magnitude of the head in slices of `SLICE_MM`, each the mean of `N_SUBSLICES` thin ones.
 
-        Slices are ``SLICE_MM`` thick: each is the mean over ``N_SUBSLICES`` thin ones.
+        Parameters
+        ----------
+        grid : three 1D arrays
+            Positions in mm (upwards, backwards, right).
+
+        Returns
+        -------
+        array, shape (slice, y, x)
+            float32; fluid is about 1.
         """
         offsets = SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
         return np.mean([self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets], axis=0, dtype=np.float32)
@@ -109,7 +134,7 @@ class Brain:
             for g, s in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
         )
         centre, tilt, size = self.centre.tolist(), self.tilt.tolist(), self.size.tolist()
-        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy number would make all float64
+        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy scalar would promote all to float64
         y, x = -(y - centre[1]), x - centre[2]
         y, x = cos * y + sin * x, cos * x - sin * y
         z = z + tilt[0] * y + tilt[1] * x
@@ -118,7 +143,7 @@ class Brain:
         return z, y, x / size[2] + 2.5 * noise["shift_x"] + 0.8 * noise["bend_x"]
 
     def _tissue(self, grey, white, z, y, x, noise, outside):
-        """Mix of grey, white and fluid; the power sharpens the average's blur, the noise moves the folds."""
+        """Mix of grey, white and fluid; the power sharpens the blur of the average, the noise moves the folds."""
         fluid = np.clip(1 - grey - white, 0, 1)
         odds = [
             (grey + 0.01) ** 2.2 * np.exp(0.5 * noise["fold_grey"]),
@@ -131,12 +156,13 @@ class Brain:
         image *= 1 + 0.03 * noise["tissue"] + 0.015 * noise["strand"]
         solid = 1 - odds[2] / total
         side = np.abs(x)
+        # Pallidum, red nucleus, putamen: (z, y, distance from the midline, half axes, brightness left by the iron).
         for z_0, y_0, x_0, radii, factor in (
             (-1, -5, 19, (6, 8, 4.5), 0.74),
             (-8, -20, 5, (4, 3.5, 3), 0.8),
             (3, 8, 26, (9, 11, 4), 0.92),
         ):
-            # farther from the middle than twice the ellipsoid's half axes, it covers nothing
+            # the ellipsoid covers nothing farther from its middle than twice its half axes
             here = box((np.abs(y - y_0) < 2 * radii[1]) & (np.abs(side - x_0) < 2 * radii[2]))
             iron = ellipsoid((z[here] - z_0, radii[0]), (y[here] - y_0, radii[1]), (side[here] - x_0, radii[2]))
             image[here] *= 1 - (1 - factor) * solid[here] * cover(iron, 2.0)
@@ -155,7 +181,7 @@ class Brain:
         return image
 
     def _head(self, outside, z, y, x, noise, width):
-        """Everything outside the brain's fluid: dura, skull with diploe, muscle, fat of the scalp, skin, air."""
+        """Everything outside the fluid around the brain: dura, skull with diploe, muscle, fat, skin, air."""
         value = self.value
         skull = 2.2 + self.skull_mm * (1 + 0.09 * noise["bone"] + 0.25 * np.clip(-y / 80 - 0.4, -0.6, 0.6))
         temple = np.clip(1.2 - np.hypot((y - 8) / 34, (z + 8) / 34), 0, 1) * np.clip(np.abs(x) / 20 - 2, 0, 1)
@@ -177,7 +203,7 @@ class Brain:
 
 
 def _sample(volume, z, y, x, origin, step):
-    """Linear interpolation of a map stored as (x, y, z); 0 beyond it for tissue, the nearest value for distances."""
+    """Linear interpolation of a map stored as (x, y, z), with its edge value beyond it."""
     from scipy import ndimage
 
     shape = np.broadcast_shapes(z.shape, y.shape, x.shape)

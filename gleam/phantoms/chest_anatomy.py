@@ -1,9 +1,13 @@
-"""What lies around the heart in a short-axis slice: chest wall, lungs, spine, aorta, liver.
+"""The surroundings of the heart in a short-axis slice: chest wall, lungs, spine, aorta, liver.
 
-Coordinates in mm: ``s`` towards the apex of the heart, ``y`` to the back and feet, ``x`` to the subject's left; the
-field of view is centred at 0. Fat counts as negative until the heart is drawn: at the echo time of a balanced sequence
-its signal opposes that of water, and a voxel that holds both is dark.
+Coordinates in mm: `s` towards the apex of the heart, `y` to the back and feet, `x` to the subject's left; the field of
+view is centred at 0. Fat counts as negative until the heart is drawn: at the echo time of a balanced sequence its
+signal opposes that of water, and a voxel that holds both is dark.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,9 +27,9 @@ BOX = (100, 150, 250)
 
 
 class Chest:
-    """One subject's chest. All its random numbers are drawn here, so that any grid shows the same anatomy."""
+    """One subject's chest. All random numbers are drawn from `rng` here, so any grid shows the same anatomy."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.fields = {name: Field(rng, spacing, BOX) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
         self.half_y, self.half_x = rng.uniform(96, 110), rng.uniform(148, 168)
@@ -39,13 +43,27 @@ class Chest:
         self.gas = rng.uniform(-0.8, 0.8)
         self.haze = rng.uniform(0.4, 1.2)
 
-    def still(self, grid, width):
-        """What does not beat (3, s, y, x), float32: the signal with water positive, and the signed distances in mm to
-        the cavity of the chest and to the aorta. ``width`` in mm is that of an edge.
+    def still(self, grid: Sequence[np.ndarray], width: float) -> np.ndarray:
+        """The parts of the chest that do not beat.
+
+        Parameters
+        ----------
+        grid : three 1D arrays
+            Positions (s, y, x) in mm.
+        width : float
+            Width of an edge in mm.
+
+        Returns
+        -------
+        array, shape (3, s, y, x)
+            float32: the signal with water positive, and the signed distances in mm to the cavity of the chest and to
+            the aorta.
         """
         noise = {name: field(grid) for name, field in self.fields.items()}
-        s, y, x = (np.asarray(g, np.float32).reshape(shape)
-                   for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True))  # fmt: skip
+        s, y, x = (
+            np.asarray(g, np.float32).reshape(shape)
+            for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
+        )
         y = y + 2.5 * noise["shift_y"] + 0.5 * noise["ripple"]
         x = x - self.centre_x + 2.5 * noise["shift_x"]
         parts = self._distances(s, y, x, noise)
@@ -56,8 +74,8 @@ class Chest:
         aorta = self._middle(image, parts, noise, y, x, width)
         return np.stack([image, parts["cavity"], aorta]).astype(np.float32)
 
-    def with_pulse(self, still, pulse, width):
-        """The signal of :meth:`still` with the aorta widened by the ``pulse``, 0 to 1."""
+    def with_pulse(self, still: np.ndarray, pulse: float, width: float) -> np.ndarray:
+        """The signal (s, y, x) of :meth:`still` with the aorta widened by `pulse`, 0 to 1; `width` as there."""
         image, _, aorta = still
         return paint(image.copy(), cover(aorta - 0.8 * pulse, width), self.value["aorta"] * (1 + 0.08 * pulse))
 
@@ -114,8 +132,11 @@ class Chest:
     def _organs(self, image, parts, noise, s, y, x, width):
         """Liver on the right and stomach on the left, under the diaphragm; they reach the lower slices only."""
         value, cavity = self.value, parts["cavity"] + 1.5
-        liver = np.maximum(ellipsoid((s - self.liver[0], 90), (y - self.liver[1] - 22, 66), (x - self.liver[2], 96))
-                           + 1.5 * noise["ripple"], cavity)  # fmt: skip
+        liver = np.maximum(
+            ellipsoid((s - self.liver[0], 90), (y - self.liver[1] - 22, 66), (x - self.liver[2], 96))
+            + 1.5 * noise["ripple"],
+            cavity,
+        )
         paint(image, shell(liver, -0.3, 2.0, width), 0.8 * value["fat"])
         flesh = value["liver"] * (1 + 0.05 * noise["organ"] + 0.06 * noise["grain"])
         paint(image, cover(liver, width), flesh)
@@ -155,7 +176,7 @@ class Chest:
 
 
 def _rounded(x, y, a, b, power=2.35):
-    """Approximate signed distance to a rounded box at 0 with half axes ``a`` and ``b``, fuller than an ellipse."""
+    """Approximate signed distance to a rounded box at 0 with half axes `a` and `b`, fuller than an ellipse."""
     k = ((np.abs(x) / a) ** power + (np.abs(y) / b) ** power) ** (1 / power) + 1e-6
     slope = np.hypot(np.abs(x / k / a) ** (power - 1) / a, np.abs(y / k / b) ** (power - 1) / b)
     return (k - 1) / (slope + 1e-4)

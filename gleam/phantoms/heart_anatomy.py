@@ -1,5 +1,9 @@
 """A beating heart in its chest, one per random generator, as a balanced steady-state image in short-axis slices."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import numpy as np
 
 from gleam.phantoms.chest_anatomy import Chest
@@ -16,14 +20,14 @@ BOX = (95, 90, 110)
 REACH_MM = (66.0, 78.0)  # half height and half width of the window that the heart is drawn in
 WINDOW_MM = np.array([-7.0, -22.0])  # its middle, from that of the left ventricle
 THICKNESS_MM, N_SUBSLICES = 8.0, 2
-SHOWN = 0.87  # of the depth of the chest; what lies outside is saturated, as in scans with a small field of view
+SHOWN = 0.87  # of the depth of the chest; the rest is saturated, as in scans with a small field of view
 BLUR = 2.6  # width of edges in pixels: the heart beats while a frame is measured
 
 
 class Heart:
-    """One subject. All its random numbers are drawn here, so that any grid shows the same anatomy at any time."""
+    """One subject's heart. All random numbers are drawn from `rng` here: any grid and time shows the same anatomy."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.cycle = Cycle(rng)
         self.ventricles = Ventricles(rng, self.cycle)
         self.chest = Chest(rng)
@@ -36,29 +40,52 @@ class Heart:
         self.swirl_start = rng.uniform(0, 2 * np.pi)
         self.unsteady = rng.uniform(0.8, 1.6)
 
-    def field_of_view(self, matrix):
-        """Height and width in mm of an image of ``matrix`` (y, x) pixels, square ones: most of the chest's depth."""
+    def field_of_view(self, matrix: Sequence[int]) -> tuple[float, float]:
+        """Height and width in mm of an image of `matrix` (y, x) square pixels that shows most of the chest's depth."""
         height = 2 * SHOWN * self.chest.half_y
         return height, height * matrix[1] / matrix[0]
 
-    def still(self, grid):
-        """The chest without the heart, for :meth:`image`; between two that lie close, the chest is their mean."""
+    def still(self, grid: Sequence[np.ndarray]) -> np.ndarray:
+        """The chest without the heart, for :meth:`image`; `grid` as there.
+
+        The chest between two positions close to each other is well approximated by the mean of the two results.
+        """
         middle = np.asarray(grid[0], float) - self.ventricles.length / 2
         return self.chest.still((middle, *grid[1:]), edge_width(grid))
 
-    def image(self, grid, t, thickness=THICKNESS_MM, still=None):
-        """Magnitude and blood fraction (s, y, x), float32, blood about 1, at the time ``t`` in cycles.
+    def image(
+        self,
+        grid: Sequence[np.ndarray],
+        t: float,
+        thickness: float = THICKNESS_MM,
+        still: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Magnitude and blood fraction at one time of the cardiac cycle.
 
-        ``grid``: three arrays of mm: from the base of the heart to its apex, to the back, to the left. Slices are
-        ``thickness`` mm thick: the heart in each is the mean of ``N_SUBSLICES`` thin ones. ``still``: the chest from
-        :meth:`still`, by default drawn on ``grid``.
+        Parameters
+        ----------
+        grid : three 1D arrays
+            Positions in mm: from the base of the heart to its apex, to the back, to the left.
+        t : float
+            Time in cycles.
+        thickness : float
+            Thickness of a slice in mm; the heart in each is the mean of `N_SUBSLICES` thin slices.
+        still : array, optional
+            The chest from :meth:`still`; default: drawn on `grid`.
+
+        Returns
+        -------
+        image, blood : arrays, shape (s, y, x)
+            float32; blood has a magnitude of about 1.
         """
         width = edge_width(grid)
         still = self.still(grid) if still is None else still
         image = self.chest.with_pulse(still, self.cycle.flow(t) * (t % 1.0 < self.cycle.systole), width)
         blood = np.zeros_like(image)
-        rows, columns = (np.flatnonzero(np.abs(g - c) <= reach) for g, c, reach in
-                         zip(grid[1:], self.ventricles.centre + WINDOW_MM, REACH_MM, strict=True))  # fmt: skip
+        rows, columns = (
+            np.flatnonzero(np.abs(g - c) <= reach)
+            for g, c, reach in zip(grid[1:], self.ventricles.centre + WINDOW_MM, REACH_MM, strict=True)
+        )
         window = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         offsets = thickness * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
         levels = (np.asarray(grid[0])[:, None] + offsets).ravel()
@@ -71,13 +98,13 @@ class Heart:
         )
         return np.abs(image), blood
 
-    def parts(self, grid, t):
+    def parts(self, grid: Sequence[np.ndarray], t: float) -> dict[str, np.ndarray]:
         """Coverage (0 to 1; s, y, x) of lv_blood, rv_blood and lv_wall (with papillary muscles) in thin slices."""
         blank = np.zeros([len(g) for g in grid], np.float32)
         return self._draw(blank, grid, t, edge_width(grid), np.float32(-100))
 
     def _draw(self, image, grid, t, width, chest):
-        """Draw the heart over ``image`` in place, ``chest`` mm inside its walls; returns coverages as :meth:`parts`."""
+        """Draw the heart over `image` in place, `chest` mm inside its walls; returns coverages as :meth:`parts`."""
         y, x = np.asarray(grid[1], np.float32)[:, None], np.asarray(grid[2], np.float32)
         frame = self.ventricles.frame(grid[0], y, x, t)
         noise = {
@@ -113,8 +140,12 @@ class Heart:
         for angle, radius in zip(*self.coronaries, strict=True):
             angle = self.ventricles.towards_rv - angle
             around = frame["outer"] + 3.2
-            dot = np.hypot(frame["r"] * np.cos(frame["angle"] - angle) - around,
-                           frame["r"] * np.sin(frame["angle"] - angle)) - radius  # fmt: skip
+            dot = (
+                np.hypot(
+                    frame["r"] * np.cos(frame["angle"] - angle) - around, frame["r"] * np.sin(frame["angle"] - angle)
+                )
+                - radius
+            )
             paint(image, cover(dot, width) * cover(sac, width), self.value["coronary"])
 
     def _right(self, image, frame, outer, rv, noise, flesh, flow, width):
@@ -153,6 +184,6 @@ class Heart:
         return brightness - self.unsteady * (0.05 + 0.28 * flow) * streaks
 
 
-def edge_width(grid):
-    """Width in mm of an edge between tissues on ``grid``."""
+def edge_width(grid: Sequence[np.ndarray]) -> float:
+    """Width in mm of an edge between tissues on `grid`."""
     return BLUR * float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))

@@ -1,12 +1,15 @@
-"""Where the ventricles are: their outlines as functions of the height over the base and of the cardiac phase.
+"""Outlines of the ventricles as functions of the height over the base and of the cardiac phase.
 
-Lengths in mm, angles in radians in the image plane (x right, y down). The height ``u`` runs from 0 at the base to 1 at
+Lengths in mm, angles in radians in the image plane (x right, y down). The height `u` runs from 0 at the base to 1 at
 the apex of the cavity and moves with the wall; the base descends in systole while the apex stays.
 """
+
+from __future__ import annotations
 
 import numpy as np
 
 from gleam.phantoms.fields import ellipse
+from gleam.phantoms.heart_motion import Cycle
 
 SHORTENING = 0.14  # of the long axis in systole
 APEX_MM = 0.09  # thickness of the wall at the apex, over the length of the cavity
@@ -14,9 +17,9 @@ RV_WIDTH = ((-0.2, 0.0, 0.15, 0.40, 0.65, 0.85, 1.0), (38, 38, 37, 31, 20, 7, -8
 
 
 class Ventricles:
-    """One subject's two ventricles; all random numbers are drawn here."""
+    """One subject's two ventricles; all random numbers are drawn from `rng` here, `cycle` says how they beat."""
 
-    def __init__(self, rng, cycle):
+    def __init__(self, rng: np.random.Generator, cycle: Cycle) -> None:
         self.cycle = cycle
         self.radius, self.length = rng.uniform(22.5, 27), rng.uniform(80, 94)
         self.wall = rng.uniform(7.5, 10.5)
@@ -28,20 +31,37 @@ class Ventricles:
         self.twist = rng.uniform(0.10, 0.24)
         self.bulk = rng.normal((-1.0, -1.5), 1.2)
         self.lumps = rng.normal(0, 1, (3, 2)) * np.array([0.035, 0.02, 0.012])[:, None]
-        self.muscles = [(self.towards_rv + a + rng.normal(0, 0.12), rng.uniform(3.6, 5.4), rng.uniform(0.50, 0.60))
-                        for a in (2.35, -2.0)]  # fmt: skip
+        self.muscles = [
+            (self.towards_rv + a + rng.normal(0, 0.12), rng.uniform(3.6, 5.4), rng.uniform(0.50, 0.60))
+            for a in (2.35, -2.0)
+        ]
 
-    def levels(self, n_slices):
-        """Centres (mm from the end-diastolic base) of ``n_slices`` slices from base to apex, and their distance."""
+    def levels(self, n_slices: int) -> tuple[np.ndarray, float]:
+        """Centres (mm from the end-diastolic base) of `n_slices` slices from base to apex, and their distance in mm."""
         first, last = 0.19 * self.length, 0.95 * self.length
         spacing = min((last - first) / max(n_slices - 1, 1), 22.0)
         middle = (first + last) / 2 if n_slices > 1 else 0.45 * self.length
         return middle + spacing * (np.arange(n_slices) - (n_slices - 1) / 2), spacing
 
-    def lv_radii(self, level, t):
-        """Inner and outer radius now and at end diastole, the height ``u``, all shaped like ``level`` (mm, 1D).
+    def lv_radii(
+        self, level: np.ndarray, t: float
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Radii of the left ventricle at the time `t` and at end diastole.
 
-        The volume follows the cycle's curve, and every disc of the wall keeps its volume: the shorter heart is thicker.
+        The volume of the cavity follows :class:`.heart_motion.Cycle`. Every disc of the wall keeps its volume, so the
+        wall is thicker when the heart is shorter.
+
+        Parameters
+        ----------
+        level : array, shape (n,)
+            Heights in mm from the end-diastolic base.
+        t : float
+            Time in cycles.
+
+        Returns
+        -------
+        inner, outer, inner_0, outer_0, u : arrays, shape (n,)
+            Inner and outer radius in mm at `t`, both at end diastole, and the relative height.
         """
         ejected = self.cycle.ejected(t)
         shorter = 1 - SHORTENING * ejected
@@ -54,12 +74,24 @@ class Ventricles:
         inner = inner_0 * np.sqrt(self.cycle.volume(t) / shorter)
         return inner, np.sqrt(inner**2 + area_0 / shorter), inner_0, np.sqrt(inner_0**2 + area_0), u
 
-    def frame(self, level, y, x, t):
-        """The heart's own coordinates at the heights ``level`` (1D) and points ``y``, ``x``, at the time ``t``.
+    def frame(self, level: np.ndarray, y: np.ndarray, x: np.ndarray, t: float) -> dict:
+        """The heart's own coordinates at given points.
 
-        A dictionary of arrays (s, y, x): ``r`` and ``angle`` around the left ventricle, ``across`` and ``along`` the
-        septum, ``material``: levels (1D), y and x where that piece was at end diastole, for
-        textures.
+        Parameters
+        ----------
+        level : array, shape (s,)
+            Heights in mm from the end-diastolic base.
+        y, x : arrays
+            Points in mm.
+        t : float
+            Time in cycles.
+
+        Returns
+        -------
+        dict
+            Arrays that broadcast to (s, y, x): `r` and `angle` around the left ventricle, its `inner` and `outer`
+            radius, the height `u`, `across` and `along` the septum. `material`: levels (1D), y and x of the same piece
+            of tissue at end diastole, for textures. `ejected`: fraction of the stroke volume.
         """
         ejected = self.cycle.ejected(t)
         inner, outer, inner_0, outer_0, u = (v[:, None, None].astype(np.float32) for v in self.lv_radii(level, t))
@@ -69,8 +101,9 @@ class Ventricles:
         y, x = y.astype(np.float32), x.astype(np.float32)
         r, angle = np.hypot(y, x), np.arctan2(y, x) - self.twist * ejected * (u - 0.3)
         outside = r - outer + outer_0
-        wall = np.sqrt(np.maximum(inner_0**2 + (r**2 - inner**2) * (outer_0**2 - inner_0**2)
-                                  / (outer**2 - inner**2 + 1e-3), 0))  # fmt: skip
+        wall = np.sqrt(
+            np.maximum(inner_0**2 + (r**2 - inner**2) * (outer_0**2 - inner_0**2) / (outer**2 - inner**2 + 1e-3), 0)
+        )
         r_0 = np.where(r < inner, r * inner_0 / inner, np.where(r < outer, wall, outside))
         material = u.ravel() * self.length - self.length / 2, r_0 * np.sin(angle), r_0 * np.cos(angle)
         cos, sin = float(np.cos(self.towards_rv)), float(np.sin(self.towards_rv))
@@ -78,13 +111,13 @@ class Ventricles:
         return {"r": r, "angle": angle, "inner": inner, "outer": outer, "u": u, "across": across, "along": along,
                 "material": material, "ejected": ejected}  # fmt: skip
 
-    def lv_distances(self, frame):
+    def lv_distances(self, frame: dict) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances to the cavity and to the outer surface of the left ventricle, without fine structure."""
         turn = [k * frame["angle"] for k in (2, 3, 4)]
         lumps = sum(a * np.cos(p) + b * np.sin(p) for (a, b), p in zip(self.lumps.tolist(), turn, strict=True))
         return frame["r"] - frame["inner"] * (1 + lumps), frame["r"] - frame["outer"] * (1 + 0.6 * lumps)
 
-    def papillary_distance(self, frame):
+    def papillary_distance(self, frame: dict) -> np.ndarray:
         """Signed distance to the two papillary muscles, which stand on the wall and thicken in systole."""
         distance = np.full_like(frame["r"], 1e3)
         for angle, radius, middle in self.muscles:
@@ -97,8 +130,8 @@ class Ventricles:
             distance = np.minimum(distance, np.where(fade > 0, standing, 1e3))
         return distance
 
-    def rv_distance(self, frame):
-        """Signed distance to the right ventricle's outline; its cavity is what lies in it and out of the left one."""
+    def rv_distance(self, frame: dict) -> np.ndarray:
+        """Signed distance to the outline of the right ventricle; its cavity is the part outside the left ventricle."""
         ejected = frame["ejected"]
         width = self.rv_scale * np.interp(frame["u"], *RV_WIDTH).astype(np.float32) * (1 - self.rv_ejection * ejected)
         far, near = 0.97 * frame["outer"] + width, -0.15 * frame["outer"]

@@ -1,8 +1,12 @@
-"""A proton-density knee with fat suppression, one per random generator, as a magnitude image on a grid of millimetres.
+"""A proton-density knee with fat suppression, one per random generator, as a magnitude image on a grid in mm.
 
 Contrast, edges and grain were set so that k-space, sparsity and the errors of zero-filling and compressed sensing are
-those of real knees (``benchmarks/likeness.py``).
+like those of real knees (`benchmarks/likeness.py`).
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +19,7 @@ INTENSITIES = {
     "meniscus": 0.20, "acl": 0.35, "nerve": 0.60, "artery": 0.08, "vein": 1.10, "hoffa": 0.42,
 }  # fmt: skip
 EDGE = 1.4  # width of edges in voxels, before the scanner
-GRAIN = 0.13  # of the signal: what is smaller than a voxel
+GRAIN = 0.13  # of the signal: texture smaller than a voxel
 TEXTURES = {  # knot distance in mm (s, y, x)
     "shift_y": (40, 38, 38), "shift_x": (40, 38, 38), "ripple_y": (22, 13, 13), "ripple_x": (22, 13, 13),
     "septa": (12, 4.5, 4.5), "septa_wide": (18, 8, 8), "fat": (25, 16, 16), "fascicle": (20, 2.2, 2.2),
@@ -26,9 +30,9 @@ TEXTURES = {  # knot distance in mm (s, y, x)
 
 
 class Knee:
-    """One subject's knee. All its random numbers are drawn here, so that any grid shows the same anatomy."""
+    """One subject's knee. All random numbers are drawn from `rng` here, so any grid shows the same anatomy."""
 
-    def __init__(self, rng):
+    def __init__(self, rng: np.random.Generator) -> None:
         self.fields = {name: Field(rng, spacing) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
         self.mirror = float(rng.choice([-1.0, 1.0]))
@@ -45,8 +49,10 @@ class Knee:
         self.muscle_gap_mm = rng.uniform(0.5, 1.5)
         self.fatty_muscle = rng.uniform(0.25, 0.9)
         self.trabeculae = rng.uniform(0.05, 0.11)
-        self.muscles = {name: (*rng.normal(0, 1.2, 2), self.muscularity * rng.normal(1, 0.07), rng.normal(0, 0.1))
-                        for name in shapes.MUSCLES}  # fmt: skip
+        self.muscles = {
+            name: (*rng.normal(0, 1.2, 2), self.muscularity * rng.normal(1, 0.07), rng.normal(0, 0.1))
+            for name in shapes.MUSCLES
+        }
         self.muscle_tint = rng.normal(1, 0.05, len(shapes.MUSCLES))
         self.vessels = rng.normal(0, 1.5, (6, 2))
         self.small_vessels = np.stack(
@@ -79,8 +85,19 @@ class Knee:
             )
         return lesions
 
-    def image(self, grid):
-        """Magnitude (s, y, x), float32, fat about 1, at ``grid``: three arrays of mm (up the leg, backwards, right)."""
+    def image(self, grid: Sequence[np.ndarray]) -> np.ndarray:
+        """Magnitude of the knee.
+
+        Parameters
+        ----------
+        grid : three 1D arrays
+            Positions in mm (up the leg, backwards, right).
+
+        Returns
+        -------
+        array, shape (s, y, x)
+            float32; joint fluid is about 1.2, fat about 0.45.
+        """
         width = EDGE * float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
         image = np.zeros([len(g) for g in grid], np.float32)
         bend = 1.5 * self.fields["vessel"](grid).mean((1, 2), dtype=np.float32)[:, None, None]
@@ -96,7 +113,7 @@ class Knee:
         return image
 
     def _leg_box(self, grid):
-        """The part of ``grid`` outside which there is air, by a look at every few millimetres."""
+        """The part of `grid` outside which there is only air, found on a coarse grid of about 4 mm."""
         steps = [max(1, int(4.0 / abs(g[1] - g[0]))) for g in grid[1:]]
         coarse = (grid[0], *(g[::step] for g, step in zip(grid[1:], steps, strict=True)))
         near = box(shapes.distances(self._frame(coarse), self)["leg"] < 12.0)
@@ -110,7 +127,7 @@ class Knee:
             np.asarray(g, np.float32).reshape(shape)
             for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)
         )
-        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy number would make all float64
+        cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy scalar would promote all to float64
         y, x = y - float(self.centre[1]), self.mirror * (x - float(self.centre[2]))
         y, x = cos * y + sin * x, cos * x - sin * y
         y = y / (self.size * self.squeeze) + 1.9 * noise["shift_y"] + 0.45 * noise["ripple_y"]

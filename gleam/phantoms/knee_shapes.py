@@ -1,8 +1,13 @@
-"""Where things are in a right knee: bones and muscles as signed distances in mm.
+"""Shapes of a right knee: bones and muscles as signed distances in mm.
 
-Coordinates: ``s`` upwards along the leg (0 is the joint line), ``y`` towards the back, ``x`` towards the outside.
-Outlines were laid out by hand after textbook cross-sections of an adult knee; every number is then varied per subject.
+Coordinates: `s` upwards along the leg (0 is the joint line), `y` towards the back, `x` towards the outside. Outlines
+were laid out by hand after textbook cross-sections of an adult knee; every number is then varied per subject.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -39,20 +44,20 @@ MUSCLES = {
 }  # fmt: skip
 
 
-def profile(s, table):
-    """Interpolate rows of (s, values...) at the positions ``s`` (1D); each value comes as (s, 1, 1)."""
+def profile(s: np.ndarray, table: Sequence[Sequence[float]]) -> list[np.ndarray]:
+    """Interpolate rows of (s, values...) at the positions `s` (1D) in mm; returns each value as (s, 1, 1), float32."""
     rows = np.array(table, float)
     rows = rows[np.argsort(rows[:, 0])]
     return [np.interp(s, rows[:, 0], column)[:, None, None].astype(np.float32) for column in rows[:, 1:].T]
 
 
-def column(values):
-    """Values along s as (s, 1, 1), float32, so that images they enter stay float32."""
+def column(values: np.ndarray) -> np.ndarray:
+    """Values along s as (s, 1, 1), float32, so that images computed from them stay float32."""
     return np.asarray(values, np.float32)[:, None, None]
 
 
-def two_nearest(distances):
-    """The smallest and the second smallest of ``distances`` (muscle, s, y, x), each (s, y, x)."""
+def two_nearest(distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The smallest and the second smallest of `distances` (muscle, s, y, x), each (s, y, x)."""
     nearest, second = distances[0].copy(), np.full_like(distances[0], np.inf)
     for one in distances[1:]:
         np.minimum(second, np.maximum(nearest, one), out=second)
@@ -60,8 +65,23 @@ def two_nearest(distances):
     return nearest, second
 
 
-def muscle_distances(s, y, x, vary):
-    """Signed distances (muscle, s, y, x); beyond a muscle's ends, and where it has no width, all is outside."""
+def muscle_distances(s: np.ndarray, y: np.ndarray, x: np.ndarray, vary: dict[str, Sequence[float]]) -> np.ndarray:
+    """Signed distances in mm to all muscles.
+
+    Parameters
+    ----------
+    s : array, shape (s,)
+        Positions along the leg in mm.
+    y, x : arrays, shape (s, y, x)
+        Positions in mm.
+    vary : dict
+        Of a muscle's name to its shift along x and y in mm, its scale and its turn in radians.
+
+    Returns
+    -------
+    array, shape (muscle, s, y, x)
+        float32. Large (outside) beyond a muscle's ends and where it has no width.
+    """
     out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)
     for k, (name, rows) in enumerate(MUSCLES.items()):
         rows = np.array(rows)
@@ -77,7 +97,7 @@ def muscle_distances(s, y, x, vary):
     return out
 
 
-def femur_distance(s, level, y, x):
+def femur_distance(s: np.ndarray, level: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Signed distance to the femur: shaft and metaphysis, two condyles, the two ridges of the trochlea."""
     a, b, cy = profile(
         s, [(80, 14, 14, -6), (55, 16, 15, -6), (42, 21, 16, -6), (32, 29, 18, -5), (22, 33, 17, -4), (8, 31, 13, -2)]
@@ -91,7 +111,7 @@ def femur_distance(s, level, y, x):
     return merge(condyles, shaft, 6)
 
 
-def plateau_distance(s, y, x):
+def plateau_distance(s: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Signed distance, across the leg only, to the tibia: plateau with its posterior notch, three-sided shaft."""
     a, b, cy = profile(
         s,
@@ -109,7 +129,7 @@ def plateau_distance(s, y, x):
     return -merge(-body, notch, 5)
 
 
-def tibia_distance(s, level, y, x):
+def tibia_distance(s: np.ndarray, level: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Signed distance to the tibia: plateau, intercondylar eminence, shaft, tuberosity."""
     front = column(np.interp(s, [-62, -46, -34, -24], [-26, -26, -25, -18]))
     tuberosity = ellipsoid((level + 40, 18), (y - front - 8, 8.5), (x - 3, 9))
@@ -117,14 +137,17 @@ def tibia_distance(s, level, y, x):
     return merge(np.maximum(merge(plateau_distance(s, y, x), tuberosity, 6), 3 * (level + 2.5)), spine, 3)
 
 
-def fibula_distance(s, level, y, x):
+def fibula_distance(s: np.ndarray, level: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Signed distance to the fibula, its head just below the joint on the outside."""
     r, cx = profile(s, [(-10, 6, 36), (-16, 8.5, 36), (-24, 8.5, 36), (-36, 6.5, 35), (-65, 6, 33)])
     return np.maximum(ellipse(x - cx, y - 19, r, r * 1.1), level + 11)
 
 
-def patella_distance(level, y, x, level_0):
-    """Signed distance to the patella: wide, flat in front, a ridge behind that fits the trochlear groove."""
+def patella_distance(level: np.ndarray, y: np.ndarray, x: np.ndarray, level_0: float) -> np.ndarray:
+    """Signed distance to the patella: wide, flat in front, a ridge behind that fits the trochlear groove.
+
+    `level_0` is the height of its centre in mm.
+    """
     behind = np.sqrt(x**2 + 9)
     return ellipsoid((level - level_0, 22), (y + 43 + 0.27 * (behind - 8), 9.6), (x - 1, 22.5))
 
@@ -132,11 +155,21 @@ def patella_distance(level, y, x, level_0):
 LEG = [(75, 65, 66, 5), (45, 61, 63, 4), (15, 54.5, 59, 4), (-10, 51.5, 56, 4), (-35, 52, 55, 4), (-65, 55, 56, 5)]
 
 
-def distances(frame, knee):
-    """Signed distances to the skin, fascia, bones and joint capsule of one ``knee``, by name.
+def distances(frame: dict, knee: Any) -> dict[str, np.ndarray]:
+    """Signed distances in mm to the skin, fascia, bones and joint capsule of one knee.
 
-    Besides them ``angle``, around the leg, and ``fluid``, the thickness in mm of the fluid inside the capsule, which
-    gathers in the recesses in front.
+    Parameters
+    ----------
+    frame : dict
+        Coordinates `s`, `level`, `y`, `x` in mm and the fields `noise` on the grid.
+    knee : gleam.phantoms.knee_anatomy.Knee
+        The subject.
+
+    Returns
+    -------
+    dict
+        Arrays (s, y, x) by name. Besides the distances: `angle` around the leg, and `fluid`, the thickness in mm of
+        the fluid inside the capsule, which gathers in the recesses in front.
     """
     s, level, y, x, noise = (frame[k] for k in ("s", "level", "y", "x", "noise"))
     half_x, half_y, cy = profile(s, LEG)

@@ -1,14 +1,16 @@
 """Raw files from magnitude images of real anatomy: simulated receive coils, phase and noise in fastMRI's layout.
 
-Such a file is neither a phantom nor a measurement, and says so: its acquisition is "real anatomy, simulated coils and
-noise", its ISMRMRD header has the system vendor "GLEAM simulated coils".
+Such a file is neither a phantom nor a measurement, and it says so: its acquisition is "real anatomy, simulated coils
+and noise", and the system vendor in its ISMRMRD header is "GLEAM simulated coils".
 """
+
+from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
@@ -16,7 +18,7 @@ from gleam.datasets.volume import REAL_ANATOMY
 from gleam.files import digest
 from gleam.phantoms import acquire
 from gleam.phantoms.scan import KNEE_FOV_MM, axis, cropped
-from gleam.phantoms.write import header_xml, write_fastmri
+from gleam.phantoms.write import header_xml, is_current, write_fastmri
 from gleam.physics.fourier import fft2c, ifft2c
 
 VENDOR = "GLEAM simulated coils"
@@ -25,43 +27,62 @@ EXPECTED = "magnitude images (subject, y, x), finite and not negative, as .npy"
 
 
 def write(
-    source, out_dir, *, matrix=None, noise=0.03, n_coils=8, n_versions=1, max_shift=6, fov_mm=KNEE_FOV_MM[1:],
-    name="subject", seed=0, progress=True,
-):  # fmt: skip
-    """Write every image of ``source`` as raw files, once per version; returns their paths as a list per subject.
+    source: str | Path,
+    out_dir: str | Path,
+    *,
+    matrix: tuple[int, int] | None = None,
+    noise: float = 0.03,
+    n_coils: int = 8,
+    n_versions: int = 1,
+    max_shift: int = 6,
+    fov_mm: tuple[float, float] = KNEE_FOV_MM[1:],
+    name: str = "subject",
+    seed: int = 0,
+    progress: bool = True,
+) -> list[list[Path]]:
+    """Write every image of `source` as raw files, once per version.
 
-    Each version has coils, a smooth phase and noise of its own. Version 0 shows the image as it is, for validation and
-    test; in the others it may be mirrored left to right and is shifted, which makes them training data. All versions of
-    a subject carry the same patient id, so that no subject gets into two splits. A file depends on the image, ``seed``,
-    subject and version alone; one that exists with the same settings is kept.
+    Each version has its own coils, smooth phase and noise. Version 0 shows the image as it is, for validation and test.
+    The other versions are training data: the image may be mirrored left to right, and it is shifted. All versions of a
+    subject have the same patient id, so that no subject gets into two splits. A file depends only on the image, `seed`,
+    subject and version; one that exists with the same settings is kept.
 
     Parameters
     ----------
     source : path
-        ``.npy`` of magnitudes (subject, y, x), any unit. Their shading and noise count as anatomy.
+        `.npy` of magnitudes (subject, y, x), any unit. Their shading and noise count as anatomy.
     out_dir : path
-        Where ``<name>_01_v0.h5``, ... are written.
+        Folder for `<name>_01_v0.h5`, ...
     matrix : (int, int), optional
         (y, x) of k-space, at most that of the images: the centre of k-space is kept. Default: that of the images.
     noise : float
-        Standard deviation per real channel of one coil over the 95th percentile of the magnitude, at ``matrix``.
+        Standard deviation per real channel of one coil over the 95th percentile of the magnitude, at `matrix`.
     n_coils : int
         Loops around the field of view; the root sum of squares of their sensitivities is 1 everywhere.
     n_versions : int
         Files per subject.
     max_shift : int
-        Largest shift along y and x, in pixels of the image given; what leaves on one side enters on the other.
+        Largest shift along y and x, in pixels of the image given; pixels that leave on one side enter on the other.
     fov_mm : (float, float)
         Field of view (y, x), by default that of mridata.org's 3D FSE knees.
     name : str
-        Files and patient ids begin with it.
+        Beginning of the names of files and of the patient ids.
+    seed : int
+        Of all random numbers.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    list of lists of Path
+        The files of each subject, one per version.
 
     Raises
     ------
     FileNotFoundError
-        If there is no ``source``.
+        If `source` does not exist.
     ValueError
-        If it is something else than such images, one of them is empty, or an argument makes no sense.
+        If `source` does not hold such images, one of them is empty, or an argument makes no sense.
     """
     images = _read(source)
     matrix = _checked_matrix(matrix or images.shape[1:], images.shape[1:])
@@ -113,16 +134,19 @@ def _checked_matrix(matrix, shape):
 
 
 def _write_one(path, image, settings, patient_id):
+    max_shift = settings["max_shift"]
     of_view, of_coils, of_phase, of_noise = (
         np.random.default_rng(s)
         for s in np.random.SeedSequence([settings[key] for key in ("seed", "subject", "version")]).spawn(4)
     )
-    view = _view(of_view, settings)
-    settings = settings | view | {"image": digest(image.tobytes().hex())[:16]}
+    mirrored, shift = bool(of_view.integers(2)), of_view.integers(-max_shift, max_shift + 1, 2).tolist()
+    if settings["version"] == 0:  # for validation and test: as it is
+        mirrored, shift = False, [0, 0]
+    settings = settings | {"mirrored": mirrored, "shift": shift, "image": digest(image.tobytes().hex())[:16]}
     header = _header(settings)
-    if _is_current(path, header):
+    if is_current(path, header):
         return
-    image = np.roll(image[:, ::-1] if view["mirrored"] else image, view["shift"], axis=(0, 1))
+    image = np.roll(image[:, ::-1] if mirrored else image, shift, axis=(0, 1))
     grid = [np.zeros(1), *(axis(n, fov) for n, fov in zip(image.shape, settings["fov_mm"], strict=True))]
     maps = unit_maps(of_coils, settings["n_coils"], grid, settings["fov_mm"])
     kspace = fft2c(image * acquire.turned(acquire.Phase(of_phase)(grid)) * maps)
@@ -133,14 +157,27 @@ def _write_one(path, image, settings, patient_id):
     write_fastmri(path, kspace[None], total[None], header, acquisition=REAL_ANATOMY, patient_id=patient_id)
 
 
-def _view(rng, settings):
-    """How the image is shown: mirrored or not, and shifted by pixels (y, x); version 0 as it is."""
-    mirrored, shift = bool(rng.integers(2)), rng.integers(-settings["max_shift"], settings["max_shift"] + 1, 2).tolist()
-    return {"mirrored": mirrored, "shift": shift} if settings["version"] else {"mirrored": False, "shift": [0, 0]}
+def unit_maps(
+    rng: np.random.Generator, n_coils: int, grid: Sequence[np.ndarray], fov_mm: Sequence[float]
+) -> np.ndarray:
+    """Sensitivities of loops around the field of view whose root sum of squares is 1 everywhere.
 
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        Source of the positions, sizes and phases of the loops.
+    n_coils : int
+        Number of loops.
+    grid : three 1D arrays
+        Positions (s, y, x) in mm; only the first along s is used.
+    fov_mm : (float, float)
+        Field of view (y, x) in mm.
 
-def unit_maps(rng, n_coils, grid, fov_mm):
-    """Sensitivities (coil, y, x) of loops around the field of view, whose root sum of squares is 1 everywhere."""
+    Returns
+    -------
+    array, shape (coil, y, x)
+        complex64.
+    """
     coils = acquire.Coils(rng, n_coils, grid, [0.6 * side for side in fov_mm], 60)
     return (coils.bare(slice(None)) / coils.bare_rss)[:, 0]
 
@@ -152,12 +189,3 @@ def _header(settings):
         encoded=size, encoded_fov_mm=fov, recon=size, recon_fov_mm=fov, n_slices=1, n_coils=settings["n_coils"],
         field_strength=0, protocol=REAL_ANATOMY, settings=json.dumps(settings, sort_keys=True), vendor=VENDOR,
     )  # fmt: skip
-
-
-def _is_current(path, header):
-    """Whether the file is there and says that it was made with these very settings."""
-    try:
-        with h5py.File(path) as file:
-            return file["ismrmrd_header"][()].decode() == header
-    except (OSError, KeyError):
-        return False

@@ -1,14 +1,20 @@
-"""One phantom subject as a scanner meets it: what it looks like, what receives its signal, how noisy that is.
+"""One phantom subject in a scanner: its images, its receive coils and its noise level.
 
-A scan draws its few random numbers when it is made, so making one is cheap, and makes its images when asked. It knows
-nothing of files: :mod:`.subject` writes raw ones from it, :mod:`gleam.phantoms.simulated` goes without.
+A scan draws its few random numbers when it is made, so making one is cheap; its images are drawn when asked for. It
+does no input or output: :mod:`.subject` writes raw files from it, :mod:`gleam.phantoms.simulated` needs none.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from gleam.phantoms import acquire
+from gleam.phantoms.acquire import Coils
 from gleam.phantoms.brain_anatomy import Brain
 from gleam.phantoms.heart_anatomy import THICKNESS_MM, Heart
 from gleam.phantoms.heart_motion import Breathing, breathe
@@ -19,16 +25,19 @@ KNEE_CENTRE_MM = 5.0
 BRAIN_FOV_MM = (224.0, 224.0)
 BRAIN_LEVELS_MM = (-14.0, 62.0)
 BRAIN_SPACING_MM = 5.5
-BRAIN_RSS_SCALE = 4e-4  # raw fastMRI files have images of this order
+BRAIN_RSS_SCALE = 4e-4  # images of raw fastMRI files are of this order
 FIELD_STRENGTH_T = 2.8936
 HEART_FIELD_STRENGTHS_T = (1.494, 2.8936)
-BLOOD_PHASE = 0.35  # radians: what fast flow adds to the phase of blood
+BLOOD_PHASE = 0.35  # radians, added to the phase of blood by fast flow
 N_STILLS = 5  # the chest drifts by less than a millimetre in a fifth of a series
-SLAB = 2  # slices drawn at once: their arrays stay in a processor's cache
+SLAB = 2  # slices drawn at once: so few that their arrays stay in the cache of a processor
 
 
-def streams(job):
-    """Independent generators for anatomy, acquisition and noise, and the number of coils and noise level drawn."""
+def streams(job: dict) -> tuple[np.random.Generator, np.random.Generator, np.random.Generator, int, float]:
+    """Independent generators for anatomy, acquisition and noise, and the number of coils and noise level drawn.
+
+    `job` is made by :mod:`.plan`.
+    """
     anatomy, acquisition, noise = (
         np.random.default_rng(s) for s in np.random.SeedSequence(job["settings"]["subject"]).spawn(3)
     )
@@ -37,34 +46,43 @@ def streams(job):
     return anatomy, acquisition, noise, n_coils, float(acquisition.uniform(*job["settings"]["noise"]))
 
 
-def axis(n, fov_mm, centre=0.0):
-    """Positions in mm of ``n`` pixels; index n // 2 lies at ``centre``."""
+def axis(n: int, fov_mm: float, centre: float = 0.0) -> np.ndarray:
+    """Positions in mm of `n` pixels over `fov_mm`; index n // 2 lies at `centre`."""
     return centre + (np.arange(n) - n // 2) * (fov_mm / n)
 
 
-def draw(job):
-    """The scan of a subject; ``job`` as made by :mod:`.generate`."""
+def draw(job: dict) -> Scan:
+    """The scan of a subject; `job` is made by :mod:`.plan`."""
     return SCANS[job["settings"]["kind"]](job)
 
 
 class Scan:
-    """What all scans have in common.
+    """Base class of all scans; a subclass sets `grid`, `anatomy`, `phase`, `coils` and `header`.
 
-    ``coils``: :class:`.acquire.Coils`; ``noise``: its generator, in the state that measuring starts from; ``level``:
-    the noise's standard deviation per real channel over the combined image's 95th percentile; ``encoded`` and
-    ``recon``: (y, x) measured and kept; ``unit``: what that percentile is scaled to, None: nothing is.
+    Attributes
+    ----------
+    coils : gleam.phantoms.acquire.Coils
+        The receive coils.
+    noise : numpy.random.Generator
+        Source of the noise, in the state in which a measurement starts.
+    level : float
+        Standard deviation of the noise per real channel over the 95th percentile of the combined image.
+    encoded, recon : (int, int)
+        Matrix (y, x) measured, and kept.
+    unit : float or None
+        Value that the 95th percentile of the combined image is scaled to; None: images are not scaled.
     """
 
     unit = None
 
-    def __init__(self, job):
+    def __init__(self, job: dict) -> None:
         self.job, settings = job, job["settings"]
         self.n_slices, self.recon = settings["n_slices"], tuple(settings["matrix"])
         self.encoded = self.recon
         self.anatomy_rng, self.rng, self.noise, self.n_coils, self.level = streams(job)
 
-    def images(self, start=0, stop=None):
-        """Noise-free images (slice, [time,] y, x), complex64, of slices ``start`` to ``stop``, before any coil."""
+    def images(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Noise-free images (slice, [time,] y, x), complex64, of slices `start` to `stop` - 1, before any coil."""
         stop = self.n_slices if stop is None else stop
         slabs = [slice(a, min(a + SLAB, stop)) for a in range(start, stop, SLAB)]
         return np.concatenate([self._slab(slab) for slab in slabs])
@@ -73,10 +91,10 @@ class Scan:
         grid = (self.grid[0][slab], *self.grid[1:])
         return self.anatomy.image(grid) * acquire.turned(self.phase(grid))
 
-    def scales(self, images, coils):
-        """(factor of the images, standard deviation of the noise per real channel).
+    def scales(self, images: np.ndarray | Tensor, coils: Coils) -> tuple[float, float]:
+        """Factor to multiply the images by, and standard deviation of the noise per real channel.
 
-        ``images`` and ``coils`` both NumPy's or both torch's, of the whole scan.
+        `images` and `coils` are both NumPy's or both torch's, of the whole scan.
         """
         total = coils.rss if images.ndim == 3 else coils.rss[:, None]
         combined = cropped(abs(images), self.recon) * cropped(total, self.recon)
@@ -84,11 +102,11 @@ class Scan:
         scale = float(np.percentile(combined, 95))
         return (1.0, self.level * scale) if self.unit is None else (self.unit / scale, self.level * self.unit)
 
-    def coil_images(self, images, coils):
+    def coil_images(self, images: np.ndarray | Tensor, coils: Coils) -> Iterator[tuple[Any, np.ndarray | Tensor]]:
         """Yield (index, coil images without noise) in the order in which the noise is drawn.
 
-        The index is that of an array (slice, coil, ...). Yielded are one slice at a time (coil, y, x) or, of a series,
-        (time, coil, y, x).
+        The index is that of an array (slice, coil, ...). The images are those of one slice at a time, (coil, y, x) or,
+        of a series, (time, coil, y, x).
         """
         for s, image in enumerate(images):
             maps = coils.maps(slice(None), slice(s, s + 1))[:, 0]
@@ -96,11 +114,11 @@ class Scan:
 
 
 class KneeScan(Scan):
-    """A 3D scan: all of it is measured at once, coil by coil, slices being positions along the readout."""
+    """A 3D scan, measured as a whole, coil by coil; its slices are positions along the readout."""
 
     acquisition, field_strength, axes = "3D FSE", FIELD_STRENGTH_T, (-3, -2, -1)
 
-    def __init__(self, job):
+    def __init__(self, job: dict) -> None:
         super().__init__(job)
         shape = (self.n_slices, *self.recon)
         self.grid = [axis(n, fov, c) for n, fov, c in zip(shape, KNEE_FOV_MM, (KNEE_CENTRE_MM, 0, 0), strict=True)]
@@ -109,18 +127,18 @@ class KneeScan(Scan):
         spaces = {"encoded": shape, "encoded_fov_mm": KNEE_FOV_MM, "recon": shape, "recon_fov_mm": KNEE_FOV_MM}
         self.header = {**spaces, "n_slices": 1}
 
-    def coil_images(self, images, coils):
-        """As :meth:`Scan.coil_images`, but all slices (slice, y, x) of one coil at a time."""
+    def coil_images(self, images: np.ndarray | Tensor, coils: Coils) -> Iterator[tuple[Any, np.ndarray | Tensor]]:
+        """Same as :meth:`Scan.coil_images`, but all slices (slice, y, x) of one coil at a time."""
         for c in range(len(coils)):
             yield np.s_[:, c], images * coils.maps(slice(c, c + 1))[0]
 
 
 class BrainScan(Scan):
-    """Slices one by one, the readout (y) oversampled twofold, in the units of fastMRI's files."""
+    """Slices one by one, the readout (y) oversampled twofold, scaled like the values in fastMRI's files."""
 
     acquisition, field_strength, axes, unit = "AXT2", FIELD_STRENGTH_T, (-2, -1), BRAIN_RSS_SCALE
 
-    def __init__(self, job):
+    def __init__(self, job: dict) -> None:
         super().__init__(job)
         n_y, n_x = self.recon
         self.encoded = 2 * n_y, n_x
@@ -140,7 +158,7 @@ class HeartScan(Scan):
 
     acquisition, axes = "cine_bSSFP_sax", (-2, -1)
 
-    def __init__(self, job):
+    def __init__(self, job: dict) -> None:
         super().__init__(job)
         self.n_frames, (n_y, n_x) = job["settings"]["n_frames"], self.recon
         self.encoded = n_y, 2 * n_x
@@ -167,7 +185,7 @@ class HeartScan(Scan):
 
     @functools.cached_property
     def _steady(self):
-        """Banding with the background's phase (slice, y, x), and the phase that moving blood has on top."""
+        """Banding with the phase of the background (slice, y, x), and the additional phase of moving blood."""
         centred = (self.grid[0] - self.grid[0].mean(), *self.grid[1:])
         in_blood = self.blood_phase(centred)
         return self.banding(centred) * acquire.turned(self.phase(centred)), in_blood - in_blood.mean()
@@ -191,8 +209,8 @@ class HeartScan(Scan):
         return images
 
 
-def cropped(images, shape):
-    """The middle ``shape`` (y, x) of ``images`` (..., y, x)."""
+def cropped(images: np.ndarray | Tensor, shape: Sequence[int]) -> np.ndarray | Tensor:
+    """The middle `shape` (y, x) of `images` (..., y, x)."""
     first = [n // 2 - m // 2 for n, m in zip(images.shape[-2:], shape, strict=True)]
     return images[..., first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
 

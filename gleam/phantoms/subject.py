@@ -1,4 +1,6 @@
-"""One phantom subject from its settings to its raw file: drawn, received by coils, made noisy, written."""
+"""One phantom subject from its settings to its raw file: drawn, measured by coils with noise, written."""
+
+from __future__ import annotations
 
 import json
 from pathlib import Path
@@ -10,19 +12,19 @@ from gleam.phantoms.scan import cropped, draw, streams
 from gleam.physics.fourier import fftc, ifftc
 
 
-def settings_text(job):
-    """What the file says about how it was made; equal text means equal pixels."""
+def settings_text(job: dict) -> str:
+    """The settings of a subject as the file states them; equal text means equal pixels."""
     return json.dumps(job["settings"], sort_keys=True)
 
 
-def name(job):
-    """Whom the file shows, as the readers of its format say."""
+def name(job: dict) -> str:
+    """Name of the subject, as the readers of the file's format return it."""
     stem = Path(job["path"]).stem
     return f"phantom-{stem}" if job["settings"]["kind"] == "brain" else stem
 
 
-def sizes(job):
-    """The numbers of a subject's row in the split list, in the order of its columns."""
+def sizes(job: dict) -> tuple[int, ...]:
+    """The numbers in a subject's row of the split list, in the order of its columns."""
     n_coils, (n_y, n_x), n_slices = streams(job)[3], job["settings"]["matrix"], job["settings"]["n_slices"]
     if job["settings"]["kind"] == "knee":
         return n_slices, n_y, n_x, n_coils
@@ -31,8 +33,8 @@ def sizes(job):
     return n_slices, n_coils, 2 * n_y, n_x, n_y, n_x
 
 
-def write_subject(job):
-    """Draw, measure and write one subject; ``job`` as made by :mod:`.generate`. Returns the file's path."""
+def write_subject(job: dict) -> str:
+    """Draw, measure and write one subject; `job` is made by :mod:`.plan`. Returns the path of the file."""
     scan = draw(job)
     header = write.header_xml(
         **scan.header,
@@ -46,7 +48,7 @@ def write_subject(job):
 
 
 def _measured(scan):
-    """Yield (index, noisy k-space) as :meth:`.scan.Scan.coil_images` does, centred, of the whole encoded matrix."""
+    """Yield (index, k-space with noise) in the order of :meth:`.scan.Scan.coil_images`: centred, the encoded matrix."""
     images = scan.images()
     factor, sigma = scan.scales(images, scan.coils)
     for index, part in scan.coil_images(images, scan.coils):

@@ -1,7 +1,13 @@
 """Writers of the raw formats: ISMRMRD as on mridata.org and as OCMR's cine, and fastMRI's multicoil HDF5.
 
-All put a real ISMRMRD XML header, with "GLEAM phantom" as the system's vendor, so that no phantom passes for a person.
+Each file has a real ISMRMRD XML header. Its system vendor is "GLEAM phantom", so that no phantom is taken for a person.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -50,19 +56,50 @@ def _element(name, content):
 
 def _space(matrix, fov_mm):
     sides = "xyz"
-    return {"matrixSize": dict(zip(sides, matrix, strict=True)),
-            "fieldOfView_mm": {k: f"{v:.4f}" for k, v in zip(sides, fov_mm, strict=True)}}  # fmt: skip
+    return {
+        "matrixSize": dict(zip(sides, matrix, strict=True)),
+        "fieldOfView_mm": {k: f"{v:.4f}" for k, v in zip(sides, fov_mm, strict=True)},
+    }
 
 
 def header_xml(
-    *, encoded, encoded_fov_mm, recon, recon_fov_mm, n_slices, n_coils, field_strength, protocol, settings,
-    n_frames=None, sequence=None, vendor=PHANTOM_VENDOR,
-):  # fmt: skip
-    """The ISMRMRD header of a Cartesian scan as a string; matrices are (x, y, z), x the readout.
+    *,
+    encoded: Sequence[int],
+    encoded_fov_mm: Sequence[float],
+    recon: Sequence[int],
+    recon_fov_mm: Sequence[float],
+    n_slices: int,
+    n_coils: int,
+    field_strength: float,
+    protocol: str,
+    settings: str,
+    n_frames: int | None = None,
+    sequence: dict[str, Any] | None = None,
+    vendor: str = PHANTOM_VENDOR,
+) -> str:
+    """The ISMRMRD header of a Cartesian scan, as XML.
 
-    ``settings``: a short string that says how the file was made, kept as a user parameter that is named after
-    ``vendor``, the system's vendor: ``gleam_phantom``. ``n_frames``: frames of a series; ``sequence``: its sequence
-    parameters by their ISMRMRD names.
+    Parameters
+    ----------
+    encoded, recon : three int
+        Matrix (x, y, z) measured and reconstructed; x is the readout.
+    encoded_fov_mm, recon_fov_mm : three float
+        Their fields of view (x, y, z).
+    n_slices, n_coils : int
+        Number of slices and of receive channels.
+    field_strength : float
+        In tesla.
+    protocol : str
+        Name of the protocol.
+    settings : str
+        A short text that says how the file was made. It is kept as a user parameter, named after `vendor`:
+        `gleam_phantom`.
+    n_frames : int, optional
+        Frames of a series.
+    sequence : dict, optional
+        Sequence parameters by their ISMRMRD names.
+    vendor : str
+        Vendor of the system.
     """
 
     def limit(n):
@@ -86,10 +123,19 @@ def header_xml(
     return f'<?xml version="1.0"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{body}</ismrmrdHeader>'
 
 
-def write_mridata(path, kspace, header):
-    """Write centred 3D ``kspace`` (coil, readout, step 1, step 2), complex64, as ISMRMRD HDF5, whole or not at all.
+def write_mridata(path: str | Path, kspace: np.ndarray, header: str) -> None:
+    """Write centred 3D k-space as ISMRMRD HDF5, whole or not at all.
 
-    One acquisition per (step 1, step 2), step 1 the faster, each with all channels.
+    There is one acquisition per (step 1, step 2), each with all channels; step 1 runs faster.
+
+    Parameters
+    ----------
+    path : path
+        File to write.
+    kspace : array, shape (coil, readout, step 1, step 2)
+        complex64.
+    header : str
+        From :func:`header_xml`.
     """
     _, _, n_1, n_2 = kspace.shape
 
@@ -103,12 +149,31 @@ def write_mridata(path, kspace, header):
     _write_lines(path, header, n_1 * n_2, blocks())
 
 
-def write_ocmr(path, series, shape, header, *, levels_mm):
+def write_ocmr(
+    path: str | Path,
+    series: Iterable[np.ndarray],
+    shape: tuple[int, int, int],
+    header: str,
+    *,
+    levels_mm: Sequence[float],
+) -> None:
     """Write centred 2D cine k-space in OCMR's layout of ISMRMRD HDF5, whole or not at all.
 
-    ``series``: an iterable of one (frame, coil, step 1, readout) complex64 per slice, so that no more than one slice
-    need be in memory; ``shape``: (slice, frame, step 1). One acquisition per (slice, frame, step 1), step 1 the
-    fastest, each with all channels; the counter ``phase`` is the frame. ``levels_mm``: the slices' positions.
+    There is one acquisition per (slice, frame, step 1), each with all channels; step 1 runs fastest. The counter
+    `phase` is the frame.
+
+    Parameters
+    ----------
+    path : path
+        File to write.
+    series : iterable of arrays, shape (frame, coil, step 1, readout)
+        complex64, one per slice, so that no more than one slice has to be in memory.
+    shape : (int, int, int)
+        Numbers of (slice, frame, step 1).
+    header : str
+        From :func:`header_xml`.
+    levels_mm : sequence of float
+        Positions of the slices.
     """
     step_1 = np.arange(shape[2])
 
@@ -121,11 +186,20 @@ def write_ocmr(path, series, shape, header, *, levels_mm):
     _write_lines(path, header, int(np.prod(shape)), blocks())
 
 
-def _write_lines(path, header, n_lines, blocks):
-    """Write acquisitions from blocks of (counters, samples (line, coil, readout)).
+def is_current(path: str | Path, text: str) -> bool:
+    """Whether the raw file `path` exists and its ISMRMRD header contains `text`, which says how it was made."""
+    try:
+        with h5py.File(path) as file:
+            header = file["dataset/xml"][0] if "dataset" in file else file["ismrmrd_header"][()]
+    except (OSError, KeyError):
+        return False
+    return text in header.decode()
 
-    The compound layout is that of the ``ismrmrd`` package, written in blocks, since its own ``append_acquisition``
-    takes a millisecond per line.
+
+def _write_lines(path, header, n_lines, blocks):
+    """Write acquisitions from blocks of (counters, samples (line, coil, readout)), in the layout of package `ismrmrd`.
+
+    Its own `append_acquisition` takes a millisecond per line, so lines are written in blocks.
     """
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
         group = file.create_group("dataset")
@@ -157,10 +231,29 @@ def _heads(scan_counter, counters, n_lines, n_coils, n_readout):
     return heads
 
 
-def write_fastmri(path, kspace, reconstruction_rss, header, *, acquisition, patient_id):
-    """Write centred ``kspace`` (slice, coil, readout, phase encode) in fastMRI's layout, whole or not at all.
+def write_fastmri(
+    path: str | Path,
+    kspace: np.ndarray,
+    reconstruction_rss: np.ndarray,
+    header: str,
+    *,
+    acquisition: str,
+    patient_id: str,
+) -> None:
+    """Write k-space in fastMRI's layout, whole or not at all.
 
-    ``reconstruction_rss`` (slice, y, x) float32 is the fully sampled root sum of squares, cropped to the recon matrix.
+    Parameters
+    ----------
+    path : path
+        File to write.
+    kspace : array, shape (slice, coil, readout, phase encode)
+        Centred; written as complex64.
+    reconstruction_rss : array, shape (slice, y, x)
+        Root sum of squares of the fully sampled coil images, cropped to the recon matrix; written as float32.
+    header : str
+        From :func:`header_xml`.
+    acquisition, patient_id : str
+        Attributes of the file.
     """
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))

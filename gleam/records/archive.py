@@ -1,4 +1,6 @@
-"""Records of a finished build, copied to where the book's tables find archived runs."""
+"""Copies the records of a finished build to where the tables of the book find archived runs."""
+
+from __future__ import annotations
 
 from pathlib import Path
 
@@ -7,19 +9,44 @@ from gleam.records.record import load, slug
 from gleam.training.identity import RESULTS_VERSION
 
 
-def archive(source, results, *, profile, seed=0):
-    """Copy all records under ``source`` to ``results``/<device>-<profile>[-seed<n>]; returns (folder, how many).
+def archive(source: str | Path, results: str | Path, *, profile: str, seed: int = 0) -> tuple[Path, int]:
+    """Copy all records of a build to the folder `results`/<device>-<profile>[-seed<n>].
 
-    ``source`` holds <experiment>/<method>.json and maybe pictures beside them. What the folder holds already is
-    replaced or kept. A run of the paper's profile has the device's name alone, as those of ``make records``. Raises
-    FileNotFoundError if there is no record, ValueError if they do not belong together: another profile, seed, results
-    version or device, or methods of one experiment that saw different data.
+    A run of the paper's profile has the name of the device alone, like those of `make records`. Files that are already
+    in the folder are replaced or kept.
+
+    Parameters
+    ----------
+    source : path
+        Holds <experiment>/<method>.json, possibly with pictures beside them.
+    results : path
+        Folder of all archived runs.
+    profile : str
+        Profile of the build.
+    seed : int
+        Seed of the build.
+
+    Returns
+    -------
+    folder : Path
+        Where the records are now.
+    n_records : int
+        How many were copied.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no record.
+    ValueError
+        If the records do not belong together: another profile, seed, results version or device, or methods of one
+        experiment that were tested on different data.
     """
     paths = sorted(Path(source).glob("*/*.json"))
     if not paths:
         raise FileNotFoundError(f"{source}: holds no record; expected those of a build of the profile {profile}")
     found = {path: load(path) for path in paths}
-    devices = {_device_name(record) for record in found.values()}
+    names = [record.environment.get("device", "") for record in found.values()]
+    devices = {"cpu" if name.startswith("CPU") else slug(name) for name in names}
     if len(devices) > 1:
         raise ValueError(f"{source}: its records are of {' and '.join(sorted(devices))}; expected one device")
     name = devices.pop() + ("" if profile == "paper" else f"-{profile}") + (f"-seed{seed}" if seed else "")
@@ -32,13 +59,8 @@ def archive(source, results, *, profile, seed=0):
     return folder, len(paths)
 
 
-def _device_name(record):
-    device = record.environment.get("device", "")
-    return "cpu" if device.startswith("CPU") else slug(device)
-
-
 def _check_together(found, profile, seed):
-    """Raise ValueError, naming the first record that does not belong to the others."""
+    """Raise ValueError, naming the first record that does not fit the others."""
     data = {}
     for path, record in found.items():
         theirs = record.profile, record.settings.get("seed", seed), record.results_version

@@ -1,130 +1,54 @@
-"""Every plot of the book. Each function draws one figure and returns it; nothing here computes a result.
+"""All figures of the book: the curves, bars and points drawn here, and the pictures of :mod:`.pictures`.
 
-Figures do not go through ``pyplot``: nothing is current, nothing has to be closed, the last line of a cell shows one.
+Each function draws one figure and returns it; nothing here computes a result.
 """
 
-import io
+from __future__ import annotations
+
 import itertools
+from collections.abc import Sequence
 from contextlib import contextmanager
 
 import matplotlib
-import matplotlib.figure
 import numpy as np
-import torch
+import pandas as pd
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
-from gleam.datasets.volume import REAL_ANATOMY
-from gleam.files import written_whole
-from gleam.metrics import psnr, ssim
-from gleam.records import half_width
+from gleam.records import Record, half_width
+from gleam.records.pictures import (
+    ERROR_GAIN,
+    STYLE,
+    Figure,
+    compare,
+    kspace_magnitude,
+    masks,
+    panels,
+    source,
+)
+from gleam.training import Fit
 
-STYLE = {
-    "font.size": 10, "axes.titlesize": 10,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25,
-    "legend.frameon": False,
-}  # fmt: skip
+__all__ = [
+    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "differences", "kspace_magnitude",
+    "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source", "stacked", "tradeoff",
+]  # fmt: skip
+
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
     "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
     "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b", "Offloading": "black",
 }  # fmt: skip
-ERROR_GAIN = 4
+_CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56307a", "#8c8c8c"]  # of other points
 
 
-class Figure(matplotlib.figure.Figure):
-    """A figure that shows itself as PNG in any notebook and is saved whole."""
+def learning_curves(fits: dict[str, Fit], levels: dict[str, float] | None = None) -> Figure:
+    """Validation nRMSE against the training step; rings mark the weights that were kept.
 
-    def png(self, dpi=110):
-        """The figure as bytes of a PNG."""
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
-        return buffer.getvalue()
-
-    def save(self, path, dpi=100):
-        """Write the figure as PNG to ``path``, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_bytes(self.png(dpi))
-
-    _repr_png_ = png
-
-
-def compare(reconstructions, target, *, aspect=1.0, label="", window=None):
-    """Reconstructions of one slice beside the reference, and their error maps on one scale, as in the paper's Figs.
-    3-5.
-
-    ``reconstructions``: dict of method to image (y, x), complex; ``target``: the reference (y, x); ``aspect``: height
-    over width of a pixel; ``label``: written at the foot, such as "phantom". PSNR (dB) and SSIM stand in the corner.
-    Images are shown up to ``window``, by default the reference's 99th percentile, errors magnified ``ERROR_GAIN`` times
-    on the same scale.
-    """
-    columns = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
-    target = columns["Ground truth"]
-    window = window or float(np.percentile(_magnitude(target), 99))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=_size(target, aspect, len(columns), 2), layout="constrained")
-        axes = figure.subplots(2, len(columns))
-        for (name, image), top, bottom in zip(columns.items(), *axes, strict=True):
-            _image(top, _magnitude(image), window, aspect, title=name)
-            if name == "Ground truth":
-                bottom.axis("off")
-                continue
-            _corner(top, f"PSNR {float(psnr(image, target)):.1f} dB\nSSIM {float(ssim(image, target)):.3f}")
-            error = np.abs(_magnitude(image) - _magnitude(target))
-            shown = bottom.imshow(ERROR_GAIN * error, cmap="inferno", vmin=0, vmax=window, aspect=aspect)
-            bottom.set(xticks=[], yticks=[])
-        axes[1, 0].set_ylabel(f"|error| x {ERROR_GAIN}")
-        bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.05, 0.1, 0.08, 0.8]))
-        bar.set_ticks([0, window / 2, window], labels=["0", f"{50 / ERROR_GAIN:g} %", f"{100 / ERROR_GAIN:g} %"])
-        bar.set_label("error, in units of\nwhat is shown white", fontsize=8)
-        if label:
-            figure.supxlabel(label, fontsize=9, color="#555555")
-    return figure
-
-
-def panels(images, *, window=None, aspect=1.0, n_columns=None, cmap="gray", label=""):
-    """Magnitudes of ``images``, a dict of title to array (y, x), side by side; each up to its own 99th percentile.
-
-    ``window`` sets one common upper limit instead; ``aspect`` "auto" makes every panel square, whatever its sides are.
-    """
-    n_columns = n_columns or len(images)
-    n_rows = -(-len(images) // n_columns)
-    first = next(iter(images.values()))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=_size(first, aspect, n_columns, n_rows), layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, squeeze=False)
-        for axis in axes.flat:
-            axis.axis("off")
-        for (title, image), axis in zip(images.items(), axes.flat, strict=False):
-            magnitude = _magnitude(image)
-            _image(axis, magnitude, window or max(np.percentile(magnitude, 99), 1e-12), aspect, title=title, cmap=cmap)
-        if label:
-            figure.supxlabel(label, fontsize=9, color="#555555")
-    return figure
-
-
-def source(data):
-    """What a figure has to say of ``data`` by its ``is_phantom`` and ``acquisition``: phantom, measurement, or real
-    anatomy that was measured by simulated coils."""
-    if data.is_phantom:
-        return "numerical phantom, not a patient"
-    return REAL_ANATOMY if data.acquisition == REAL_ANATOMY else "measured data"
-
-
-def masks(named, *, aspect=1.0):
-    """Undersampling masks, a dict of title to boolean array (y, x); what is measured is light, but not paper white."""
-    return panels({title: np.asarray(mask, float) for title, mask in named.items()}, window=1.2, aspect=aspect)
-
-
-def kspace_magnitude(kspace):
-    """Log magnitude of centred k-space (y, x) for :func:`panels`, zero for the smallest value worth showing."""
-    magnitude = _magnitude(kspace)
-    return np.log1p(magnitude / max(np.percentile(magnitude, 50), 1e-12))
-
-
-def learning_curves(fits, levels=None):
-    """Validation nRMSE against the step, for a dict of method to :class:`gleam.Fit`; rings mark what was kept.
-
-    ``levels``: dict of a method without training, such as CS, to its nRMSE there, drawn as a dashed line.
+    Parameters
+    ----------
+    fits : dict
+        Of method to :class:`gleam.Fit`.
+    levels : dict, optional
+        Of a method without training, such as CS, to its nRMSE, drawn as a dashed line.
     """
     with _axis(6, 3.2) as (figure, axis):
         for i, (name, fit) in enumerate(fits.items()):
@@ -138,11 +62,26 @@ def learning_curves(fits, levels=None):
     return figure
 
 
-def curves(lines, *, xlabel, ylabel, log="", reference=None):
-    """Lines with markers: ``lines`` is a dict of label to (x, y); y of (sample, x) gives the mean, with its standard
-    deviation as a band.
+def curves(
+    lines: dict[str, tuple[Sequence[float], Sequence]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: str = "",
+    reference: float | None = None,
+) -> Figure:
+    """Lines with markers.
 
-    ``log``: axes to scale logarithmically, "x", "y" or "xy"; ``reference``: a value of y to mark by a dashed line.
+    Parameters
+    ----------
+    lines : dict
+        Of label to (x, y). For y of shape (sample, x) the mean is drawn, with its standard deviation as a band.
+    xlabel, ylabel : str
+        Of the axes.
+    log : str
+        Axes to scale logarithmically: "x", "y" or "xy".
+    reference : float, optional
+        A value of y to mark by a dashed line.
     """
     with _axis(6, 3.4) as (figure, axis):
         for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
@@ -169,10 +108,16 @@ def curves(lines, *, xlabel, ylabel, log="", reference=None):
     return figure
 
 
-def stacked(bars, *, ylabel):
-    """One bar per method, stacked from its parts: ``bars`` is a dict of label to a dict of part to height.
+def stacked(bars: dict[str, dict[str, float]], *, ylabel: str) -> Figure:
+    """One bar per method, stacked from its parts.
 
-    Parts have the same colour in every bar, in the order in which they first occur.
+    Parameters
+    ----------
+    bars : dict
+        Of label to a dict of part to height. A part has the same colour in every bar; parts are stacked in the order in
+        which they first occur.
+    ylabel : str
+        Of the axis.
     """
     parts = list(dict.fromkeys(part for heights in bars.values() for part in heights))
     with _axis(7, 3.4, **{"axes.grid.axis": "y", "axes.axisbelow": True}) as (figure, axis):
@@ -189,12 +134,29 @@ def stacked(bars, *, ylabel):
     return figure
 
 
-def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=None):
-    """Measured points as filled markers, and what a model says of the same things in the same colour.
+def predictions(
+    measured: dict[str, tuple[Sequence[float], Sequence[float]]],
+    predicted: dict[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    at_points: bool = False,
+    ideal: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> Figure:
+    """Measured points as filled markers, and the predictions of a model in the same colour.
 
-    ``measured`` and ``predicted``: dicts of label to (x, y). Predictions are lines without markers or, with
-    ``at_points``, open markers joined by dashes. ``ideal``: (x, y) of a dotted line for comparison. Both axes start at
-    zero, so that heights can be compared.
+    Both axes start at zero, so that heights can be compared.
+
+    Parameters
+    ----------
+    measured, predicted : dict
+        Of label to (x, y).
+    xlabel, ylabel : str
+        Of the axes.
+    at_points : bool
+        Draw predictions as open markers joined by dashes; otherwise as lines without markers.
+    ideal : (x, y), optional
+        A dotted line for comparison.
     """
     names = list(dict.fromkeys([*predicted, *measured]))
     with _axis(8, 3.4) as (figure, axis):
@@ -214,8 +176,8 @@ def predictions(measured, predicted, *, xlabel, ylabel, at_points=False, ideal=N
     return figure
 
 
-def tradeoff(points, *, xlabel, ylabel):
-    """One point per method, named in the legend: ``points`` is a dict of label to (x, y). Both axes start at zero."""
+def tradeoff(points: dict[str, tuple[float, float]], *, xlabel: str, ylabel: str) -> Figure:
+    """One point per method, named in the legend: `points` is a dict of label to (x, y). Both axes start at zero."""
     with _axis(6, 4.8) as (figure, axis):
         _points(axis, points)
         right, top = (1.1 * max(values) for values in zip(*points.values(), strict=True))
@@ -224,12 +186,18 @@ def tradeoff(points, *, xlabel, ylabel):
     return figure
 
 
-def roofline(points, limits, *, label=""):
+def roofline(points: dict[str, tuple[float, float]], limits: dict[str, float], *, label: str = "") -> Figure:
     """Achieved rates of steps under the limits of their device: FLOP per second against FLOP per byte, both by decades.
 
-    ``points``: dict of label to (intensity, FLOP/s); ``limits``: what :func:`gleam.cost.roofline.limits` returned, of
-    which "copy_bytes_per_second" makes the slanted line and every "..._flops_per_second" a level one; ``label``:
-    written at the foot, such as the name of the device.
+    Parameters
+    ----------
+    points : dict
+        Of label to (intensity in FLOP per byte, FLOP/s).
+    limits : dict
+        From :func:`gleam.cost.roofline.limits`: "copy_bytes_per_second" is the slanted line, every
+        "..._flops_per_second" a level one.
+    label : str
+        Title of the legend at the foot, such as the name of the device.
     """
     bandwidth = limits["copy_bytes_per_second"]
     ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}
@@ -250,13 +218,11 @@ def roofline(points, limits, *, label=""):
     return figure
 
 
-_CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56307a", "#8c8c8c"]
-
-
 def _points(axis, points):
     for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
         color = COLORS.get(name.split(", M =")[0], _CYCLE[i % len(_CYCLE)])
-        axis.plot(*point, marker, color=color, mec="white", ms=max(8, 12 - i), label=name)  # one behind another shows
+        size = max(8, 12 - i)  # a larger marker behind a smaller one stays visible
+        axis.plot(*point, marker, color=color, mec="white", ms=size, label=name)
 
 
 def _rate(value, unit):
@@ -268,8 +234,18 @@ def _beside(axis, text, point, offset, **alignment):
     axis.annotate(text, point, offset, textcoords="offset points", fontsize=9, **alignment)
 
 
-def per_slice(records, metric="psnr", unit="dB"):
-    """Each method's score on every test slice; a line joins the scores of a slice, so that shifts can be seen."""
+def per_slice(records: dict[str, Record], metric: str = "psnr", unit: str = "dB") -> Figure:
+    """Mean score of each method, and a line for each test slice that joins its scores, so that shifts can be seen.
+
+    Parameters
+    ----------
+    records : dict
+        Of method to :class:`gleam.Record`.
+    metric : str
+        Column of the scores.
+    unit : str
+        Of the metric; "" if it has none.
+    """
     names = list(records)
     values = np.array([records[name].table[metric] for name in names])
     with _axis(6, 3.2) as (figure, axis):
@@ -281,11 +257,17 @@ def per_slice(records, metric="psnr", unit="dB"):
     return figure
 
 
-def differences(by_subject, ylabel):
-    """Differences of methods to one of them, subject by subject, with the mean's 95 % interval over subjects.
+def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
+    """Differences of methods to a base method, subject by subject, with the 95 % interval of their mean.
 
-    ``by_subject``: table (subject, method), as :func:`gleam.records.paired` returns it. A grey line joins the values of
-    a subject; the dashed line is the method that all are compared with.
+    A grey line joins the values of a subject; the dashed line is the base method. The interval is over subjects.
+
+    Parameters
+    ----------
+    by_subject : DataFrame
+        Table (subject, method) from :func:`gleam.records.paired`.
+    ylabel : str
+        Of the axis.
     """
     with _axis(6, 3.4) as (figure, axis):
         places = range(by_subject.shape[1])
@@ -302,29 +284,7 @@ def differences(by_subject, ylabel):
 
 @contextmanager
 def _axis(width, height, **style):
-    """A figure of that size in inches and its only axis, in the book's style."""
+    """A figure of that size in inches, and its only axis, in the book's style."""
     with matplotlib.rc_context(STYLE | style):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure, figure.subplots()
-
-
-def _magnitude(image):
-    return np.abs(np.asarray(image))
-
-
-def _size(image, aspect, n_columns, n_rows):
-    n_y, n_x = np.asarray(image).shape[-2:]
-    height = 1 if aspect == "auto" else n_y * aspect / n_x
-    return 2.3 * n_columns, 2.3 * n_rows * height + 0.35 * n_rows
-
-
-def _image(axis, magnitude, window, aspect, title="", cmap="gray"):
-    axis.imshow(magnitude, cmap=cmap, vmin=0, vmax=window, aspect=aspect)
-    axis.set(xticks=[], yticks=[], title=title)
-
-
-def _corner(axis, text):
-    axis.text(
-        0.03, 0.03, text, transform=axis.transAxes, color="white", fontsize=8, va="bottom",
-        bbox={"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5},
-    )  # fmt: skip

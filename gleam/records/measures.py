@@ -1,29 +1,48 @@
-"""The ratios that a full-scale run is judged by, from its archived records and nothing else.
+"""The ratios by which a full-scale run is judged, computed from its archived records alone.
 
-A ratio of times is the median over rounds of paired ratios (:func:`gleam.cost.paired_ratio`), so both methods have to
-come from one call of :func:`gleam.cost.measure`.
+A ratio of times is the median over rounds of paired ratios (:func:`gleam.cost.paired_ratio`), so both methods must come
+from one call of :func:`gleam.cost.measure`.
 """
 
+from __future__ import annotations
+
 import statistics
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from gleam.cost.timing import paired_ratio
-from gleam.records.record import load, newest_date
+from gleam.records.record import Record, load, newest_date
 from gleam.records.schema import FULL_SCALE
 
 PLAIN = "Plain PyTorch, fp32"
 TIMED = ("cost_pgd2d_fp32", "cost_pgd2d_fast", "cost_modl2d_fp32", "cost_modl2d_fast")
 SEEDS = (0, 1, 2)
 
+Runs = dict[tuple[str, str], Record]  # of (experiment, method), for one device
 
-def measure(folder):
-    """Every measure, in the order of ``MEASURES``, as a dict of name to number, None where no record has it.
 
-    ``folder``: of one folder per device. Each measure is that of the newest device folder that has it; a folder counts
-    if it holds ``limits/device.json`` or a full-scale record of a GPU. Raises ValueError, naming the file, for a record
-    that is none, and FileNotFoundError if there is no such folder.
+def measure(folder: str | Path) -> dict[str, float | None]:
+    """Every measure of `MEASURES`, in that order.
+
+    Parameters
+    ----------
+    folder : path
+        Holds one folder per device. Each measure is taken from the newest device folder that has it; a folder counts if
+        it holds `limits/device.json` or a full-scale record of a GPU.
+
+    Returns
+    -------
+    dict
+        Of name to number, None if no record has it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If a file is not a record; the message names it.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected the one that holds a folder for each device")
@@ -36,7 +55,7 @@ def measure(folder):
 
 
 def _load_device(folder):
-    """All records of a device, as a dict of (experiment, method) to record."""
+    """All full-scale records of a device, as a dict of (experiment, method) to record."""
     records = map(load, sorted(folder.glob("*/*.json")))
     return {(record.experiment, record.method): record for record in records if record.profile == FULL_SCALE}
 
@@ -46,38 +65,41 @@ def _counts(runs):
     return ("limits", "Device") in runs or any(record.profile == FULL_SCALE for record in on_gpu)
 
 
-def share_of_bf16_peak(runs, *, ladder):
-    """Arithmetic per second of the fastest bf16 step over the measured rate of bf16 matrix products."""
+def share_of_bf16_peak(runs: Runs, *, ladder: str) -> float | None:
+    """FLOP per second of the fastest bf16 step over the measured rate of bf16 matrix products."""
     step, limits = fastest_bf16(_rungs(runs, ladder)), runs.get(("limits", "Device"))
     n_operations = _value(step, "flops_per_step")
     limit = _value(limits, "bf16_flops_per_second")
     return n_operations / step.cost["seconds_per_step"] / limit if n_operations and limit else None
 
 
-def speedup_over_eager_fp32(runs, *, ladder):
+def speedup_over_eager_fp32(runs: Runs, *, ladder: str) -> float | None:
     """Time of the plain eager step over that of the fastest bf16 step."""
     return _time_ratio(runs.get((ladder, PLAIN)), fastest_bf16(_rungs(runs, ladder)))
 
 
-def memory_ratio(runs, *, experiment):
+def memory_ratio(runs: Runs, *, experiment: str) -> float | None:
     """Peak memory, end to end over GLEAM."""
     peaks = [_value(runs.get((experiment, method)), "peak_bytes") for method in ("End-to-end", "GLEAM")]
     return peaks[0] / peaks[1] if all(peaks) else None
 
 
-def time_ratio(runs, *, experiment, method, other):
-    """Time of a step of ``method`` over that of ``other``."""
+def time_ratio(runs: Runs, *, experiment: str, method: str, other: str) -> float | None:
+    """Time of a step of `method` over that of `other`."""
     return _time_ratio(runs.get((experiment, method)), runs.get((experiment, other)))
 
 
-def largest_time_ratio(runs, *, experiments, method, other):
+def largest_time_ratio(runs: Runs, *, experiments: Sequence[str], method: str, other: str) -> float | None:
     """The largest of several :func:`time_ratio`; None if one of them is missing, since it might be the largest."""
     ratios = [time_ratio(runs, experiment=e, method=method, other=other) for e in experiments]
     return None if None in ratios else max(ratios)
 
 
-def psnr_shift(runs, *, experiment, method, other):
-    """PSNR (dB) of ``method`` minus that of ``other`` after as many steps, mean over the seeds; None if one lacks."""
+def psnr_shift(runs: Runs, *, experiment: str, method: str, other: str) -> float | None:
+    """PSNR (dB) of `method` minus that of `other`, mean over the seeds; None if a record is missing.
+
+    Both must have been trained for the same number of steps, otherwise None.
+    """
     shifts = []
     for seed in SEEDS:
         a, b = (runs.get((f"{experiment}_seed{seed}", name)) for name in (method, other))
@@ -102,8 +124,8 @@ MEASURES = {
 }
 
 
-def fastest_bf16(rungs):
-    """The record of the fastest bf16 step among the ``rungs`` of a ladder; None where no such step was timed."""
+def fastest_bf16(rungs: Iterable[Record]) -> Record | None:
+    """The record of the fastest bf16 step in an ablation (`rungs`: its records); None if no such step was timed."""
     timed = [record for record in rungs if record.method.startswith("bf16") and _value(record, "seconds_per_step")]
     return min(timed, key=lambda record: record.cost["seconds_per_step"], default=None)
 
@@ -117,7 +139,7 @@ def _value(record, name):
 
 
 def _time_ratio(record, other):
-    """None unless both have the seconds of as many rounds."""
+    """Median of the paired ratios; None unless both have the seconds of equally many rounds."""
     seconds = [(record.cost or {}).get("step_seconds") if record else None for record in (record, other)]
     if not all(seconds) or len(seconds[0]) != len(seconds[1]):
         return None

@@ -1,16 +1,29 @@
-"""What a record's JSON has to look like, and a sentence that names the field where it does not."""
+"""The form of a record's JSON, with error messages that name the wrong field."""
+
+from __future__ import annotations
 
 import math
+from typing import Any
 
 SCHEMA = 1
 FULL_SCALE = "paper"  # the profile with the paper's sizes
 LATER = ("n_steps_done", "measures", "results_version")  # fields that older records of this schema lack
 
 
-def check(content, types):
-    """Raise ValueError, naming the field, if ``content`` does not hold exactly the fields of ``types``.
+def check(content: Any, types: dict[str, Any]) -> None:
+    """Check that a record has exactly the known fields, of the right types.
 
-    ``types``: dict of a field's name to its type. Scores, measures and seconds have to be finite numbers.
+    Parameters
+    ----------
+    content : object
+        The parsed JSON.
+    types : dict
+        Of a field's name to its type. Scores, measures and seconds must be finite numbers.
+
+    Raises
+    ------
+    ValueError
+        Naming the field that is wrong.
     """
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, expected a dict with the fields of a record")

@@ -1,18 +1,24 @@
 """Results of a cross-validation: the folds' records as one, and differences with intervals over subjects."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
 
-OF_A_FOLD = ("seed", "lamda")  # settings that each fold has for itself
+OF_A_FOLD = ("seed", "lamda")  # settings that differ between folds
+
+Record = Any  # gleam.Record, whose module imports this one
 
 
-def pooled(folds):
-    """The folds of a cross-validation as one record per method, a dict of method to :class:`gleam.Record`.
+def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
+    """The folds of a cross-validation as one record per method.
 
     Parameters
     ----------
@@ -22,12 +28,13 @@ def pooled(folds):
     Returns
     -------
     dict
-        Each record holds the scores of all folds; everything else is that of the first fold.
+        Of method to :class:`gleam.Record`. Each record holds the scores of all folds; everything else is that of the
+        first fold.
 
     Raises
     ------
     ValueError
-        If the folds do not belong together: other methods or settings in one of them, or a subject tested twice.
+        If the folds do not belong together: one of them has other methods or settings, or a subject is tested twice.
     """
     (first, methods), *others = folds.items()
     for fold, found in others:
@@ -47,7 +54,7 @@ def pooled(folds):
 
 
 def _differing(one, other):
-    """Names of what two records of one method in two folds do not share."""
+    """Names of the properties in which two records of one method in two folds differ but should not."""
     names = {*one.settings, *other.settings} - set(OF_A_FOLD)
     found = [name for name in sorted(names) if one.settings.get(name) != other.settings.get(name)]
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
@@ -55,19 +62,35 @@ def _differing(one, other):
     return found + [name for name in ("n_parameters", "profile") if getattr(one, name) != getattr(other, name)]
 
 
-def half_width(values, level=0.95):
-    """Half the width of the interval of the mean of ``values`` by Student's t; NaN of fewer than two."""
+def half_width(values: Sequence[float], level: float = 0.95) -> float:
+    """Half the width of the interval of the mean of `values` by Student's t; NaN for fewer than two."""
     from scipy.stats import t
 
     n = len(values)
     return float(t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
-def paired(runs, base, metric="psnr"):
-    """Differences of the other methods to the method ``base``, a table (subject, method) of means over slices.
+def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataFrame:
+    """Differences of the scores of all other methods to those of a base method.
 
-    ``runs``: dict of method to record; those without scores are left out. Raises ValueError if they are not of the same
-    slices.
+    Parameters
+    ----------
+    runs : dict
+        Of method to record; those without scores are left out.
+    base : str
+        The method to compare with.
+    metric : str
+        Column of the scores.
+
+    Returns
+    -------
+    DataFrame
+        Table (subject, method) of means over slices.
+
+    Raises
+    ------
+    ValueError
+        If two methods were not tested on the same slices.
     """
     scores = {name: run.table.set_index(["subject", "slice"])[metric] for name, run in runs.items() if run.scores}
     for name, values in scores.items():
@@ -77,20 +100,25 @@ def paired(runs, base, metric="psnr"):
     return pd.DataFrame(differences).groupby("subject").mean()[list(differences)]
 
 
-def difference_table(runs, base, metrics=METRICS):
-    """Mean differences to ``base`` with their 95 % intervals over subjects, a table of text with a row per method."""
+def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Mean differences to `base` with their 95 % intervals over subjects, a table of text with a row per method.
+
+    `runs` and the errors raised are those of :func:`paired`.
+    """
     rows = {}
     for metric in metrics:
         for method, values in paired(runs, base, metric).items():
-            rows.setdefault(method, {})[_LABEL[metric]] = _with_interval(values, metric)
+            mean = values.mean()
+            text = f"{mean:+.{_DIGITS[metric]}f} ({_interval(mean, half_width(values), metric)})"
+            rows.setdefault(method, {})[_LABEL[metric]] = text.replace("-", "−")
     return pd.DataFrame(rows).T.rename_axis("Method")
 
 
-def compare_subjects(ours, theirs, metrics=METRICS):
-    """One sentence on how the first record's scores differ from the second's, subject by subject.
+def compare_subjects(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> str:
+    """One sentence on how the scores of `ours` differ from those of `theirs`, subject by subject.
 
-    A difference is called better or worse only if its 95 % interval over subjects leaves out zero, and it shows in the
-    digits that are printed. Raises ValueError as :func:`paired`.
+    A difference is called better or worse only if its 95 % interval over subjects excludes zero, and if it shows in the
+    printed digits. Raises ValueError as :func:`paired`.
     """
     words = []
     for metric in metrics:
@@ -105,11 +133,6 @@ def compare_subjects(ours, theirs, metrics=METRICS):
             f"(higher in {n_higher} of {len(values)} subjects)"
         )
     return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
-
-
-def _with_interval(values, metric):
-    mean = values.mean()
-    return f"{mean:+.{_DIGITS[metric]}f} ({_interval(mean, half_width(values), metric)})".replace("-", "−")
 
 
 def _interval(mean, half, metric):

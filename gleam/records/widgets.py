@@ -1,8 +1,14 @@
-"""Interactive figures that need no kernel: plain HTML with a native slider, for the static page too, and offline."""
+"""Interactive figures without a kernel: plain HTML with a native slider, which also works on a static page, offline."""
+
+from __future__ import annotations
 
 import base64
 import html
 import itertools
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib is not needed to show what is already drawn
+    from gleam.records.figures import Figure
 
 _COUNTER = itertools.count()
 _PLAY_SCRIPT = (
@@ -15,20 +21,29 @@ _PLAY = f'<button type="button" onclick="{html.escape(_PLAY_SCRIPT)}">Play</butt
 
 
 class Slider:
-    """Figures to step through with a slider, for the last line of a cell.
+    """Figures to step through with a slider, for the last line of a cell. Frames are PNG images inside the page.
 
-    ``figures``: dict of label to a :class:`gleam.records.figures.Figure`; ``name``: what the slider changes; ``alt``:
-    the text for readers who do not see the picture; ``play``: add a button that shows the frames as a film, over and
-    over. Frames are PNG images inside the page.
+    Parameters
+    ----------
+    figures : dict
+        Of label to :class:`gleam.records.figures.Figure`.
+    name : str
+        The quantity that the slider changes.
+    alt : str
+        Text for readers who do not see the picture.
+    dpi : float
+        Resolution of the frames.
+    play : bool
+        Add a button that shows the frames as a film, over and over.
     """
 
-    def __init__(self, figures, *, name, alt, dpi=80, play=False):
+    def __init__(self, figures: dict[str, Figure], *, name: str, alt: str, dpi: float = 80, play: bool = False) -> None:
         self.labels = list(figures)
         self.frames = [base64.b64encode(figure.png(dpi)).decode() for figure in figures.values()]
         self.play = play
         self.name, self.alt, self.id = name, alt, f"gleam-slider-{next(_COUNTER)}"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         images = "".join(
             f'<img class="gleam-frame" alt="{html.escape(f"{self.alt} {self.name}: {label}.")}" '
             f'src="data:image/png;base64,{frame}"{"" if i == 0 else " hidden"}>'
@@ -48,5 +63,5 @@ class Slider:
             f'aria-label="{html.escape(self.name)}"></label>{_PLAY if self.play else ""}</figure>'
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"
