@@ -1,14 +1,18 @@
-"""How a step is carried out: number format and layout of convolutions, compiled or not. The mathematics stays.
+"""How a step is executed: number format and layout of convolutions, compiled or not. The mathematics does not change.
 
-Data consistency, losses, weights and updates are always float32 and complex64. The state is that of the whole process,
-not of a thread: autograd's own threads run checkpointed and inverted iterations again and must do so alike.
+Data consistency, losses, weights and updates are always float32 and complex64. The state belongs to the whole process,
+not to a thread: the threads of autograd repeat checkpointed and inverted iterations and must do so in the same way.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 
@@ -22,8 +26,8 @@ class _Execution:
 _current = _Execution()
 
 
-def checked_device(device):
-    """``device`` as a torch.device. Raises ValueError if that is no CPU and no GPU that is there."""
+def checked_device(device: str | torch.device) -> torch.device:
+    """The device as a `torch.device`; ValueError if it is neither the CPU nor an existing GPU."""
     try:
         checked = torch.device(device)
     except (RuntimeError, TypeError):
@@ -38,26 +42,39 @@ def checked_device(device):
     return checked
 
 
-def numbered_device(device):
-    """As :func:`checked_device`, with the number that a bare "cuda" stands for in this process."""
+def numbered_device(device: str | torch.device) -> torch.device:
+    """Same as :func:`checked_device`, and "cuda" gets the number of the current GPU of this process."""
     device = checked_device(device)
     return torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
 
 
 @contextmanager
-def using(precision="fp32", *, device_type, compiled=False, channel_multiple=1):
-    """Context in which the networks' convolutions run in ``precision`` on ``device_type``, "cuda" or "cpu".
+def using(
+    precision: str = "fp32", *, device_type: str, compiled: bool = False, channel_multiple: int = 1
+) -> Iterator[None]:
+    """Context in which the convolutions of networks run in `precision`.
 
-    "fp32": all 24 bits of it. "tf32": the inputs of a product rounded to 11 bits by tensor cores; CUDA alone has it,
-    elsewhere it is fp32. "bf16": autocast, feature maps and weights of a convolution rounded to 8 bits, sums in fp32.
-    ``compiled``: by ``torch.compile``, and the sum over coils in data consistency as well. ``channel_multiple``:
-    feature maps are padded with channels of zeros up to a multiple of it, since tensor cores are fast on multiples of 8
-    (the paper has 100 features). Raises ValueError for another precision.
+    Parameters
+    ----------
+    precision : "fp32", "tf32" or "bf16"
+        "fp32": all 24 bits. "tf32": tensor cores round the inputs of a product to 11 bits; only CUDA has it, elsewhere
+        it is fp32. "bf16": autocast, which rounds feature maps and weights of a convolution to 8 bits and sums in fp32.
+    device_type : "cuda" or "cpu"
+    compiled : bool
+        Run convolutions, and the sum over coils in data consistency, by `torch.compile`.
+    channel_multiple : int
+        Pad feature maps with channels of zeros up to a multiple of this. Tensor cores are fast on multiples of 8; the
+        paper has 100 features.
+
+    Raises
+    ------
+    ValueError
+        If `precision` is another, or if `channel_multiple` is not a whole number of at least 1.
     """
     check(precision, channel_multiple)
     with ExitStack() as stack:
         stack.enter_context(_state(_Execution(compiled, channel_multiple)))
-        # without a cache each cast is an operation of its own, as the replay of a CUDA graph needs
+        # the replay of a CUDA graph repeats each cast, so none may come from autocast's cache
         stack.enter_context(
             torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
         )
@@ -66,8 +83,8 @@ def using(precision="fp32", *, device_type, compiled=False, channel_multiple=1):
         yield
 
 
-def check(precision, channel_multiple=1):
-    """Raise ValueError unless :func:`using` would take these."""
+def check(precision: str, channel_multiple: int = 1) -> None:
+    """Raise ValueError unless :func:`using` accepts these."""
     if precision not in PRECISIONS:
         names = ", ".join(PRECISIONS)
         raise ValueError(f"precision={precision!r} of the convolutions must be one of {names} (Fast: or auto)")
@@ -76,10 +93,10 @@ def check(precision, channel_multiple=1):
 
 
 @cache
-def bf16_units():
+def bf16_units() -> str | None:
     """Instructions by which this CPU multiplies bf16 faster than fp32: "AMX", "AVX512-BF16" or None.
 
-    From the processor's flags. None also where torch has no oneDNN, whose kernels use them.
+    Read from the flags of the processor. None also if torch has no oneDNN, whose kernels use them.
     """
     if not torch.backends.mkldnn.is_available():
         return None
@@ -88,39 +105,53 @@ def bf16_units():
     return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None
 
 
-def has_fast_bf16(device):
-    """Whether convolutions on ``device``, by name or as ``torch.device``, are faster in bf16 than in fp32."""
+def has_fast_bf16(device: str | torch.device) -> bool:
+    """Whether convolutions on `device` are faster in bf16 than in fp32."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return bf16_units() is not None
 
 
-def compiles():
-    """Whether functions that can be compiled are to be compiled now."""
+def compiles() -> bool:
+    """Whether functions that can be compiled are currently to be compiled."""
     return _current.compiled
 
 
 @cache
-def compiled(function):
-    """``function`` by ``torch.compile``, for tensors of fixed sizes; made once.
+def compiled(function: Callable) -> Callable:
+    """The function compiled by `torch.compile` for tensors of fixed sizes, cached.
 
-    In one process torch compiles a function for some eight kinds of arguments, and runs it as it is for any other;
-    ``torch.compiler.reset()`` begins anew.
+    In one process torch compiles a function for about eight kinds of arguments, and runs it uncompiled for any other;
+    `torch.compiler.reset()` clears them.
     """
     return torch.compile(function, dynamic=False)
 
 
-def padded(n_channels):
-    """Number of channels with which a feature map of ``n_channels`` is computed now."""
+def padded(n_channels: int) -> int:
+    """Number of channels with which a feature map of `n_channels` is currently computed."""
     return -(-n_channels // _current.channel_multiple) * _current.channel_multiple
 
 
-def channels_last(x, n_features):
-    """Whether the feature maps of a CNN with ``n_features`` channels on image ``x`` have their channels last in memory.
+def channels_last(x: Tensor, n_features: int) -> bool:
+    """Whether the feature maps of a CNN have their channels last in memory.
 
-    In bf16 and TF32 they have: matrix units read them so. In fp32 on a CPU a rule by size decides, so that results do
-    not depend on a timing. In 2D it is no for multiples of 16 channels, which fill whole vectors of the processor. In
-    3D it is yes from 32 channels on; for fewer :class:`gleam.networks.convolutions.Conv3d` has a faster way.
+    Parameters
+    ----------
+    x : Tensor, shape (batch, [time,] y, x)
+        Complex image, the input of the CNN.
+    n_features : int
+        Channels of the feature maps.
+
+    Returns
+    -------
+    bool
+        In bf16 and TF32 always True, since matrix units read them in this order. In fp32 on CUDA always False.
+
+    Notes
+    -----
+    In fp32 on a CPU a rule by size decides, so that results do not depend on a timing. In 2D it is False for multiples
+    of 16 channels, which fill whole vectors of the processor. In 3D it is True from 32 channels on; for fewer,
+    :class:`gleam.networks.convolutions.Conv3d` has a faster way.
     """
     if torch.is_autocast_enabled(x.device.type):
         return True
@@ -130,17 +161,19 @@ def channels_last(x, n_features):
     return n_features >= 32 if is_series else n_features % 16 != 0
 
 
-def is_capturing():
-    """Whether a CUDA graph is being recorded: the state of random numbers cannot be read or set then."""
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being recorded. Then the random state can be neither read nor set."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def autocast_as_now(device_type):
-    """A function that makes contexts with the autocast state of this moment: for work that is done again later."""
+def autocast_as_now(device_type: str) -> Callable[[], torch.autocast]:
+    """Return a function that makes contexts with the current state of autocast, to repeat a computation later."""
     settings = {
-        "device_type": device_type, "dtype": torch.get_autocast_dtype(device_type),
-        "enabled": torch.is_autocast_enabled(device_type), "cache_enabled": False,
-    }  # fmt: skip
+        "device_type": device_type,
+        "dtype": torch.get_autocast_dtype(device_type),
+        "enabled": torch.is_autocast_enabled(device_type),
+        "cache_enabled": False,
+    }
     return lambda: torch.autocast(**settings)
 
 
@@ -156,10 +189,10 @@ def _state(new):
 
 @contextmanager
 def _cudnn(fp32_precision):
-    """TF32 or not; with it the fastest of cuDNN's algorithms by trial, since sizes do not change from step to step."""
+    """Context with or without TF32; with it, cuDNN tries which of its algorithms is fastest for the sizes of a step."""
     cudnn = torch.backends.cudnn
     before = cudnn.conv.fp32_precision, cudnn.benchmark
-    # in full fp32, where memory is compared with the paper's, no trial of algorithms with ever larger workspaces
+    # memory in fp32 is compared with the paper's, so algorithms with ever larger workspaces are not tried there
     cudnn.conv.fp32_precision, cudnn.benchmark = fp32_precision, fp32_precision == "tf32"
     try:
         yield

@@ -1,4 +1,6 @@
-"""Files written whole or not at all, and names for what made them."""
+"""Files written completely or not at all, locks, and digests that name files by what made them."""
+
+from __future__ import annotations
 
 import hashlib
 import inspect
@@ -8,6 +10,7 @@ import os
 import sys
 import threading
 import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,10 +20,10 @@ from tqdm.auto import tqdm
 
 
 @contextmanager
-def written_whole(path):
-    """Yield a temporary path beside ``path``; it takes the name ``path`` only if the block succeeds.
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Context that yields a temporary path beside `path`, which is renamed to `path` only if the block succeeds.
 
-    Raises OSError, with a sentence, if the folder cannot be made or written.
+    Raises OSError with a clear message if the folder cannot be made or written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -33,8 +36,8 @@ def written_whole(path):
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(folder):
-    """Make ``folder`` and see that files can be written there. Raises OSError, with a sentence, if not."""
+def check_writable(folder: str | Path) -> None:
+    """Make `folder` and test that files can be written there; OSError with a clear message if not."""
     mark = Path(folder) / ".writable"
     with written_whole(mark):
         pass
@@ -42,12 +45,24 @@ def check_writable(folder):
 
 
 @contextmanager
-def locked(path, waiting=""):
-    """Hold the lock file ``path`` alone among processes; it ends with its process.
+def locked(path: str | Path, waiting: str = "") -> Iterator[None]:
+    """Context that holds the lock file `path`, which only one process can hold at a time.
 
-    Whoever comes second waits, and prints ``waiting``.
+    Parameters
+    ----------
+    path : path
+        The lock is released at the end of the block or of the process.
+    waiting : str
+        Printed if another process holds the lock, before waiting for it.
 
-    Where the system has no such locks (Windows, some network drives) nobody waits. Raises OSError as above.
+    Raises
+    ------
+    OSError
+        If the folder cannot be made or written.
+
+    Notes
+    -----
+    Where the system has no such locks (Windows, some network drives) the block runs without one.
     """
     path = Path(path)
     with _writable(path):
@@ -67,6 +82,7 @@ def locked(path, waiting=""):
 
 @contextmanager
 def _writable(path):
+    """Make the folder of `path`; an OSError of the block gets a message that says what to do."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -76,16 +92,16 @@ def _writable(path):
         ) from error
 
 
-def write_json(path, content):
-    """Write ``content`` as indented JSON, whole or not at all."""
+def write_json(path: str | Path, content: object) -> None:
+    """Write `content` as indented JSON, completely or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def digest(content):
-    """SHA-256 (hex) of anything that JSON can hold, paths and NumPy's single numbers too, independent of key order.
+def digest(content: object) -> str:
+    """SHA-256 (hex) of anything that JSON can hold, and of paths and NumPy scalars, independent of the order of keys.
 
-    Raises TypeError for anything else: the text of an array or an object need not tell it from another.
+    Raises TypeError for anything else, since the text of an array or object may be the same for different ones.
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()
 
@@ -98,10 +114,24 @@ def _plain(value):
     raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
 
 
-def described(function):
-    """Name and arguments, defaults included, of a function or a partial of one: what makes its results, for JSON.
+def described(function: Callable) -> dict:
+    """Name and arguments of a function or of a partial of one, for JSON: a key of its results.
 
-    Raises ValueError for a lambda or a local function, which has no name that lasts.
+    Parameters
+    ----------
+    function : callable
+        A function of a module, or a `functools.partial` of one.
+
+    Returns
+    -------
+    dict
+        `function`: its name with the module; `arguments`: defaults and the keywords of partials; `positional`: the
+        positional arguments of partials.
+
+    Raises
+    ------
+    ValueError
+        For a lambda or a local function, whose name is not unique.
     """
     partials = []
     inner = function
@@ -109,7 +139,7 @@ def described(function):
         partials.append(inner)
         inner = inner.func
     module = getattr(inner, "__module__", "?")
-    short = f"gleam.{module.rpartition('.')[2]}"  # the name that users import it by, whatever room it is in
+    short = f"gleam.{module.rpartition('.')[2]}"  # users import it by this name; it stays when a module moves
     if module.startswith("gleam.") and short in sys.modules:
         module = short
     name = f"{module}.{getattr(inner, '__qualname__', repr(inner))}"
@@ -120,8 +150,8 @@ def described(function):
     return {"function": name, "arguments": arguments, "positional": [list(p.args) for p in partials if p.args]}
 
 
-def end_with_parent():
-    """For the start of a worker process: end with the process that started it, even if that one was killed."""
+def end_with_parent() -> None:
+    """Make a worker process end with the process that started it, even if that was killed; call it at its start."""
 
     def watch():
         multiprocessing.parent_process().join()
@@ -130,6 +160,6 @@ def end_with_parent():
     threading.Thread(target=watch, daemon=True).start()
 
 
-def n_cores():
-    """Cores that this process may use."""
+def n_cores() -> int:
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,17 +1,21 @@
-"""Image quality of complex reconstructions, on magnitudes, per slice, as the paper's evaluation code computes it.
+"""Image quality of complex reconstructions: computed on magnitudes, per slice, as in the paper's evaluation code.
 
-PSNR and SSIM take their range from the reference, ``max|x|``. All functions take (y, x) or (batch, [time,] y, x)
-tensors in the same units for both arguments and return one value per batch entry (a 0-d tensor for one 2D image).
+All functions take two tensors (y, x) or (batch, [time,] y, x) in the same units. They return one value per batch
+entry (a 0-d tensor for one 2D image). PSNR and SSIM take their data range from the target: `max|x|`.
 
-A series counts as one slice: nRMSE and PSNR are of all its voxels together. SSIM, whose window is 2D, is the mean over
-its frames. The range is that of the whole series, ``max|x|`` of any frame.
+A series counts as one slice: nRMSE and PSNR are computed over all its voxels together. SSIM, whose window is 2D, is the
+mean over its frames. The data range is that of the whole series.
 """
+
+from __future__ import annotations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def _magnitudes(reconstruction, target):
+    """Both magnitudes as float64 (batch, pixel); ValueError if the shapes differ."""
     if reconstruction.shape != target.shape:
         raise ValueError(
             f"metrics: the reconstruction has shape {tuple(reconstruction.shape)}, "
@@ -25,44 +29,47 @@ def _per_slice(values, target):
     return values if target.ndim > 2 else values[0]
 
 
-def nrmse(reconstruction, target):
-    """||(|x_hat| - |x|)|| / ||x|| per slice."""
+def nrmse(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Normalised root mean square error per slice: `||(|x_hat| - |x|)|| / ||x||`.
+
+    Raises ValueError if the shapes differ, as all functions here that compare magnitudes do.
+    """
     x, reference = _magnitudes(reconstruction, target)
     return _per_slice((x - reference).norm(dim=1) / reference.norm(dim=1), target)
 
 
-def psnr(reconstruction, target):
-    """20 log10(max|x| / RMSE) in dB per slice."""
+def psnr(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio per slice in dB: `20 log10(max|x| / RMSE)`."""
     x, reference = _magnitudes(reconstruction, target)
     rmse = (x - reference).square().mean(dim=1).sqrt()
     return _per_slice(20 * torch.log10(reference.amax(dim=1) / rmse), target)
 
 
-def ssim(reconstruction, target):
-    """Structural similarity per slice: Gaussian window, sigma 1.5 (scikit-image), data range ``max|x|``.
+def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity per slice, the mean over frames of a series.
 
-    Frames of a series are averaged.
+    Gaussian window of sigma 1.5 (scikit-image), data range `max|x|`.
     """
     return _ssim(reconstruction, target, lambda similarity, truth: similarity[_BORDER, _BORDER].mean())
 
 
-def ssim_object(reconstruction, target):
-    """SSIM averaged over the :func:`foreground` of the target alone, without the air around it.
+def ssim_object(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """SSIM averaged over the :func:`foreground` of the target, without the air around it.
 
-    In air the target is nothing but noise, and a method scores there by showing noise of the same strength.
+    In air the target is only noise, and a reconstruction with noise of the same strength scores high there.
     """
     return _ssim(reconstruction, target, lambda similarity, truth: similarity[foreground(truth)].mean())
 
 
-def foreground(target, threshold=0.15):
-    """Where the body is: magnitudes (y, x) above ``threshold`` of the 99th percentile, holes filled. NumPy, boolean."""
+def foreground(target: np.ndarray | Tensor, threshold: float = 0.15) -> np.ndarray:
+    """Boolean mask (y, x) of the body: magnitudes above `threshold` of the 99th percentile, with holes filled."""
     from scipy.ndimage import binary_fill_holes
 
     magnitude = np.abs(np.asarray(target))
     return binary_fill_holes(magnitude > threshold * np.percentile(magnitude, 99))
 
 
-_BORDER = slice(5, -5)  # half a window: what scikit-image leaves out of its mean
+_BORDER = slice(5, -5)  # scikit-image leaves half a window out of its mean
 
 
 def _ssim(reconstruction, target, average):
@@ -81,6 +88,6 @@ def _ssim(reconstruction, target, average):
     return _per_slice(values, target)
 
 
-def complex_l1(reconstruction, target):
-    """Mean of |x_hat - x| over complex pixels: the training loss (Section V-C4)."""
+def complex_l1(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Training loss: the mean of `|x_hat - x|` over complex pixels (Section V-C4)."""
     return (reconstruction - target).abs().mean()

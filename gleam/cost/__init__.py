@@ -1,6 +1,6 @@
-"""What a training step costs: memory and time, measured and predicted.
+"""The cost of a training step: memory and time, measured and predicted.
 
-- `memory`: bytes of live tensors. `step`: one training step, to be called again and again, and its peak.
+- `memory`: bytes of live tensors. `step`: one training step that can be repeated, and its peak memory.
 - `timing`: seconds of several methods, interleaved in one run. `parallel`: the same for P-GLEAM.
 - `prediction`: memory at any depth, speed on any number of devices. `roofline`: the least time a device could take.
 """
@@ -11,6 +11,14 @@ from gleam.cost.step import Step, peak_split
 from gleam.cost.timing import Cost, measure, paired, paired_ratio
 
 __all__ = [
-    "Cost", "MemoryModel", "Step", "measure", "paired", "paired_ratio", "parallel", "peak_split", "roofline",
+    "Cost",
+    "MemoryModel",
+    "Step",
+    "measure",
+    "paired",
+    "paired_ratio",
+    "parallel",
+    "peak_split",
+    "roofline",
     "simulate",
-]  # fmt: skip
+]

@@ -1,10 +1,14 @@
-"""Bytes of live tensors, counted as they come and go."""
+"""Count the bytes of live tensors while they are made and freed."""
+
+from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,12 +20,24 @@ class _Block:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Context that counts the bytes of live tensors made inside it on the kind of ``device``; ``peak`` is the maximum.
+    """Context that counts the bytes of live tensors on the kind of `device`.
 
-    Those in ``held`` count from the start. Unlike hooks on saved tensors it also sees what checkpointing computes anew.
+    Unlike hooks on saved tensors it also counts what checkpointing computes again.
+
+    Parameters
+    ----------
+    held : iterable of Tensor
+        Tensors that exist before and are counted from the start.
+    device : str or torch.device
+        Only tensors on a device of this type are counted.
+
+    Attributes
+    ----------
+    live, peak : int
+        Bytes of the tensors that are alive, and their maximum.
     """
 
-    def __init__(self, held=(), *, device="cpu"):
+    def __init__(self, held: Iterable[Tensor] = (), *, device: str | torch.device = "cpu") -> None:
         super().__init__()
         self.blocks = weakref.WeakKeyDictionary()
         self.device_type = torch.device(device).type
@@ -30,26 +46,26 @@ class LiveBytes(TorchDispatchMode):
         self.label("held", held)
 
     @property
-    def split(self):
-        """Bytes at the peak by kind: those of :meth:`label`, and activations."""
+    def split(self) -> dict[str, int]:
+        """Bytes at the peak by kind: the kinds of :meth:`label`, and activations."""
         total = Counter()
         for block in self.at_peak:
             total[block.kind] += block.size
         return dict(total)
 
-    def label(self, kind, tensors):
-        """Count ``tensors``, if they are not counted yet, and name them ``kind`` in :attr:`split` from the start."""
+    def label(self, kind: str, tensors: Iterable[Tensor]) -> None:
+        """Count `tensors`, unless already counted, as `kind` in :attr:`split`, also at an earlier peak."""
         for tensor in tensors:
             if tensor.device.type == self.device_type:
                 self._add(tensor.untyped_storage())
                 self.blocks[tensor.untyped_storage()].kind = kind
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        given = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        given = {t.untyped_storage() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.device.type == self.device_type:
-                if tensor.untyped_storage() not in given:  # else a view, or written in place: not made here
+            if isinstance(tensor, Tensor) and tensor.device.type == self.device_type:
+                if tensor.untyped_storage() not in given:  # else it is a view or was written in place
                     self._add(tensor.untyped_storage())
         return result
 

@@ -1,26 +1,59 @@
-"""What P-GLEAM costs beside GLEAM on one machine, block by block in one run."""
+"""The cost of P-GLEAM compared with GLEAM on one machine, in alternating blocks of one run."""
+
+from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+
+from torch import nn
 
 from gleam import processes
 from gleam.cost.step import Step, synchronize
 from gleam.cost.timing import Cost, paired
 from gleam.execution import checked_device
+from gleam.physics.sense import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
 from gleam.strategies.base import Greedy
 from gleam.strategies.parallel import ParallelGreedy
 
 
-def measure(network, batch, *, n_processes=2, n_modules=None, n_steps=24, n_rounds=5, device="cpu"):
-    """Cost of GLEAM in one process beside that of P-GLEAM in ``n_processes`` on this machine, block by block.
+def measure(
+    network: nn.Module,
+    batch: Batch,
+    *,
+    n_processes: int = 2,
+    n_modules: int | None = None,
+    n_steps: int = 24,
+    n_rounds: int = 5,
+    device: str = "cpu",
+) -> dict[str, Cost]:
+    """Measure GLEAM in one process and P-GLEAM in `n_processes` on this machine, in alternating blocks.
 
-    A round trains ``n_steps`` steps in one process while the others rest, then as many in all of them by Algorithm 2,
-    then pipelined. Filling and draining the pipeline is in the time of its block. Each process has one thread, or the
-    GPU of its number. Returns a dict of name, "GLEAM", "P-GLEAM, in turn" and "P-GLEAM, pipelined", to :class:`Cost`;
-    ``step_seconds`` are the means of each block, peaks those of the process that needs most. A script that calls this
-    needs ``if __name__ == "__main__":``.
+    Parameters
+    ----------
+    network : nn.Module
+    batch : Batch
+    n_processes : int
+        Each has one thread, or the GPU of its number.
+    n_modules : int, optional
+        Default: one module per iteration.
+    n_steps : int
+        Steps of a block.
+    n_rounds : int
+        In each round one process trains a block while the others rest, then all train a block by Algorithm 2, then a
+        block pipelined. Filling and draining the pipeline counts as time of its block.
+    device : str
+
+    Returns
+    -------
+    dict
+        :class:`Cost` of "GLEAM", "P-GLEAM, in turn" and "P-GLEAM, pipelined". `step_seconds` are the means of each
+        block; the peaks are those of the process that needs most.
+
+    Notes
+    -----
+    A script that calls this needs `if __name__ == "__main__":`.
     """
     checked_device(device)
     n_modules = n_modules or len(network.iterations)
@@ -38,6 +71,7 @@ def measure(network, batch, *, n_processes=2, n_modules=None, n_steps=24, n_roun
 
 
 def _measure_blocks(network, batch, methods, n_steps, n_rounds, device):
+    """The costs of :func:`measure` as one of its processes sees them."""
     keep_freed_memory()
     team = processes.join()
     steps = {name: Step(network, strategy, batch, device=device) for name, strategy in methods.items()}
@@ -47,13 +81,15 @@ def _measure_blocks(network, batch, methods, n_steps, n_rounds, device):
         peaks[name] = step.peak_split()
     seconds = paired(
         {name: partial(_block, team, step, n_steps) for name, step in steps.items()},
-        n_rounds=n_rounds, n_warmup=1, device=device,
-    )  # fmt: skip
+        n_rounds=n_rounds,
+        n_warmup=1,
+        device=device,
+    )
     return {name: Cost.measured([t / n_steps for t in times], peaks[name], device) for name, times in seconds.items()}
 
 
 def _block(team, step, n_steps):
-    """From when all processes have come here until all are done."""
+    """One block: from when all processes are ready until all have finished."""
     team.wait_for_all()
     if isinstance(step.strategy, ParallelGreedy) or team.is_first:
         for _ in range(n_steps):

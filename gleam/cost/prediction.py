@@ -1,10 +1,13 @@
-"""What a training step would cost elsewhere: memory at any depth, and the speed of P-GLEAM on any number of devices.
+"""Predicted cost of a training step: memory at any depth, and the speed of P-GLEAM on any number of devices.
 
-Both start from measurements, of :mod:`gleam.cost.step` and :mod:`gleam.cost.timing`, and add arithmetic, so what they
-give is to be drawn as a prediction. :func:`explained` uses the first to say what would fit when memory has run out.
+Both are computed from measurements (:mod:`gleam.cost.step` and :mod:`gleam.cost.timing`), so figures should mark them
+as predictions. :func:`explained` uses the first to say what would fit when memory has run out.
 """
 
+from __future__ import annotations
+
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -16,17 +19,29 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gleam.cost.step import copied, is_cuda, peak_split
 from gleam.networks.unrolled import split
-from gleam.strategies.base import Checkpointed, EndToEnd
+from gleam.physics.sense import Batch
+from gleam.strategies.base import Checkpointed, EndToEnd, Strategy
 from gleam.strategies.fast import Fast
 
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Peak bytes of a training step for any number of iterations and modules, from measurements with one and with two.
+    """Peak bytes of a training step for any number of iterations and modules, from measurements with one and two.
 
-    Per iteration of the network a step holds its weights and Adam's state; per iteration of the longest module its
-    gradients and what is kept for the way back. So memory is a straight line in N and a stair in M. The numbers are of
-    one batch on one device and of iterations that are all alike.
+    Per iteration of the network a step holds weights and the state of Adam. Per iteration of the longest module it
+    holds gradients and what is kept for the backward pass. So memory is linear in N and stepwise in M. The model is for
+    one batch on one device and for iterations that are all alike.
+
+    Parameters
+    ----------
+    n_iterations : int
+        N of the network.
+    fixed_bytes, weight_bytes : int
+        Bytes of weights and optimizer outside the iterations, and per iteration.
+    plain, checkpointed : (int, int)
+        All other bytes at the peak with one and with two iterations in one module, without and with checkpoints.
+    image_bytes, gradient_bytes : int
+        Bytes of an image of the batch, and of the gradients of one iteration.
     """
 
     n_iterations: int
@@ -38,10 +53,12 @@ class MemoryModel:
     gradient_bytes: int
 
     @classmethod
-    def measured(cls, network, batch, *, device="cpu", strategy=None):
-        """The model of ``network``, measured on one and two of its iterations, plain and checkpointed.
+    def measured(
+        cls, network: nn.Module, batch: Batch, *, device: str | torch.device = "cpu", strategy: Strategy | None = None
+    ) -> MemoryModel:
+        """The model of `network`, measured on one and two of its iterations, plain and checkpointed.
 
-        If ``strategy`` is a :class:`gleam.Fast`, steps are in its precision.
+        If `strategy` is a :class:`gleam.Fast`, steps are in its precision.
         """
         short = [_shortened(network, n) for n in (1, 2)]
         ways = [replace(strategy, strategy=s, compiled=False) if isinstance(strategy, Fast) else s for s in _WAYS]
@@ -50,26 +67,35 @@ class MemoryModel:
         working = [tuple(sum(s.values()) - h for s, h in zip(way, held, strict=True)) for way in (plain, checkpointed)]
         weights = [s["weights"] for s in plain]
         return cls(
-            len(network.iterations), fixed_bytes=2 * held[0] - held[1], weight_bytes=held[1] - held[0],
-            plain=working[0], checkpointed=working[1], image_bytes=batch.target.nbytes,
+            len(network.iterations),
+            fixed_bytes=2 * held[0] - held[1],
+            weight_bytes=held[1] - held[0],
+            plain=working[0],
+            checkpointed=working[1],
+            image_bytes=batch.target.nbytes,
             gradient_bytes=weights[1] - weights[0],
-        )  # fmt: skip
+        )
 
-    def peak_bytes(self, n_iterations=None, n_modules=1, *, checkpointed=False):
-        """Peak of a step of ``n_iterations`` (by default the network's) in ``n_modules``, each module plain or
-        checkpointed.
+    def peak_bytes(self, n_iterations: int | None = None, n_modules: int = 1, *, checkpointed: bool = False) -> int:
+        """Peak bytes of a step of `n_iterations` (default: the network's) in `n_modules`, each plain or checkpointed.
 
-        ValueError if there are fewer iterations than modules.
+        Raises ValueError if there are fewer iterations than modules.
         """
         n_iterations = self.n_iterations if n_iterations is None else n_iterations
         longest = len(split(range(n_iterations), n_modules)[0])
         received = self.image_bytes * (n_modules > 1)  # a later module's input is not the batch's own image
         held = self.fixed_bytes + n_iterations * self.weight_bytes
-        return held + received + self._working_bytes(longest, checkpointed)
+        one, two = self.checkpointed if checkpointed else self.plain
+        if checkpointed:  # at the end of the backward pass all gradients are held, at its beginning all inputs
+            per_iteration = max(self.image_bytes, self.gradient_bytes)
+        else:  # two - one includes the gradient of an iteration's input, an image, which is held only once
+            per_iteration = two - one - self.image_bytes
+        return held + received + (one if longest == 1 else two + (longest - 2) * per_iteration)
 
-    def modules_that_fit(self, available_bytes, n_iterations=None, *, checkpointed=False):
-        """The smallest number of modules whose step fits into ``available_bytes``; None if even one iteration per
-        module is too much."""
+    def modules_that_fit(
+        self, available_bytes: int, n_iterations: int | None = None, *, checkpointed: bool = False
+    ) -> int | None:
+        """The smallest number of modules whose step fits into `available_bytes`; None if no number does."""
         n_iterations = self.n_iterations if n_iterations is None else n_iterations
         fitting = (
             m
@@ -78,50 +104,68 @@ class MemoryModel:
         )
         return next(fitting, None)
 
-    def _working_bytes(self, length, checkpointed):
-        """Bytes beside weights and optimizer for a module of ``length`` iterations."""
-        one, two = self.checkpointed if checkpointed else self.plain
-        if length == 1:
-            return one
-        if checkpointed:  # at the end of the way back all gradients are there, at its beginning all inputs
-            return two + (length - 2) * max(self.image_bytes, self.gradient_bytes)
-        # that an iteration's input has a gradient, an image, is new with the second iteration and stays so
-        return two + (length - 2) * (two - one - self.image_bytes)
-
 
 _WAYS = EndToEnd(), Checkpointed()
 
 
 def _shortened(network, n_iterations):
-    """A copy on the CPU with the first ``n_iterations``, the last one again where there are too few."""
+    """A copy on the CPU with the first `n_iterations`; if there are fewer, the last one is repeated."""
     short, last = copied(network, "cpu"), len(network.iterations) - 1
     short.iterations = nn.ModuleList(copied(network.iterations[min(i, last)], "cpu") for i in range(n_iterations))
     return short
 
 
 @contextmanager
-def explained(network, strategy, make_batch, *, device, n_devices=1, note=None):
-    """Context around training: a ``torch.OutOfMemoryError`` becomes a MemoryError of one sentence.
+def explained(
+    network: nn.Module,
+    strategy: Strategy,
+    make_batch: Callable[[], Batch],
+    *,
+    device: str | torch.device,
+    n_devices: int = 1,
+    note: Callable[[], str | None] | None = None,
+) -> Iterator[None]:
+    """Context for training, in which a `torch.OutOfMemoryError` becomes a MemoryError with a clear message.
 
-    It says what a step of ``strategy`` on the batch that ``make_batch()`` gives would need, what ``device`` has, and
-    which number of modules fits there, by a :class:`MemoryModel` measured on the CPU, as the device is full. The model
-    has no number for strategies that keep something else than activations or checkpoints, nor for the share of one of
-    ``n_devices``. ``note()`` is added, if it says anything.
+    The message says what a step needs, what the device has, and which number of modules fits there.
+
+    Parameters
+    ----------
+    network : nn.Module
+    strategy : Strategy
+        How a step is taken.
+    make_batch : callable
+        () -> the batch of a step; called only after memory has run out.
+    device : str or torch.device
+    n_devices : int
+        Number of devices that share the network.
+    note : callable, optional
+        () -> text that is added to the message, or None.
+
+    Raises
+    ------
+    MemoryError
+        In place of a `torch.OutOfMemoryError`.
+
+    Notes
+    -----
+    The numbers come from a :class:`MemoryModel` measured on the CPU, since the device is full. There are none for
+    strategies that keep something else than activations or checkpoints, nor for one of several devices.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        traceback.clear_frames(error.__traceback__)  # what a failed step keeps would stay as long as the error
+        traceback.clear_frames(error.__traceback__)  # else the error would keep the tensors of the failed step
         model = None if n_devices > 1 else _model(network, strategy, make_batch)
         text = _does_not_fit(model, strategy, *_room(device), n_modules=len(strategy.modules(network)))
         raise MemoryError("; ".join(part for part in (text, note and note()) if part)) from error
 
 
 def _model(network, strategy, make_batch):
-    """Measured without numbers, in no time and memory; with them where code needs them; None if it does not run."""
+    """Try shape-only (fake) tensors first, real ones if the code needs values; None if neither works."""
     try:
         batch = make_batch()
-    except Exception:  # whatever goes wrong here and below must not hide what went wrong there
+    except Exception:  # a failure here or below must not hide that memory has run out
         return None
     for shapes_only in (FakeTensorMode(allow_non_fake_inputs=True), nullcontext()):
         with suppress(Exception), shapes_only:
@@ -131,7 +175,7 @@ def _model(network, strategy, make_batch):
 
 
 def _room(device):
-    """(name of ``device``, bytes that this process has or could have there; None where that is not known)."""
+    """(name of `device`, bytes that this process has or could have there; None if unknown)."""
     if not is_cuda(device):
         return str(device), None
     free, _ = torch.cuda.mem_get_info(device)
@@ -139,7 +183,7 @@ def _room(device):
 
 
 def _does_not_fit(model, strategy, device, available_bytes, *, n_modules):
-    """The sentence of :func:`explained`, with fewer numbers where ``model`` is None or does not know ``strategy``."""
+    """The message of :func:`explained`, with fewer numbers if `model` is None or does not know `strategy`."""
     within = strategy.propagation
     is_known = isinstance(within, EndToEnd | Checkpointed)
     if model is None or not (is_known or available_bytes):
@@ -160,6 +204,7 @@ def _does_not_fit(model, strategy, device, available_bytes, *, n_modules):
 
 
 def _need_and_room(need, device, available_bytes):
+    """What a step needs and the device has, as far as known, as the second part of a sentence."""
     if need is None:
         return f"does not fit into the {_gb(available_bytes) if available_bytes else 'memory'} of {device}"
     if available_bytes is None:
@@ -169,7 +214,7 @@ def _need_and_room(need, device, available_bytes):
 
 
 def _greedy(n_modules, strategy, checkpointed):
-    """How to write the strategy with that many modules, the rest as in ``strategy``."""
+    """Code of the strategy with that many modules and otherwise as `strategy`."""
     written = f"gleam.Greedy({n_modules}{', within=gleam.Checkpointed()' if checkpointed else ''})"
     return f"gleam.Fast({written}, {strategy.precision!r})" if isinstance(strategy, Fast) else written
 
@@ -178,38 +223,67 @@ def _gb(n_bytes):
     return f"{n_bytes / 1e9:.3g} GB"
 
 
-def simulate(module_seconds, n_devices, *, pipelined, message_seconds=0.0, n_in_flight=2, n_steps=64):
-    """Seconds per training step of P-GLEAM on ``n_devices``, from (forward, backward) seconds of each module.
+def simulate(
+    module_seconds: Sequence[tuple[float, float]],
+    n_devices: int,
+    *,
+    pipelined: bool,
+    message_seconds: float = 0.0,
+    n_in_flight: int = 2,
+    n_steps: int = 64,
+) -> float:
+    """Seconds per training step of P-GLEAM on `n_devices` devices.
 
-    A module starts on step k when its input has come and its device is free. It runs forward, sends its output, and
-    then runs backward with its update. A message takes ``message_seconds`` on its way, one after the other, and a
-    sender waits until at most ``n_in_flight`` of its messages have not been taken up. If ``pipelined``, a device has
-    consecutive modules; else module m is on device m mod D, Algorithm 2 as printed: a chain of forward passes, each
-    device's backward pass behind its own, and no waiting for each other between steps.
+    Parameters
+    ----------
+    module_seconds : sequence of (float, float)
+        Seconds of the forward and of the backward pass, with update, of each module.
+    n_devices : int
+        D, at most the number of modules.
+    pipelined : bool
+        If True, a device has consecutive modules. Else module m is on device m mod D, Algorithm 2 as printed: a chain
+        of forward passes, the backward pass of each device after its own, and no waiting between steps.
+    message_seconds : float
+        Time of a message on its way. The messages of a device are sent one after the other.
+    n_in_flight : int
+        A sender waits until at most this many of its messages have not been received.
+    n_steps : int
+        Steps to simulate.
 
-    Devices are equally fast and share nothing. The result is that of the steady state, without the filling of the
-    pipeline: the mean over the second half of ``n_steps``. Raises ValueError if there are more devices than modules.
+    Returns
+    -------
+    float
+        The mean over the second half of the steps: the steady state, without the filling of the pipeline.
+
+    Raises
+    ------
+    ValueError
+        If `n_devices` is not between 1 and the number of modules.
+
+    Notes
+    -----
+    A module starts step k when its input has arrived and its device is free. It runs forward, sends its output, and
+    then runs backward with its update. Devices are equally fast and share nothing.
     """
-    device_of = _devices(len(module_seconds), n_devices, pipelined)
+    n_modules = len(module_seconds)
+    if not 1 <= n_devices <= n_modules:
+        raise ValueError(f"n_devices={n_devices} must be between 1 and the number of modules, {n_modules}")
+    if pipelined:
+        device_of = [d for d, modules in enumerate(split(range(n_modules), n_devices)) for _ in modules]
+    else:
+        device_of = [m % n_devices for m in range(n_modules)]
     done = _finish_times(module_seconds, device_of, message_seconds, n_in_flight, max(2, n_steps))
     first = len(done) // 2 - 1
     return (done[-1] - done[first]) / (len(done) - 1 - first)
 
 
-def _devices(n_modules, n_devices, pipelined):
-    """Device of each module."""
-    if not 1 <= n_devices <= n_modules:
-        raise ValueError(f"n_devices={n_devices} must be between 1 and the number of modules, {n_modules}")
-    if not pipelined:
-        return [m % n_devices for m in range(n_modules)]
-    return [d for d, modules in enumerate(split(range(n_modules), n_devices)) for _ in modules]
-
-
 def _finish_times(module_seconds, device_of, message_seconds, n_in_flight, n_steps):
-    """When each step is finished by all devices."""
+    """When all devices have finished each step."""
     devices = range(max(device_of) + 1)
     free, link_free, taken_up, done = [0.0 for _ in devices], [0.0 for _ in devices], [[] for _ in devices], []
-    senders = [a if a != b else None for a, b in pairwise([*device_of, device_of[-1]])]  # of each module's output
+    senders = [
+        a if a != b else None for a, b in pairwise([*device_of, device_of[-1]])
+    ]  # device that sends a module's output, if any
     for _ in range(n_steps):
         arrival, sender = 0.0, None
         for (forward, backward), d, sends in zip(module_seconds, device_of, senders, strict=True):

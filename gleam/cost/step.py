@@ -1,55 +1,78 @@
-"""One training step of a copy of a network, to be called again and again, and the bytes that it holds at its peak.
+"""One training step of a copy of a network, which can be repeated, and the bytes that it holds at its peak.
 
-On CUDA the peak is ``torch.cuda.max_memory_allocated`` after a reset. On a CPU it is the peak of live tensor bytes,
-counted as tensors come and go; it holds what a step keeps (weights, optimizer, gradients, activations, the batch) but
-not the scratch space inside a kernel, so it is comparable between methods and not with a GPU's figure.
+On CUDA the peak is `torch.cuda.max_memory_allocated` after a reset. On a CPU it is the peak of live tensor bytes,
+counted while tensors are made and freed. That includes what a step keeps (weights, optimizer, gradients, activations,
+the batch) but not the scratch memory inside a kernel: it can be compared between methods, not with a GPU's figure.
 """
 
+from __future__ import annotations
+
 import copy
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor, nn
 
 from gleam.cost.memory import LiveBytes
 from gleam.execution import checked_device
-from gleam.strategies.base import optimizers
+from gleam.physics.sense import Batch
+from gleam.strategies.base import Strategy, optimizers
 from gleam.strategies.fast import N_WARMUP_STEPS
 
 KINDS = ("weights", "optimizer", "gradients", "data", "activations")
 
 
-def peak_split(network, strategy, batch, *, device="cpu"):
-    """Bytes by kind at the peak of one training step, as :meth:`Step.peak_split` has them; their sum is the peak."""
+def peak_split(
+    network: nn.Module, strategy: Strategy, batch: Batch, *, device: str | torch.device = "cpu"
+) -> dict[str, int]:
+    """Bytes by kind at the peak of one training step (:meth:`Step.peak_split`); their sum is the peak."""
     return Step(network, strategy, batch, device=device).peak_split()
 
 
 class Step:
-    """One training step of a copy of ``network`` with Adam on ``batch``, both brought to ``device``; call it.
+    """One training step of a copy of a network; call it to take the step.
 
-    Raises what :func:`gleam.strategies.optimizers` raises.
+    Parameters
+    ----------
+    network : nn.Module
+        It is copied and not changed.
+    strategy : Strategy
+        How the step is taken, with Adam.
+    batch : Batch
+        Brought to `device`, as the copy is.
+    device : str or torch.device
+
+    Raises
+    ------
+    ValueError
+        If the device is not there, and as :func:`gleam.strategies.base.parameters_by_module`.
     """
 
-    def __init__(self, network, strategy, batch, *, device="cpu"):
+    def __init__(
+        self, network: nn.Module, strategy: Strategy, batch: Batch, *, device: str | torch.device = "cpu"
+    ) -> None:
         device = checked_device(device)
         self.network, self.batch = copied(network, device).train(), batch.to(device)
         self.strategy, self.device = strategy, device
         self.optimizers = optimizers(strategy, self.network, learning_rate=1e-5)
 
-    def __call__(self):
+    def __call__(self) -> None:
+        """Take the step."""
         self.strategy.step(self.network, self.batch, self.optimizers)
 
-    def settle(self):
-        """Take the steps after which all are alike: the ordinary ones before a recording, and the recording."""
+    def settle(self) -> None:
+        """Take the first steps, which differ from the later ones if a CUDA graph is recorded; else do nothing."""
         if is_cuda(self.device) and self.strategy.is_captured:
             for _ in range(N_WARMUP_STEPS + 1):
                 self()
 
-    def peak_split(self):
-        """Bytes at the peak of a step by kind: :data:`KINDS`, where activations are all that is none of the others.
+    def peak_split(self) -> dict[str, int]:
+        """Bytes at the peak of a step by kind (:data:`KINDS`); activations are everything that has no other kind.
 
-        On CUDA those are of live tensors, and there is one more, workspace: what the allocator held beyond them.
+        On CUDA these are bytes of live tensors, and one more kind, "workspace", is what the allocator held beyond them.
         """
-        self._eagerly()  # the optimizer's state exists from here on, and cuDNN has tried its algorithms
+        self._eagerly()  # the first step makes the optimizer's state, and cuDNN tries its algorithms
         live = LiveBytes(device=self.device)
         for kind, tensors in self._held().items():
             live.label(kind, tensors)
@@ -60,55 +83,56 @@ class Step:
             return split
         held = [t for tensors in self._held().values() for t in tensors]
         beyond = allocated_at_peak(self._eagerly, held, self.device) - sum(split.values())
-        split["activations"] += min(0, beyond)  # compiled layers keep fewer than they do under a counter
+        split["activations"] += min(0, beyond)  # compiled layers keep fewer tensors than seen by LiveBytes
         return split | {"workspace": max(0, beyond)}
 
     def _eagerly(self):
-        """One step without a CUDA graph, in whose replay nothing is seen to be allocated."""
+        """Take a step without a CUDA graph, since allocations cannot be seen in its replay."""
         self.strategy.eager.step(self.network, self.batch, self.optimizers)
 
     def _held(self):
         state = [t for optimizer in self.optimizers for s in optimizer.state.values() for t in s.values()]
         held = {
             "weights": [*self.network.parameters(), *self.network.buffers()],
-            "optimizer": state, "data": vars(self.batch).values(),
-        }  # fmt: skip
+            "optimizer": state,
+            "data": vars(self.batch).values(),
+        }
         return {kind: [t for t in tensors if torch.is_tensor(t)] for kind, tensors in held.items()}
 
 
-def allocated_at_peak(step, held, device):
-    """Bytes on the GPU at the peak of ``step()``: of the tensors ``held`` before and of all that it allocates."""
+def allocated_at_peak(step: Callable[[], object], held: Iterable[Tensor], device: str | torch.device) -> int:
+    """Bytes on the GPU at the peak of `step()`: the tensors `held` before it plus everything that it allocates."""
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held if is_cuda(t.device)}
     synchronize(device)
-    others = torch.cuda.memory_allocated(device) - sum(storages.values())  # such as other methods' networks
+    others = torch.cuda.memory_allocated(device) - sum(storages.values())  # for example the networks of other methods
     torch.cuda.reset_peak_memory_stats(device)
     step()
     synchronize(device)
     return torch.cuda.max_memory_allocated(device) - others
 
 
-def copied(network, device):
-    """A copy of ``network`` on ``device``; nothing is allocated where the network is, which may be full."""
+def copied(network: nn.Module, device: str | torch.device) -> nn.Module:
+    """A copy of `network` on `device`; allocates nothing on the network's own device, which may be full."""
     copies = {id(b): b.detach().to(device, copy=True) for b in network.buffers()}
     for p in network.parameters():
         copies[id(p)] = torch.nn.Parameter(p.detach().to(device, copy=True), requires_grad=p.requires_grad)
-    return copy.deepcopy(network, copies)  # takes those as already made
+    return copy.deepcopy(network, copies)  # uses the copies that were made
 
 
-def is_cuda(device):
-    """Whether ``device``, by name or as ``torch.device``, is a GPU of CUDA."""
+def is_cuda(device: str | torch.device) -> bool:
+    """Whether the device is a CUDA GPU."""
     return torch.device(device).type == "cuda"
 
 
-def synchronize(device):
-    """Wait until ``device`` has done all that it was given; on a CPU that is always so."""
+def synchronize(device: str | torch.device) -> None:
+    """Wait until a GPU has finished its work; does nothing on a CPU."""
     if is_cuda(device):
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def _labelled_gradients(live, network):
-    """Gradients are known as such once they are there, wherever the peak came before."""
+    """Context in which gradients are labelled as soon as they exist, wherever the peak was."""
     hooks = [
         p.register_post_accumulate_grad_hook(lambda p: live.label("gradients", [p.grad]))
         for p in network.parameters()

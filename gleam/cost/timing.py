@@ -1,33 +1,53 @@
-"""What a training step costs: peak memory and seconds, warmed up, methods interleaved in one run.
+"""Measured cost of a training step: peak memory and seconds, after warm-up, methods interleaved in one run.
 
-How the peak is counted, on CUDA and on a CPU, is in :mod:`gleam.cost.step`.
+:mod:`gleam.cost.step` says how the peak is counted on CUDA and on a CPU.
 """
+
+from __future__ import annotations
 
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 
 import torch
+from torch import nn
 
 from gleam.cost.prediction import explained
 from gleam.cost.step import Step, is_cuda, synchronize
+from gleam.physics.sense import Batch
 from gleam.processes.allocator import keep_freed_memory
+from gleam.strategies.base import Strategy
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method's training step costs; seconds are medians over rounds.
+    """Cost of the training step of one method.
 
-    ``step_seconds``: each round's; ``peak_bytes``: see ``memory_kind``; ``split``: the bytes at that moment by kind,
-    weights, optimizer, gradients, data (the batch) and activations (everything else), which add up to ``peak_bytes``.
-    On CUDA they are those of live tensors, and one more, workspace, is what the allocator held beyond them.
-
-    ``forward_seconds`` and ``backward_seconds`` (with update and recomputation) are the parts of Fig. 7, and
-    ``module_seconds`` has both for each module; None and empty if a step never calls the network's iterations, as in
-    the replay of a CUDA graph.
+    Attributes
+    ----------
+    seconds_per_step : float
+        Median over rounds.
+    peak_bytes : int
+        Peak memory of a step.
+    memory_kind : str
+        How the peak was counted.
+    device : str
+        Name of the device.
+    step_seconds : tuple of float
+        Seconds of the step in each round.
+    split : dict
+        Bytes at the peak by kind, which add up to `peak_bytes`: weights, optimizer, gradients, data (the batch) and
+        activations (everything else). On CUDA these are live tensors, and one more kind, workspace, is what the
+        allocator held beyond them.
+    forward_seconds, backward_seconds : float or None
+        The parts of Fig. 7, medians over rounds; the backward part includes update and recomputation. None if a step
+        never calls the network's iterations, as in the replay of a CUDA graph.
+    module_seconds : tuple of (float, float)
+        Forward and backward seconds of each module; empty in the same case.
     """
 
     seconds_per_step: float
@@ -41,25 +61,54 @@ class Cost:
     module_seconds: tuple = ()
 
     @classmethod
-    def measured(cls, step_seconds, split, device, **parts):
-        """The cost of a step on ``device`` from the seconds of each round and the bytes at its peak by kind."""
+    def measured(
+        cls, step_seconds: Sequence[float], split: dict[str, int], device: str | torch.device, **parts: object
+    ) -> Cost:
+        """The cost of a step on `device` from the seconds of each round and the bytes at the peak by kind.
+
+        `parts` are further fields of :class:`Cost`.
+        """
         kind = "max_memory_allocated" if is_cuda(device) else "peak of live tensors"
         name = torch.cuda.get_device_name(device) if is_cuda(device) else "CPU"
         median = statistics.median(step_seconds)
         return cls(median, sum(split.values()), kind, name, tuple(step_seconds), split=split, **parts)
 
     @property
-    def working_bytes(self):
-        """Peak without weights and optimizer, which grow with the network whatever the method."""
+    def working_bytes(self) -> int:
+        """Peak bytes without weights and optimizer, which grow with the network whatever the method."""
         return self.peak_bytes - self.split["weights"] - self.split["optimizer"]
 
 
-def measure(methods, batch, *, n_rounds=7, n_warmup=2, device="cpu"):
-    """Cost of one training step for each of ``methods``, a dict of name to (network, strategy), on ``batch``.
+def measure(
+    methods: Mapping[str, tuple[nn.Module, Strategy]],
+    batch: Batch,
+    *,
+    n_rounds: int = 7,
+    n_warmup: int = 2,
+    device: str | torch.device = "cpu",
+) -> dict[str, Cost]:
+    """Measure the cost of one training step for each of several methods.
 
-    Rounds run every method once, in turn, so that a drift of the machine's speed falls on all alike: ratios of
-    ``step_seconds`` of one round are paired. The networks are left untouched. Returns a dict of name to :class:`Cost`.
-    Raises MemoryError if a step does not fit on the device, with what would (:func:`gleam.prediction.explained`).
+    Parameters
+    ----------
+    methods : dict of name to (network, strategy)
+        The networks are not changed.
+    batch : Batch
+    n_rounds : int
+        Each round runs every method once, in turn, so that a drift of the machine's speed affects all alike: ratios of
+        `step_seconds` of one round are paired.
+    n_warmup : int
+        Rounds before them that do not count.
+    device : str or torch.device
+
+    Returns
+    -------
+    dict of name to :class:`Cost`
+
+    Raises
+    ------
+    MemoryError
+        If a step does not fit on the device; it says what would fit (:func:`gleam.prediction.explained`).
     """
     keep_freed_memory()
     steps, peaks = {}, {}
@@ -67,7 +116,7 @@ def measure(methods, batch, *, n_rounds=7, n_warmup=2, device="cpu"):
         with explained(network, strategy, lambda: batch, device=device):
             steps[name] = Step(network, strategy, batch, device=device)
             peaks[name] = steps[name].peak_split()
-            steps[name].settle()  # before the hooks of laps, which must not be recorded
+            steps[name].settle()  # before _Laps adds hooks, which must not be recorded
     laps = {name: _Laps(step) for name, step in steps.items()}
     try:
         seconds = paired(laps, n_rounds=n_rounds, n_warmup=n_warmup, device=device)
@@ -80,11 +129,28 @@ def measure(methods, batch, *, n_rounds=7, n_warmup=2, device="cpu"):
     }
 
 
-def paired(steps, *, n_rounds=7, n_warmup=2, device="cpu"):
-    """Seconds that each of ``steps``, a dict of name to callable without arguments, takes in each round.
+def paired(
+    steps: Mapping[str, Callable[[], object]],
+    *,
+    n_rounds: int = 7,
+    n_warmup: int = 2,
+    device: str | torch.device = "cpu",
+) -> dict[str, tuple[float, ...]]:
+    """Measure the seconds of several callables in each of `n_rounds` rounds.
 
-    Every round runs each once, in turn. On CUDA a call is waited for at both of its ends and nowhere between. Returns a
-    dict of name to a tuple of ``n_rounds`` seconds; the ``n_warmup`` rounds before them do not count.
+    Parameters
+    ----------
+    steps : dict of name to callable
+        Callables without arguments. Each round calls each of them once, in turn.
+    n_rounds, n_warmup : int
+        Rounds that count, and rounds before them that do not.
+    device : str or torch.device
+        On CUDA it is synchronised before and after a call and nowhere between.
+
+    Returns
+    -------
+    dict of name to tuple of float
+        Seconds of each round.
     """
     seconds = {name: [] for name in steps}
     for i in range(n_warmup + n_rounds):
@@ -95,15 +161,15 @@ def paired(steps, *, n_rounds=7, n_warmup=2, device="cpu"):
     return {name: tuple(times) for name, times in seconds.items()}
 
 
-def paired_ratio(cost, other):
-    """Median over rounds of the time of ``cost`` over that of ``other``, both from one call of :func:`measure`."""
+def paired_ratio(cost: Cost, other: Cost) -> float:
+    """Median over rounds of the ratio of step times, `cost` / `other`, both from one call of :func:`measure`."""
     return statistics.median(a / b for a, b in zip(cost.step_seconds, other.step_seconds, strict=True))
 
 
 class _Laps:
-    """Calls ``step`` and notes when the forward pass of each module begins and ends, without waiting for the device.
+    """Calls `step` and notes when the forward pass of each module begins and ends, without synchronising.
 
-    Only the first pass of a call counts; checkpointing runs iterations again on the way back.
+    Only the first pass of a call counts, since checkpointing runs iterations again in the backward pass.
     """
 
     def __init__(self, step):
@@ -111,7 +177,7 @@ class _Laps:
         self.modules = step.strategy.modules(step.network)
         self.hooks = []
         for m, module in enumerate(self.modules):
-            n_calls = sum(iteration is module[-1] for iteration in module)  # an iteration may occur again
+            n_calls = sum(iteration is module[-1] for iteration in module)  # an iteration may occur twice
             self.hooks += [
                 module[0].register_forward_pre_hook(partial(self._note, ("begin", m), 1)),
                 module[-1].register_forward_hook(partial(self._note, ("end", m), n_calls)),
@@ -137,12 +203,12 @@ class _Laps:
         self.laps.append(self.stamps | {("begin", 0): started, ("begin", len(self.modules)): self._now()})
 
     def remove(self):
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self.hooks:
             hook.remove()
 
     def medians(self, n_rounds):
-        """Seconds of forward and backward passes over the last ``n_rounds`` calls, as fields of :class:`Cost`."""
+        """Seconds of forward and backward passes over the last `n_rounds` calls, as fields of :class:`Cost`."""
         n = len(self.modules)
         if any(len(stamps) != 2 * n + 1 for stamps in self.laps):
             return {}
@@ -157,11 +223,12 @@ class _Laps:
 
 
 def _between(a, b):
+    """Seconds from `a` to `b`, which are times of a clock or CUDA events."""
     return b - a if isinstance(a, float) else a.elapsed_time(b) / 1000
 
 
-def timed(step, device):
-    """Seconds of ``step()``; on a GPU it is waited for at both ends."""
+def timed(step: Callable[[], object], device: str | torch.device) -> float:
+    """Seconds of `step()`; a GPU is synchronised before and after."""
     synchronize(device)
     started = time.perf_counter()
     step()

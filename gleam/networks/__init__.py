@@ -1,6 +1,6 @@
-"""Unrolled networks: a start, and a list of iterations that may be cut into modules anywhere.
+"""Unrolled networks: a start, and a list of iterations that can be cut into modules anywhere.
 
-- `convolutions`: 2D and 3D convolutions in the number format and memory layout of the moment.
+- `convolutions`: 2D and 3D convolutions in the current number format and memory layout.
 - `denoisers`: CNNs of complex images; the only place where complex numbers become two channels.
 - `unrolled`: PGD and MoDL.
 """

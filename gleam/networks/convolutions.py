@@ -1,7 +1,11 @@
 """Convolutions of images and of series of images, for :mod:`gleam.networks.denoisers`."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gleam import execution
@@ -10,16 +14,17 @@ FRAMES_PER_BLOCK = 4
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` for feature maps that may be padded with channels of zeros (:func:`gleam.execution.padded`)."""
+    """`nn.Conv2d` for feature maps that may be padded with channels of zeros (:func:`gleam.execution.padded`)."""
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, y, x) to (batch, channel, y, x), padded as `x` is."""
         return self._conv_forward(x, *_padded(self, x))
 
 
 def _padded(convolution, x):
-    """Weight and bias of ``convolution`` for the channels that ``x`` has; padded ones are zero, in and out."""
+    """Weight and bias of `convolution` for the channels that `x` has; those of padded channels are zero."""
     weight, bias = convolution.weight, convolution.bias
-    if x.is_contiguous():  # the layout of x decides, not the one that the weights were trained in
+    if x.is_contiguous():  # weights follow the layout of x
         weight = weight.contiguous()
     n_out, n_in = execution.padded(len(weight)) - len(weight), x.shape[1] - weight.shape[1]
     if n_out or n_in:
@@ -29,14 +34,15 @@ def _padded(convolution, x):
 
 
 class Conv3d(nn.Conv3d):
-    """``nn.Conv3d`` that is fast on a CPU as well, for kernels 1 or 3 wide that keep the size, of stride 1.
+    """`nn.Conv3d` that is also fast on a CPU, for kernels of size 1 or 3 with stride 1 that keep the size.
 
-    Input and output (batch, channel, time, y, x). In fp32 and for fewer than 32 channels torch has only a slow path
-    there, ten times as slow. Instead, each frame and its two neighbours become the channels of a 2D convolution, a few
-    frames at a time, so that no more is kept for the way back than by ``nn.Conv3d``.
+    In fp32 with fewer than 32 channels torch has only a slow path on CPUs, ten times as slow. Instead, each frame and
+    its two neighbours become the channels of a 2D convolution. It takes a few frames at a time, so that no more memory
+    is kept for the backward pass than by `nn.Conv3d`.
     """
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channel, time, y, x) to (batch, channel, time, y, x), padded as `x` is."""
         weight, bias = _padded(self, x)
         if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
             return self._conv_forward(x, weight, bias)
@@ -52,7 +58,7 @@ class Conv3d(nn.Conv3d):
         return y if bias is None else y + bias[:, None, None, None]
 
     def _in_bf16(self, x, weight, bias):
-        """With frames of zeros appended up to the length of the kernel: oneDNN's bf16 results are wrong for fewer."""
+        """Append frames of zeros up to the length of the kernel: oneDNN's bf16 results are wrong for fewer frames."""
         n_frames = x.shape[2]
         n_more = max(0, self.kernel_size[0] - n_frames)
         if not n_more:
@@ -63,15 +69,18 @@ class Conv3d(nn.Conv3d):
 
 _FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
 CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
-
-
 _LAYOUTS = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
 
 
-def lay_out(network, optimizers):
-    """Bring the weights of this module's convolutions to channels last, with their gradients and moments.
+def lay_out(network: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Change the weights of this module's convolutions to channels last, with their gradients and moments.
 
-    What has that layout stays where it is. ``optimizers``: those that train ``network``.
+    Parameters
+    ----------
+    network : nn.Module
+        Its :class:`Conv2d` and :class:`Conv3d` are changed in place; what has this layout already is not copied.
+    optimizers : iterable of Optimizer
+        Those that train `network`.
     """
     layouts = {layer.weight: _LAYOUTS[type(layer)] for layer in network.modules() if type(layer) in _LAYOUTS}
     for p, layout in layouts.items():
@@ -79,7 +88,7 @@ def lay_out(network, optimizers):
             p.data = p.data.contiguous(memory_format=layout)
         if p.grad is not None and not p.grad.is_contiguous(memory_format=layout):
             p.grad = p.grad.contiguous(memory_format=layout)
-    # the fused update walks through weights, gradients and moments as they lie in memory
+    # the fused update needs weights, gradients and moments in the same order in memory
     for p, moments in (item for optimizer in optimizers for item in optimizer.state.items() if item[0] in layouts):
         for key, t in moments.items():
             if torch.is_tensor(t) and t.shape == p.shape and not t.is_contiguous(memory_format=layouts[p]):
@@ -87,11 +96,17 @@ def lay_out(network, optimizers):
 
 
 class _FramesAsChannels(torch.autograd.Function):
+    """3 x 3 x 3 convolution as 2D convolutions of blocks of frames."""
+
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)
-        kernel, y = _as_2d(weight), _frame_by_frame(x, len(weight))
-        for first, last in _blocks(x.shape[2]):
+        n, _, n_t, n_y, n_x = x.shape
+        n_out, n_pixels = len(weight), n_y * n_x
+        # each frame of y is contiguous, so that the next layer copies nothing
+        strides = (n_t * n_out * n_pixels, n_pixels, n_out * n_pixels, n_x, 1)
+        kernel, y = _as_2d(weight), x.new_empty_strided((n, n_out, n_t, n_y, n_x), strides)
+        for first, last in _blocks(n_t):
             block = torch.conv2d(_neighbours(x, first, last), kernel, padding=1)
             y[:, :, first:last] = block.unflatten(0, (-1, last - first)).transpose(1, 2)
         return y
@@ -125,16 +140,9 @@ def _blocks(n_frames):
 
 
 def _neighbours(x, first, last):
-    """Frames first to last, each stacked with the one before and the one after: (batch * frame, 3 in, y, x)."""
+    """Frames first to last, each stacked with the frames before and after it: (batch * frame, 3 in, y, x)."""
     n_frames = x.shape[2]
     block = x[:, :, max(first - 1, 0) : last + 1].transpose(1, 2)
-    empty = (first == 0, last == n_frames)  # frames beyond the ends
+    empty = (first == 0, last == n_frames)  # whether a frame of zeros is needed before, after
     block = nn.functional.pad(block, (0, 0, 0, 0, 0, 0, *map(int, empty)))
     return torch.cat([block[:, k : k + last - first] for k in range(3)], dim=2).flatten(0, 1)
-
-
-def _frame_by_frame(x, n_channels):
-    """An empty (batch, n_channels, time, y, x), each frame of it contiguous, so that the next layer copies nothing."""
-    n, _, n_t, n_y, n_x = x.shape
-    frame = n_channels * n_y * n_x
-    return x.new_empty_strided((n, n_channels, n_t, n_y, n_x), (n_t * frame, n_y * n_x, frame, n_x, 1))

@@ -3,11 +3,14 @@
 This is the only place where a complex image becomes two real channels.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gleam import execution
@@ -15,10 +18,20 @@ from gleam.networks.convolutions import CONVOLUTIONS
 from gleam.physics.solvers import NotConverged, fixed_point
 
 
-def to_channels(x, n_features):
-    """Complex image (batch, ...) to real channels (batch, 2, ...), and as many of zeros as :mod:`gleam.execution` pads.
+def to_channels(x: Tensor, n_features: int) -> Tensor:
+    """Convert a complex image to real channels.
 
-    As it lies in memory a complex image has its channels last; ``n_features`` of the CNN decides whether that stays.
+    Parameters
+    ----------
+    x : complex Tensor, shape (batch, ...)
+    n_features : int
+        Features of the CNN; they decide the memory layout (:func:`gleam.execution.channels_last`). The complex image
+        itself has its two channels last.
+
+    Returns
+    -------
+    Tensor, shape (batch, 2 or more, ...)
+        Real part, imaginary part, and as many channels of zeros as :func:`gleam.execution.padded` asks for.
     """
     channels = torch.view_as_real(x)
     n_more = execution.padded(2) - 2
@@ -26,8 +39,8 @@ def to_channels(x, n_features):
     return channels if execution.channels_last(x, n_features) else channels.contiguous()
 
 
-def to_complex(channels):
-    """Real channels (batch, 2 or more, ...), in any precision, to complex image (batch, ...); the first two count."""
+def to_complex(channels: Tensor) -> Tensor:
+    """Real channels (batch, 2 or more, ...) of any precision to a complex image (batch, ...) of the first two."""
     pairs = (channels if channels.shape[1] == 2 else channels.narrow(1, 0, 2)).movedim(1, -1)
     return torch.view_as_complex(pairs.to(torch.promote_types(pairs.dtype, torch.float32)).contiguous())
 
@@ -43,10 +56,10 @@ def _check_dims(x, convolution):
 
 
 class _InPlaceReLU(torch.autograd.Function):
-    """ReLU between two convolutions that allocates nothing, forward or backward.
+    """ReLU between two convolutions that allocates no memory, forward or backward.
 
-    The gradient may be overwritten because the convolution that follows is its only source and has just made it. With
-    ``nn.ReLU`` the copy made here is the peak of a training step, a sixth of what a GLEAM module needs.
+    The gradient may be overwritten: only the convolution that follows gives one, in a tensor used nowhere else.
+    The copy that `nn.ReLU` makes here would be the peak of a training step, a sixth of what a GLEAM module needs.
     """
 
     @staticmethod
@@ -63,17 +76,18 @@ class _InPlaceReLU(torch.autograd.Function):
 
 
 def _relu_in_place(x):
-    return torch.relu(x) if torch.compiler.is_compiling() else _InPlaceReLU.apply(x)  # a compiler plans memory itself
+    return torch.relu(x) if torch.compiler.is_compiling() else _InPlaceReLU.apply(x)  # a compiler plans memory
 
 
 class Layers(nn.Sequential):
-    """Layers from real channels to real channels, compiled where :mod:`gleam.execution` says so."""
+    """Layers from real channels to real channels, compiled if :mod:`gleam.execution` says so."""
 
-    def forward(self, channels):
+    def forward(self, channels: Tensor) -> Tensor:
+        """(batch, channel, ...) to (batch, channel, ...)."""
         return execution.compiled(_through)(self, channels) if execution.compiles() else self.through(channels)
 
-    def through(self, channels):
-        """One layer after the other."""
+    def through(self, channels: Tensor) -> Tensor:
+        """Apply the layers without compiling."""
         return super().forward(channels)
 
 
@@ -82,7 +96,7 @@ def _through(layers, channels):
 
 
 class _Chain(Layers):
-    """Layers with a ReLU between each and the next."""
+    """Layers with a ReLU between them."""
 
     def through(self, channels):
         first, *others = self
@@ -93,17 +107,26 @@ class _Chain(Layers):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU, convolution, ReLU, convolution around a skip connection; a 1x1 convolution where the channels change."""
+    """ReLU, convolution, ReLU, convolution; the skip connection is a 1x1 convolution if the channels change.
 
-    def __init__(self, n_in, n_out, convolution):
+    Parameters
+    ----------
+    n_in, n_out : int
+        Channels of the input and the output.
+    convolution : type
+        :class:`gleam.networks.convolutions.Conv2d` or `Conv3d`.
+    """
+
+    def __init__(self, n_in: int, n_out: int, convolution: type[nn.Module]) -> None:
         super().__init__()
         self.skip = nn.Identity() if n_in == n_out else convolution(n_in, n_out, 1)
         self.first = convolution(n_in, n_out, 3, padding=1, bias=False)
         self.second = convolution(n_out, n_out, 3, padding=1, bias=False)
 
-    def forward(self, channels):
+    def forward(self, channels: Tensor) -> Tensor:
+        """(batch, n_in, ...) to (batch, n_out, ...)."""
         between = _relu_in_place(self.first(torch.relu(channels)))
-        return self.second(between).add_(self.skip(channels))  # in place: one feature map less at the peak
+        return self.second(between).add_(self.skip(channels))  # in place: the peak has one feature map less
 
 
 def _convolution(n_dims):
@@ -113,36 +136,70 @@ def _convolution(n_dims):
 
 
 class ResidualCNN(nn.Module):
-    """x + f(x), f being residual blocks without normalisation and one last convolution (Section V-C1).
+    """x + f(x), where f has residual blocks without normalisation and one last convolution (Section V-C1).
 
-    At 100 features in 2D it has 273 902 parameters, which gives the 2.19 M of Table III for 8 iterations.
-    Input and output: complex (batch, y, x) for ``n_dims=2``, (batch, time, y, x) for ``n_dims=3``.
+    Parameters
+    ----------
+    n_features : int
+        Channels of the feature maps.
+    n_blocks : int
+        Residual blocks of f.
+    n_dims : int
+        2 for images (batch, y, x), 3 for series (batch, time, y, x); complex input and output.
+
+    Raises
+    ------
+    ValueError
+        If `n_dims` is neither 2 nor 3, or, when called, if an image has another number of axes.
+
+    Notes
+    -----
+    With 100 features in 2D it has 273 902 parameters, which gives the 2.19 M of Table III for 8 iterations.
     """
 
-    def __init__(self, n_features=100, *, n_blocks=2, n_dims=2):
+    def __init__(self, n_features: int = 100, *, n_blocks: int = 2, n_dims: int = 2) -> None:
         super().__init__()
         convolution = _convolution(n_dims)
         widths = [2] + [n_features] * n_blocks
         blocks = [ResidualBlock(a, b, convolution) for a, b in pairwise(widths)]
         self.body = Layers(*blocks, convolution(n_features, 2, 3, padding=1))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """Complex images to complex images of the same shape."""
         _check_dims(x, self.body[-1])
         return x + to_complex(self.body(to_channels(x, self.body[-1].in_channels)))
 
 
 class PlainCNN(nn.Module):
-    """x + g(x), g being five convolutions with ReLUs between, without normalisation or biases (Section V-C2).
+    """x + g(x), where g has five convolutions with ReLUs between, no normalisation and no biases (Section V-C2).
 
-    At 70 features in 2D it has 134 820 parameters. Input and output as in :class:`ResidualCNN`.
+    Parameters
+    ----------
+    n_features : int
+        Channels of the feature maps.
+    n_layers : int
+        Convolutions of g.
+    n_dims : int
+        2 for images (batch, y, x), 3 for series (batch, time, y, x); complex input and output.
+    lipschitz : float, optional
+        Upper limit of the Lipschitz constant of g, between 0 and 1. By default g has no limit, as in the paper.
 
-    It can be inverted if the Lipschitz constant of g is below 1. With ``lipschitz``, between 0 and 1, it is held there:
-    g is multiplied by what brings :meth:`lipschitz_bound` down to that number, wherever it is above. (Without biases
-    it does not matter which layer of g is made weaker.) By default g is free, as in the paper. Raises ValueError for
-    another ``lipschitz``.
+    Raises
+    ------
+    ValueError
+        If `lipschitz` is out of range, if `n_dims` is neither 2 nor 3, or, when called, if an image has another number
+        of axes.
+
+    Notes
+    -----
+    With 70 features in 2D it has 134 820 parameters. It can be inverted if the Lipschitz constant of g is below 1.
+    Where :meth:`lipschitz_bound` exceeds `lipschitz`, g is scaled so that its bound equals `lipschitz`. (Without biases
+    it does not matter which layer of g is scaled.)
     """
 
-    def __init__(self, n_features=70, *, n_layers=5, n_dims=2, lipschitz=None):
+    def __init__(
+        self, n_features: int = 70, *, n_layers: int = 5, n_dims: int = 2, lipschitz: float | None = None
+    ) -> None:
         super().__init__()
         if lipschitz is not None and not 0 < lipschitz < 1:
             raise ValueError(f"lipschitz={lipschitz!r} must lie between 0 and 1, or be None for a network left free")
@@ -150,24 +207,41 @@ class PlainCNN(nn.Module):
         widths = [2] + [n_features] * (n_layers - 1) + [2]
         self.layers = _Chain(*(_convolution(n_dims)(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths)))
 
-    def extra_repr(self):
-        """What decides the network beside its layers."""
+    def extra_repr(self) -> str:
+        """Settings of the network beside its layers."""
         return f"lipschitz={self.lipschitz}"
 
-    def residual(self, x):
+    def residual(self, x: Tensor) -> Tensor:
         """g(x)."""
         g = self._convolutions(x)
         return g if self.lipschitz is None else self._scale() * g
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
+        """x + g(x)."""
         return x + self.residual(x)
 
     @torch.no_grad()
-    def inverse(self, y, *, n_iterations=100, tolerance=1e-4):
-        """x with x + g(x) = y, by the fixed-point iteration x <- y - g(x); no gradient.
+    def inverse(self, y: Tensor, *, n_iterations: int = 100, tolerance: float = 1e-4) -> Tensor:
+        """Solve x + g(x) = y by the fixed-point iteration x <- y - g(x), without a gradient.
 
-        Iterates until x does not change any more but for rounding. Raises :class:`gleam.solvers.NotConverged`, a
-        ValueError, if after ``n_iterations`` or on divergence the smallest step was still more than ``tolerance`` of x.
+        Parameters
+        ----------
+        y : complex Tensor
+            Images as :meth:`forward` returns them.
+        n_iterations : int
+            Limit of iterations. It stops before when x changes by no more than rounding.
+        tolerance : float
+            Largest step allowed at the end, relative to the norm of x.
+
+        Returns
+        -------
+        complex Tensor
+            x, of the shape of `y`.
+
+        Raises
+        ------
+        NotConverged
+            If the smallest step was larger than `tolerance` (:class:`gleam.solvers.NotConverged`, a ValueError).
         """
         scale = 1.0 if self.lipschitz is None else self._scale()
         x, residual = fixed_point(lambda x: y - scale * self._convolutions(x), y, n_iterations=n_iterations)
@@ -180,10 +254,10 @@ class PlainCNN(nn.Module):
             )
         return x
 
-    def lipschitz_bound(self):
-        """Upper bound, on images of any size, of the Lipschitz constant of the convolutions and ReLUs, unconstrained.
+    def lipschitz_bound(self) -> Tensor:
+        """Upper bound of the Lipschitz constant of the convolutions and ReLUs before scaling, on images of any size.
 
-        The product of the layers' :func:`operator_norm`; differentiable. The constant itself may be far smaller.
+        The product of the :func:`operator_norm` of the layers; differentiable. The constant itself may be far smaller.
         """
         return torch.stack([operator_norm(layer.weight) for layer in self.layers]).prod()
 
@@ -195,12 +269,27 @@ class PlainCNN(nn.Module):
         return to_complex(self.layers(to_channels(x, self.layers[-1].in_channels)))
 
 
-def steepest(function, x, *, n_iterations=10, seed=0):
-    """Norm of the Jacobian of ``function`` at ``x`` (batch, ...) by power iteration, the largest over the batch.
+def steepest(function: Callable[[Tensor], Tensor], x: Tensor, *, n_iterations: int = 10, seed: int = 0) -> float:
+    """Norm of the Jacobian of `function` at `x` by power iteration: a lower bound of the Lipschitz constant.
 
-    A lower bound of the Lipschitz constant. ``function`` takes complex images to complex images. ``seed``: of the first
-    direction. What it does to a direction is a difference, exact for a network of convolutions and ReLUs as long as no
-    ReLU switches; what its adjoint does comes from autograd.
+    Parameters
+    ----------
+    function : callable
+        Complex images -> complex images.
+    x : complex Tensor, shape (batch, ...)
+    n_iterations : int
+    seed : int
+        Seed of the first direction.
+
+    Returns
+    -------
+    float
+        The largest norm over the batch.
+
+    Notes
+    -----
+    The Jacobian is applied by a difference, which is exact for a network of convolutions and ReLUs as long as no ReLU
+    switches. Its adjoint is applied by autograd.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
     direction = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
@@ -219,18 +308,28 @@ def _lengths(x):
 
 
 _N_FREQUENCIES = {2: 16, 3: 12}  # per axis, by the number of axes
-_N_SQUARINGS = 5  # the bound is then off by no more than k^(1/64) for k channels
+_N_SQUARINGS = 5  # the bound is then at most k^(1/64) times the norm for k channels
 
 
-def operator_norm(weight):
-    """Upper bound, tight to a few percent, of the norm of a zero-padded convolution, on images of any size.
+def operator_norm(weight: Tensor) -> Tensor:
+    """Upper bound, tight to a few percent, of the norm of a zero-padded convolution on images of any size.
 
-    ``weight``: (out, in, 3, 3[, 3]), as in ``nn.Conv2d``; stride 1. Differentiable, and a function of the weight alone.
+    Parameters
+    ----------
+    weight : Tensor, shape (out, in, 3, 3[, 3])
+        As in `nn.Conv2d`; stride 1.
 
-    On an unbounded plane a convolution is one matrix (out, in) per spatial frequency, and its norm the largest of their
-    spectral norms; on an image, zeros outside, it cannot be more. The power method, by repeated squaring, runs on
-    a grid of frequencies at once. Between M of them, per axis, the norm for a kernel three wide is at most 1 / cos(pi /
-    M) times the largest on the grid (M. Riesz, trigonometric polynomials of degree 1).
+    Returns
+    -------
+    Tensor, shape ()
+        Differentiable, and a function of the weight alone.
+
+    Notes
+    -----
+    On an unbounded plane a convolution is one matrix (out, in) per spatial frequency, and its norm is the largest of
+    their spectral norms. On an image, which is zero outside, it cannot be larger. The power method, by repeated
+    squaring, runs on a grid of frequencies at once. For a kernel three wide, the norm between the M frequencies per
+    axis is at most 1 / cos(pi / M) times the largest on the grid (M. Riesz, trigonometric polynomials of degree 1).
     """
     size = weight.shape[2:]
     n = _N_FREQUENCIES[len(size)]
@@ -243,14 +342,14 @@ def operator_norm(weight):
         )
         turns = (taps * _at(frequencies, worst)).sum(1)
         wave = torch.polar(torch.ones_like(bound), -2 * math.pi / n * turns.to(bound.dtype))
-    # at a fixed frequency and vector this has the derivative of the norm
+    # with frequency and vector held fixed, the derivative of this is that of the norm
     norm = torch.linalg.vector_norm((weight.flatten(2).to(wave.dtype) @ wave) @ vector)
     margin = math.cos(math.pi / n) ** len(size)
     return norm * (bound / norm.clamp_min(torch.finfo(norm.dtype).tiny)).detach() / margin
 
 
 def _largest_singular_value(matrices):
-    """(index of the matrix, right singular vector, upper bound of the value) of the largest among ``matrices``."""
+    """(index of the matrix, right singular vector, upper bound of the value) of the largest among `matrices`."""
     is_wide = matrices.shape[1] < matrices.shape[2]
     power = matrices @ matrices.mH if is_wide else matrices.mH @ matrices
     log_norm = 0
@@ -267,5 +366,5 @@ def _largest_singular_value(matrices):
 
 
 def _at(x, number):
-    """``x[number]`` for a number that is a tensor on the device, which indexing would wait for."""
+    """`x[number]` for a number in a tensor on the device, without synchronising as indexing would."""
     return x.index_select(0, number.reshape(1))[0]

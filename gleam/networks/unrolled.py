@@ -1,49 +1,85 @@
 """Unrolled networks: a start and a list of iterations, each of them data consistency and a CNN.
 
-Anything with an attribute ``iterations`` (an ``nn.ModuleList`` of modules called as ``iteration(x, batch)``) and a
-method ``start(batch)`` is such a network, and every strategy in :mod:`gleam.strategies` trains it.
+Every strategy in :mod:`gleam.strategies` trains any network that has a method `start(batch)` and an attribute
+`iterations`, an `nn.ModuleList` of modules called as `iteration(x, batch)`.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
+from gleam.physics.sense import Batch
 from gleam.physics.solvers import conjugate_gradient
 
 
 class PGDIteration(nn.Module):
-    """One iteration of proximal gradient descent: gradient step on the data term, then the CNN (Eqs. 3 and 5).
+    """One iteration of proximal gradient descent: a gradient step on the data term, then the CNN (Eqs. 3 and 5).
 
-    ``step_size`` is the 2t of Eq. 3, fixed at 2 as in the authors' code: the limit of stability for a norm of A of 1.
+    Parameters
+    ----------
+    denoiser : nn.Module
+        Complex images (batch, [time,] y, x) to complex images.
+    step_size : float
+        The 2t of Eq. 3. Fixed at 2, as in the authors' code, it is at the limit of stability for a norm of A of 1.
     """
 
-    def __init__(self, denoiser, *, step_size=2.0):
+    def __init__(self, denoiser: nn.Module, *, step_size: float = 2.0) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.step_size = step_size
 
-    def extra_repr(self):
-        """What decides the iteration beside its weights."""
+    def extra_repr(self) -> str:
+        """Settings of the iteration beside its weights."""
         return f"step_size={self.step_size}"
 
-    def forward(self, x, batch):
-        # A^H(A x - y) = A^H A x - A^H y, and A^H y is the zero-filled image that the batch holds already
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """The next image for the image `x` (batch, [time,] y, x)."""
+        # A^H (A x - y) = A^H A x - A^H y, and the batch already holds A^H y, the zero-filled image
         return self.denoiser(x - self.step_size * (batch.sense.normal(x) - batch.zero_filled))
 
 
 class MoDLIteration(nn.Module):
     """One iteration of MoDL: the CNN, then data consistency by conjugate gradients (Eqs. 7 and 8).
 
-    z = D(x), then x+ minimises ||A x+ - y||^2 + mu ||x+ - z||^2, that is (A^H A + mu I) x+ = A^H y + mu z, by ``n_cg``
-    steps that start at x. ``mu`` is fixed or, with ``learn_mu``, where learning starts; then its logarithm is a weight,
-    so that weight decay draws mu towards 1. ``implicit`` chooses the gradient of
-    :func:`gleam.solvers.conjugate_gradient`. Raises ValueError for mu <= 0 or no step.
+    Parameters
+    ----------
+    denoiser : nn.Module
+        The CNN D, complex images (batch, [time,] y, x) to complex images.
+    mu : float
+        Weight of the CNN's output against the data, above 0; with `learn_mu` its initial value.
+    n_cg : int
+        Steps of conjugate gradients, at least 1.
+    learn_mu : bool
+        Train the logarithm of mu. Weight decay then draws mu towards 1.
+    implicit : bool
+        Kind of gradient, see :func:`gleam.solvers.conjugate_gradient`.
+
+    Raises
+    ------
+    ValueError
+        If `mu` is not above 0 and finite, or if `n_cg` is not a whole number of at least 1.
+
+    Notes
+    -----
+    `z = D(x)`. Then x+ minimises `||A x+ - y||^2 + mu ||x+ - z||^2`, that is, `(A^H A + mu I) x+ = A^H y + mu z`.
+    Conjugate gradients start at x.
     """
 
-    def __init__(self, denoiser, *, mu=0.05, n_cg=10, learn_mu=False, implicit=False):
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        *,
+        mu: float = 0.05,
+        n_cg: int = 10,
+        learn_mu: bool = False,
+        implicit: bool = False,
+    ) -> None:
         super().__init__()
         if not 0 < mu < math.inf:
             raise ValueError(
@@ -57,25 +93,43 @@ class MoDLIteration(nn.Module):
         self._mu, self.n_cg, self.implicit = float(mu), int(n_cg), implicit
 
     @property
-    def mu(self):
-        """Weight of the CNN's output against the data."""
+    def mu(self) -> float | Tensor:
+        """Weight of the CNN's output against the data; a tensor if it is learned."""
         return self._mu if self.log_mu is None else self.log_mu.exp()
 
-    def extra_repr(self):
-        """What decides the iteration beside its weights."""
+    def extra_repr(self) -> str:
+        """Settings of the iteration beside its weights."""
         return f"mu={self._mu}, n_cg={self.n_cg}, learn_mu={self.log_mu is not None}, implicit={self.implicit}"
 
-    def forward(self, x, batch):
+    def forward(self, x: Tensor, batch: Batch) -> Tensor:
+        """The next image for the image `x` (batch, [time,] y, x)."""
         return self.data_consistency(self.denoiser(x), batch, start=x)
 
     @torch.no_grad()
-    def inverse(self, x_next, batch):
-        """x from x+: z = ((A^H A + mu I) x+ - A^H y) / mu (Eq. 11), then the inverse of the CNN; no gradient.
+    def inverse(self, x_next: Tensor, batch: Batch) -> Tensor:
+        """x from x+ without a gradient: z = ((A^H A + mu I) x+ - A^H y) / mu (Eq. 11), then the inverse of the CNN.
 
-        Eq. 11 holds for the exact solution. What conjugate gradients left over comes back divided by mu, and an error
-        of x+ multiplied by up to 1 + 1 / mu. That they started at x makes x+ depend on x a second time, which vanishes
-        as they converge and is left out here: given x, :meth:`forward` has its exact gradient again, start included.
-        Raises ValueError if the CNN has no inverse, and what that raises.
+        Parameters
+        ----------
+        x_next : complex Tensor, shape (batch, [time,] y, x)
+            Output of :meth:`forward`.
+        batch : Batch
+
+        Returns
+        -------
+        complex Tensor, shape (batch, [time,] y, x)
+
+        Raises
+        ------
+        ValueError
+            If the CNN has no method `inverse`, or if that raises it.
+
+        Notes
+        -----
+        Eq. 11 holds for the exact solution. The residual of conjugate gradients is divided by mu here, and an error of
+        x+ is multiplied by up to 1 + 1 / mu. Because conjugate gradients start at x, x+ depends on x in a second way,
+        which vanishes as they converge and is left out here. Once x is known, :meth:`forward` has its exact gradient
+        again, start included.
         """
         if not hasattr(self.denoiser, "inverse"):
             raise ValueError(
@@ -84,30 +138,52 @@ class MoDLIteration(nn.Module):
         z = x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
         return self.denoiser.inverse(z)
 
-    def data_consistency(self, z, batch, start):
-        """x+ for the CNN's output ``z``, by conjugate gradients from ``start``."""
+    def data_consistency(self, z: Tensor, batch: Batch, start: Tensor) -> Tensor:
+        """x+ (Eq. 8) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""
         mu = self.mu
         return conjugate_gradient(
-            lambda v: batch.sense.normal(v, mu), batch.zero_filled + mu * z, start,
-            n_iterations=self.n_cg, implicit=self.implicit,
-        )  # fmt: skip
+            lambda v: batch.sense.normal(v, mu),
+            batch.zero_filled + mu * z,
+            start,
+            n_iterations=self.n_cg,
+            implicit=self.implicit,
+        )
 
 
 class Unrolled(nn.Module):
-    """Iterations applied one after the other to the zero-filled image of a :class:`gleam.physics.Batch`."""
+    """Iterations applied one after the other to the zero-filled image of a :class:`gleam.physics.Batch`.
 
-    def __init__(self, iterations):
+    Parameters
+    ----------
+    iterations : iterable of nn.Module
+        Modules called as `iteration(x, batch)`.
+    """
+
+    def __init__(self, iterations: Iterable[nn.Module]) -> None:
         super().__init__()
         self.iterations = nn.ModuleList(iterations)
 
-    def start(self, batch):
+    def start(self, batch: Batch) -> Tensor:
         """x(0) = A^H y."""
         return batch.zero_filled
 
-    def forward(self, batch, *, n_iterations=None):
-        """Reconstruction (batch, [time,] y, x) after ``n_iterations`` (default: all; 0 gives x(0)).
+    def forward(self, batch: Batch, *, n_iterations: int | None = None) -> Tensor:
+        """Reconstruct the images of a mini-batch.
 
-        Raises ValueError if the network does not have that many iterations.
+        Parameters
+        ----------
+        batch : Batch
+        n_iterations : int, optional
+            Stop after this many iterations. Default: all; 0 gives x(0).
+
+        Returns
+        -------
+        complex Tensor, shape (batch, [time,] y, x)
+
+        Raises
+        ------
+        ValueError
+            If the network does not have that many iterations.
         """
         if n_iterations is not None and not 0 <= n_iterations <= len(self.iterations):
             raise ValueError(f"n_iterations={n_iterations} must be between 0 and {len(self.iterations)}")
@@ -116,19 +192,44 @@ class Unrolled(nn.Module):
             x = iteration(x, batch)
         return x
 
-    def iterates(self, batch):
-        """All of x(0), x(1), ..., x(N), as a list."""
+    def iterates(self, batch: Batch) -> list[Tensor]:
+        """All of x(0), x(1), ..., x(N)."""
         images = [self.start(batch)]
         for iteration in self.iterations:
             images.append(iteration(images[-1], batch))
         return images
 
 
-def pgd(n_iterations=8, n_features=100, *, n_dims=2, step_size=2.0, seed=0):
-    """Unrolled proximal gradient descent (Section V-C1): N iterations with a residual CNN each, weights not shared.
+def pgd(
+    n_iterations: int = 8, n_features: int = 100, *, n_dims: int = 2, step_size: float = 2.0, seed: int = 0
+) -> Unrolled:
+    """Unrolled proximal gradient descent: N iterations with a residual CNN each, weights not shared.
 
-    ``n_dims=3`` takes series of images. ``seed`` decides the initial weights; iteration i starts from the same weights
-    whatever ``n_iterations``. The paper: 8 iterations of 100 features in 2D, 4 iterations of 50 in 3D.
+    Parameters
+    ----------
+    n_iterations : int
+        N, at least 1.
+    n_features : int
+        Channels of the CNNs' feature maps.
+    n_dims : int
+        2 for images, 3 for series of images.
+    step_size : float
+        As in :class:`PGDIteration`.
+    seed : int
+        Seed of the initial weights. Those of iteration i do not depend on `n_iterations`.
+
+    Returns
+    -------
+    Unrolled
+
+    Raises
+    ------
+    ValueError
+        If `n_iterations` < 1, or if `n_dims` is neither 2 nor 3.
+
+    Notes
+    -----
+    Section V-C1. The paper has 8 iterations of 100 features in 2D and 4 iterations of 50 in 3D.
     """
     return Unrolled(
         PGDIteration(_seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims), step_size=step_size)
@@ -137,34 +238,56 @@ def pgd(n_iterations=8, n_features=100, *, n_dims=2, step_size=2.0, seed=0):
 
 
 def modl(
-    n_iterations=8,
-    n_features=70,
+    n_iterations: int = 8,
+    n_features: int = 70,
     *,
-    n_dims=2,
-    mu=0.05,
-    n_cg=10,
-    learn_mu=False,
-    implicit=False,
-    lipschitz=None,
-    seed=0,
-):
-    """Unrolled MoDL (Section V-C2): N iterations with a plain residual CNN each, weights not shared.
+    n_dims: int = 2,
+    mu: float = 0.05,
+    n_cg: int = 10,
+    learn_mu: bool = False,
+    implicit: bool = False,
+    lipschitz: float | None = None,
+    seed: int = 0,
+) -> Unrolled:
+    """Unrolled MoDL: N iterations with a plain residual CNN each, weights not shared.
 
-    The arguments are those of :func:`pgd`, :class:`MoDLIteration` and :class:`gleam.networks.denoisers.PlainCNN`.
-    The paper: 8 iterations of 70 features in 2D, mu 4.0 at R = 4 and 0.05 at R = 16; 4 iterations of 50 features and
-    0.05 in 3D.
+    Parameters
+    ----------
+    n_iterations, n_features, n_dims, seed : int
+        As in :func:`pgd`.
+    mu, n_cg, learn_mu, implicit
+        As in :class:`MoDLIteration`.
+    lipschitz : float, optional
+        As in :class:`gleam.networks.denoisers.PlainCNN`.
+
+    Returns
+    -------
+    Unrolled
+
+    Raises
+    ------
+    ValueError
+        As :func:`pgd`, :class:`MoDLIteration` and :class:`gleam.networks.denoisers.PlainCNN`.
+
+    Notes
+    -----
+    Section V-C2. The paper has 8 iterations of 70 features in 2D, with mu 4.0 at R = 4 and 0.05 at R = 16, and 4
+    iterations of 50 features with mu 0.05 in 3D.
     """
     return Unrolled(
         MoDLIteration(
             _seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz),
-            mu=mu, n_cg=n_cg, learn_mu=learn_mu, implicit=implicit,
+            mu=mu,
+            n_cg=n_cg,
+            learn_mu=learn_mu,
+            implicit=implicit,
         )
         for i in range(_positive(n_iterations, "n_iterations"))
-    )  # fmt: skip
+    )
 
 
-def split(iterations, n_modules):
-    """Cut a list of iterations into ``n_modules`` contiguous modules, as even as can be, the longer ones first.
+def split(iterations: Sequence, n_modules: int) -> list[list]:
+    """Cut a list of iterations into `n_modules` contiguous modules of nearly equal length, the longer ones first.
 
     Raises ValueError unless 1 <= n_modules <= N.
     """

@@ -1,70 +1,128 @@
-"""Reconstructions without training: zero-filled, and compressed sensing through SigPy.
+"""Reconstructions without training: zero-filled, and compressed sensing by SigPy.
 
-Each is a function ``batch -> image`` that :func:`gleam.evaluate` takes like a network.
+Each is a function `batch -> image`, which :func:`gleam.evaluate` takes like a network.
 """
+
+from __future__ import annotations
 
 import collections
 import functools
 import itertools
 import math
 import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from gleam.physics.sense import Batch
 
 SPACE, TIME = (-2, -1), (-3,)
-WAVELET = "db2"  # as in BART; with cycle spinning better than db4, SigPy's default, on brains and on phantoms
+WAVELET = "db2"  # as in BART; with cycle spinning better than SigPy's default, db4, on brains and on phantoms
+Method = Callable[[Batch], Tensor]
 
 
-def zero_filled(batch):
+def zero_filled(batch: Batch) -> Tensor:
     """A^H y: coil-combined inverse FFT of the measured samples."""
     return batch.zero_filled
 
 
-def wavelet(lamda, *, n_iterations=100, cycle_spinning=True):
-    """Compressed sensing with l1-wavelet regularisation (Section V-B2): FISTA of SigPy's parts, slice by slice.
+def wavelet(lamda: float, *, n_iterations: int = 100, cycle_spinning: bool = True) -> Method:
+    """Compressed sensing with l1-wavelet regularisation, slice by slice.
 
-    ``lamda`` is the weight of the l1 norm in normalised units; the paper has 0.12, 0.07, 0.06 for knees at R = 4, 12,
-    16 and 0.001 for brains. Returns a function from :class:`gleam.physics.Batch` to images (batch, [time,] y, x); the
-    frames of a series are reconstructed one by one, as if each were a slice. Under ``joblib.parallel_config(n_jobs=8)``
-    slices are shared out to eight processes.
+    Parameters
+    ----------
+    lamda : float
+        Weight of the l1 norm in normalised units, at least 0. The paper has 0.12, 0.07, 0.06 for knees at R = 4, 12, 16
+        and 0.001 for brains.
+    n_iterations : int
+        Iterations of FISTA, at least 1.
+    cycle_spinning : bool
+        Threshold in each iteration after a random circular shift. Without it: SigPy's `L1WaveletRecon`, with the
+        wavelet of this module.
 
-    Wavelet thresholding depends on where the grid of the wavelets lies, which shows as blocks in the image. With
-    ``cycle_spinning`` (Coifman & Donoho 1995; in iterations, Figueiredo & Nowak 2003), as in BART's ``pics``, each
-    iteration thresholds the image after a random circular shift and shifts it back. Shifts from 0 to 2**levels - 1
-    along each axis are all that differ, but for the borders. They are the same for every slice and every call. Random
-    shifts keep the iterates moving, so the image returned is the mean of the last quarter of them. Without it: SigPy's
-    ``L1WaveletRecon``, with this module's wavelet.
+    Returns
+    -------
+    callable
+        :class:`gleam.physics.Batch` to images (batch, [time,] y, x). The frames of a series are reconstructed one by
+        one, each as a slice. Within `joblib.parallel_config(n_jobs=8)` eight processes share the slices.
+
+    Raises
+    ------
+    ValueError
+        If `lamda` or `n_iterations` is out of range.
+
+    Notes
+    -----
+    Section V-B2 of the paper; FISTA made of SigPy's parts. Wavelet thresholding depends on the position of the grid of
+    the wavelets, which shows as blocks in the image. With cycle spinning (Coifman & Donoho 1995; in iterations,
+    Figueiredo & Nowak 2003), as in BART's `pics`, each iteration shifts the image, thresholds it and shifts it back.
+    The shifts are from 0 to 2**levels - 1 along each axis, since others give the same but at the borders; they are the
+    same for every slice and every call. Random shifts keep the iterates moving, so the mean of the last quarter of them
+    is returned.
     """
     _check_weights(n_iterations, lamda=lamda)
     return functools.partial(_wavelet, lamda=lamda, n_iterations=n_iterations, cycle_spinning=cycle_spinning)
 
 
-def spatiotemporal(lamda_wavelet, lamda_space, lamda_time, *, n_iterations=200):
-    """Compressed sensing of a series with l1-wavelets and total variation in space and in time (Section V-B2).
+def spatiotemporal(lamda_wavelet: float, lamda_space: float, lamda_time: float, *, n_iterations: int = 200) -> Method:
+    """Compressed sensing of a series with l1-wavelets and total variation in space and in time.
 
-    Minimises :func:`objective` with three weights in normalised units, each at least 0; the paper gives 0.05 for TV in
-    space and 0.01 for TV in time, and none for the wavelets. Returns a function from :class:`gleam.physics.Batch` of
-    series to images (batch, time, y, x); for several processes see :func:`wavelet`.
+    Parameters
+    ----------
+    lamda_wavelet, lamda_space, lamda_time : float
+        Weights of :func:`objective` in normalised units, at least 0. The paper has 0.05 for TV in space and 0.01 for TV
+        in time; it states none for the wavelets.
+    n_iterations : int
+        Iterations of the primal-dual method, at least 1.
 
-    The method is proximal gradient descent for the data with a dual step for the three l1 norms, which together have
-    no simple proximal operator (Condat 2013, Algorithm 3.1), out of SigPy's parts. Raises ValueError on a negative
-    weight and, when called with a weight in time, on a batch without it: 2D images, or a series of one frame.
+    Returns
+    -------
+    callable
+        :class:`gleam.physics.Batch` of series to images (batch, time, y, x); for several processes see
+        :func:`wavelet`. It raises ValueError if `lamda_time` > 0 and the batch holds 2D images or series of one frame.
+
+    Raises
+    ------
+    ValueError
+        If a weight or `n_iterations` is out of range.
+
+    Notes
+    -----
+    Section V-B2 of the paper. Proximal gradient descent for the data with a dual step for the three l1 norms, which
+    together have no simple proximal operator (Condat 2013, Algorithm 3.1), made of SigPy's parts.
     """
     lamdas = {"lamda_wavelet": lamda_wavelet, "lamda_space": lamda_space, "lamda_time": lamda_time}
     _check_weights(n_iterations, **lamdas)
     return functools.partial(_spatiotemporal, **lamdas, n_iterations=n_iterations)
 
 
-def objective(image, batch, *, lamda_wavelet=0, lamda_space=0, lamda_time=0):
-    """What compressed sensing minimises, per example (batch,): data misfit plus weighted l1 norms.
+def objective(
+    image: Tensor, batch: Batch, *, lamda_wavelet: float = 0, lamda_space: float = 0, lamda_time: float = 0
+) -> Tensor:
+    """The function that compressed sensing minimises: data misfit plus weighted l1 norms.
 
-    1/2 ||A x - y||^2 + lamda_wavelet ||W x||_1 + lamda_space (||D_y x||_1 + ||D_x x||_1) + lamda_time ||D_t x||_1
+    Parameters
+    ----------
+    image : complex Tensor, shape (batch, [time,] y, x)
+    batch : Batch
+        The measured data.
+    lamda_wavelet, lamda_space, lamda_time : float
+        Weights of the l1 norms in normalised units.
 
-    W: 2D wavelets (Daubechies 2) of each frame. D: differences to the previous neighbour, the first one's being the
-    last: a heart beats periodically, and at the borders of the field of view there is air. :func:`spatiotemporal`
-    minimises this with all three weights, :func:`wavelet` without cycle spinning with its one. With cycle spinning
-    :func:`wavelet` minimises, approximately, the mean of this over all shifts of the wavelets' grid.
+    Returns
+    -------
+    Tensor, shape (batch,)
+
+    Notes
+    -----
+    `1/2 ||A x - y||^2 + lamda_wavelet ||W x||_1 + lamda_space (||D_y x||_1 + ||D_x x||_1) + lamda_time ||D_t x||_1`
+
+    W: 2D wavelets (Daubechies 2) of each frame. D: differences to the previous neighbour, periodic, since a heart beats
+    periodically and there is air at the borders of the field of view. :func:`spatiotemporal` minimises this with three
+    weights, :func:`wavelet` without cycle spinning with one. With cycle spinning, :func:`wavelet` approximately
+    minimises its mean over all shifts of the grid of the wavelets.
     """
     lamdas = (lamda_wavelet, lamda_space, lamda_time)
     misfit = (batch.sense.forward(image) - batch.kspace).abs().square().flatten(1).sum(1) / 2
@@ -72,21 +130,28 @@ def objective(image, batch, *, lamda_wavelet=0, lamda_space=0, lamda_time=0):
     return misfit + torch.tensor([float(np.sum(one)) for one in norms]).to(misfit)
 
 
-def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet, n_extensions=6):
-    """The weight with the lowest mean nRMSE on ``n_slices`` evenly spread slices of ``val``.
+def choose_lamda(
+    lamdas: Sequence[float] | Sequence[Sequence[float]],
+    val: Sequence[Batch],
+    *,
+    n_slices: int = 8,
+    make: Callable[..., Method] = wavelet,
+    n_extensions: int = 6,
+) -> tuple[float | tuple[float, ...], dict]:
+    """Find the weight with the lowest mean nRMSE on `n_slices` evenly spread slices of `val`.
 
     Parameters
     ----------
     lamdas : sequence of float, or sequence of sequences of float
-        A geometric grid of weights. For a method of several weights, such as ``make=spatiotemporal``, one grid for
+        A geometric grid of weights. For a method of several weights, such as `make=spatiotemporal`, one grid for
         each. A grid of one weight fixes it; 0 may be a candidate beside at least two others.
     val : sequence of Batch
         Slices with targets, such as :class:`gleam.datasets.Slices`.
     n_slices : int
     make : callable
-        Weights to a method, batch -> image.
+        Weights -> method, which is batch -> image.
     n_extensions : int
-        Limit of the weights that are added to a grid at either end.
+        Largest number of weights that are added to a grid at either end.
 
     Returns
     -------
@@ -97,14 +162,18 @@ def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet, n_extensions=6):
     Raises
     ------
     ValueError
-        If a grid is empty, or holds 0 and one weight, so that no ratio follows.
+        If `lamdas` or a grid is empty, or if a grid holds 0 and only one other weight, so that it has no ratio.
+
+    Warns
+    -----
+    UserWarning
+        If the best weight lies where `n_extensions` ended the search.
 
     Notes
     -----
-    One weight: the whole grid is tried, then the search walks from its best weight. Several: it walks from the middle
-    of every grid, along one weight at a time, as long as the score falls. Past an end a grid goes on by its ratio, but
-    never below 0. So at the end the neighbours of every weight on both sides are no better; where ``n_extensions`` ends
-    the search before that, it warns.
+    With one weight, the whole grid is tried and the search starts from its best weight. With several, it starts from
+    the middle of every grid and changes one weight at a time as long as the score falls. Past its ends a grid goes on
+    by its ratio, but never below 0. At the end, no neighbour of any weight on either side is better.
     """
     from gleam.metrics import nrmse
 
@@ -143,7 +212,7 @@ def choose_lamda(lamdas, val, *, n_slices=8, make=wavelet, n_extensions=6):
 
 
 def _extended(lamdas, n_extensions):
-    """The grid in ascending order, continued at both ends by its ratio, and the places of what was given."""
+    """The grid in ascending order, continued at both ends by its ratio, and the indices of the given weights."""
     grid = sorted({float(lamda) for lamda in lamdas})
     positive = [lamda for lamda in grid if lamda > 0]
     if not grid or (len(grid) > 1 and len(positive) < 2):
@@ -177,7 +246,7 @@ def _wavelet(batch, *, lamda, n_iterations, cycle_spinning):
 
 
 def _each(function, arguments):
-    """Results of ``function(*one)`` for each of ``arguments``, in as many processes as joblib has been told to take."""
+    """Results of `function(*one)` for each of `arguments`, in as many processes as joblib is configured for."""
     from joblib import Parallel, delayed
 
     return Parallel()(delayed(function)(*one) for one in arguments)
@@ -199,35 +268,30 @@ def _wavelet_slice(kspace, mask, sens_maps, lamda, n_iterations, cycle_spinning)
         return np.roll(shrink(step, np.roll(image, shift, SPACE)), -shift, SPACE)
 
     method = alg.GradientMethod(
-        lambda image: sense.H(sense(image)) - zero_filled, np.zeros_like(zero_filled), 1 / squared_norm,
-        shrink_shifted, accelerate=True, max_iter=n_iterations,
-    )  # fmt: skip
-    latest = collections.deque(maxlen=math.ceil(n_iterations / 4) if cycle_spinning else 1)
+        lambda image: sense.H(sense(image)) - zero_filled,
+        np.zeros_like(zero_filled),
+        1 / squared_norm,
+        shrink_shifted,
+        accelerate=True,
+        max_iter=n_iterations,
+    )
+    latest = collections.deque(maxlen=math.ceil(n_iterations / 4) if cycle_spinning else 1)  # the last quarter
     while not method.done():
         method.update()
         latest.append(method.x.copy())
     return np.mean(latest, axis=0)
 
 
-def _squared_norm(sens_maps):
-    """Bound of ||A||^2: the largest sum_c |S_c|^2 of maps (coil, [1,] y, x), which is 1 if they are normalised."""
-    return float(np.square(np.abs(sens_maps)).sum(axis=0).max()) or 1.0
-
-
 def _spatiotemporal(batch, *, lamda_wavelet, lamda_space, lamda_time, n_iterations):
     lamdas = lamda_wavelet, lamda_space, lamda_time
-    _terms(tuple(batch.target.shape[1:]), *lamdas)  # raises here, not in another process
+    _terms(tuple(batch.target.shape[1:]), *lamdas)  # checks the batch before other processes start
     arrays = (x.cpu().numpy() for x in (batch.kspace, batch.mask, batch.sens_maps, batch.zero_filled))
-    images = _each(_series, ((*one, lamdas, n_iterations) for one in zip(*arrays, strict=True)))
+    images = _each(_primal_dual, ((*one, lamdas, n_iterations) for one in zip(*arrays, strict=True)))
     return torch.from_numpy(np.stack(images)).to(batch.target)
 
 
-def _series(kspace, mask, sens_maps, start, lamdas, n_iterations):
-    return _primal_dual(*_sense(kspace, mask, sens_maps), start, _terms(start.shape, *lamdas), n_iterations)
-
-
 def _terms(shape, lamda_wavelet, lamda_space, lamda_time):
-    """(operator, weight) of each l1 norm that has a weight, or at least of one, for images of ``shape``."""
+    """(operator, weight) of each l1 norm with a weight above 0, or else of the wavelets, for images of `shape`."""
     from sigpy import linop
 
     if lamda_time > 0 and (len(shape) < 3 or shape[0] < 2):
@@ -244,7 +308,7 @@ def _terms(shape, lamda_wavelet, lamda_space, lamda_time):
 
 
 def _sense(kspace, mask, sens_maps):
-    """A as SigPy's operator, y, ||A||^2. Where whole lines are measured, A needs no transform along them."""
+    """A as an operator of SigPy, y, and a bound of ||A||^2; where whole lines are measured, A has no FFT along them."""
     from sigpy import linop
 
     whole = [axis for axis in SPACE if (mask == mask.take([0], axis)).all()][:1]
@@ -252,25 +316,28 @@ def _sense(kspace, mask, sens_maps):
         kspace = np.fft.ifftn(kspace, axes=whole, norm="ortho").astype(kspace.dtype, copy=False)
     coils = linop.Multiply(kspace.shape[1:], sens_maps)
     fourier = linop.FFT(coils.oshape, axes=[axis for axis in SPACE if axis not in whole], center=False)
-    return linop.Multiply(coils.oshape, mask) * fourier * coils, kspace, _squared_norm(sens_maps)
+    squared_norm = float(np.square(np.abs(sens_maps)).sum(axis=0).max()) or 1.0  # 1 if the maps are normalised
+    return linop.Multiply(coils.oshape, mask) * fourier * coils, kspace, squared_norm
 
 
-def _primal_dual(sense, kspace, squared_norm, start, terms, n_iterations, sigma=0.05):
-    """Minimise 1/2 ||A x - y||^2 + sum lamda ||G x||_1 from ``start``; ``sigma`` is the step of the dual variables."""
+def _primal_dual(kspace, mask, sens_maps, start, lamdas, n_iterations, sigma=0.05):
+    """Minimise 1/2 ||A x - y||^2 + sum lamda ||G x||_1 from `start`; `sigma` is the step of the dual variables."""
     from sigpy import alg, linop, prox
 
+    sense, kspace, squared_norm = _sense(kspace, mask, sens_maps)
+    terms = _terms(start.shape, *lamdas)
     image = start.copy()
     operator = linop.Vstack([one for one, _ in terms])
     dual = np.zeros(operator.oshape, image.dtype)
     limit = np.concatenate([np.full(np.prod(one.oshape), lamda, image.real.dtype) for one, lamda in terms])
 
-    def project(step, dual):  # as prox.LInfProj, five times as fast
+    def project(step, dual):  # the same as prox.LInfProj, five times as fast
         return dual * (limit / np.maximum(np.abs(dual), limit.clip(1e-30)))
 
     def descend(dual):
         return operator.H(dual) + sense.H(sense(image) - kspace)
 
-    tau = 1 / (squared_norm / 2 + 13 * sigma)  # 13: of wavelets 1, of differences along three axes 4 each
+    tau = 1 / (squared_norm / 2 + 13 * sigma)  # 13 = 1 + 3 * 4: wavelets, and differences along 3 axes
     method = alg.PrimalDualHybridGradient(
         project, prox.NoOp(image.shape), operator, descend, image, dual, tau, sigma, max_iter=n_iterations
     )

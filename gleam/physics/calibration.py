@@ -1,22 +1,49 @@
 """Coil sensitivity maps of one slice from the centre of its k-space, through SigPy."""
 
+from __future__ import annotations
+
 import numpy as np
 
 
 class EmptyMapsError(ValueError):
-    """No sensitivity map is left of a slice: it holds too little signal for the settings."""
+    """A slice has no sensitivity map: it holds too little signal for the settings."""
 
 
-def jsense(kspace, *, kernel_width=8, calibration_width=20, n_iterations=10, n_inner_iterations=10):
-    """Sensitivity maps by JSENSE (Ying & Sheng 2007, in the form of Uecker et al. 2008, without regularisation).
+def jsense(
+    kspace: np.ndarray,
+    *,
+    kernel_width: int = 8,
+    calibration_width: int = 20,
+    n_iterations: int = 10,
+    n_inner_iterations: int = 10,
+) -> np.ndarray:
+    """Sensitivity maps of one slice by JSENSE.
 
-    ``kspace``: (coil, y, x), centred; only its central ``calibration_width`` squared is used. Returns maps (coil, y,
-    x) complex64, centred, with sum_c |S_c|^2 = 1 everywhere (JSENSE knows no background); zero if the slice is all
-    zeros. Kernel 8 is the paper's; 20 is its masks' centre and its code's width.
+    Parameters
+    ----------
+    kspace : complex array, shape (coil, y, x)
+        Centred k-space, of which only the central square is used.
+    kernel_width : int
+        Width of the coils' kernels in k-space, in samples. The paper's is 8.
+    calibration_width : int
+        Width of the central square, in samples. The masks of the paper and its code have 20.
+    n_iterations, n_inner_iterations : int
+        Alternations between image and coils, and steps of conjugate gradients in each.
 
-    This is SigPy's ``JsenseRecon`` whose convolutions, there taken coil by coil, are one FFT over all coils: the same
-    maps to 1e-3, seven times as fast. Raises ValueError on a k-space of the wrong shape or size, or without a measured
-    centre.
+    Returns
+    -------
+    complex64 array, shape (coil, y, x)
+        Centred maps with `sum_c |S_c|^2 = 1` everywhere (JSENSE knows no background); zero if the slice is all zeros.
+
+    Raises
+    ------
+    ValueError
+        If the k-space has the wrong shape or size, or if its centre is not measured.
+
+    Notes
+    -----
+    Ying & Sheng 2007, in the form of Uecker et al. 2008, without regularisation. This is SigPy's `JsenseRecon` with its
+    convolutions coil by coil replaced by one FFT over all coils: the same maps to 1e-3, seven times as fast.
     """
     kspace = _checked(kspace, kernel_width, calibration_width)
     if not kspace.any():
@@ -35,26 +62,44 @@ def jsense(kspace, *, kernel_width=8, calibration_width=20, n_iterations=10, n_i
     return _normalised(app.run())
 
 
-def espirit(kspace, *, kernel_width=6, calibration_width=24, crop=0.1):
-    """Sensitivity maps by ESPIRiT (Uecker et al. 2014), the first set only.
+def espirit(kspace: np.ndarray, *, kernel_width: int = 6, calibration_width: int = 24, crop: float = 0.1) -> np.ndarray:
+    """Sensitivity maps of one slice by ESPIRiT, the first set only.
 
-    ``kspace``: (coil, y, x), centred; its central ``calibration_width`` squared is used. Returns maps (coil, y, x)
-    complex64, centred, with sum_c |S_c|^2 = 1 where the largest eigenvalue exceeds ``crop``, else 0; zero if the slice
-    is all zeros.
+    Parameters
+    ----------
+    kspace : complex array, shape (coil, y, x)
+        Centred k-space, of which only the central square is used.
+    kernel_width, calibration_width : int
+        Widths of the kernel and of the central square, in samples.
+    crop : float
+        Maps are zero where the largest eigenvalue is at most this.
 
-    The paper says kernel 8 on 12 x 12. That gives 25 equations for 64 unknowns per coil, and the eigenvalues of true
-    signal fall far below 1: no map is left at SigPy's usual crop of 0.95. Kernel 6 at crop 0.1, as in the authors'
-    code, covers the object. Still, 12 x 12 are few for real scans of many coils: 24 x 24, as in BART, give better maps.
+    Returns
+    -------
+    complex64 array, shape (coil, y, x)
+        Centred maps with `sum_c |S_c|^2 = 1` where the largest eigenvalue exceeds `crop`, else 0; zero if the slice is
+        all zeros.
 
-    This is SigPy's ``EspiritCalib``, run on one interleaved part of the pixels after another, so that the matrices of a
+    Raises
+    ------
+    ValueError
+        If the k-space has the wrong shape or size, or if its centre is not measured.
+    EmptyMapsError
+        If no map is left.
+
+    Notes
+    -----
+    Uecker et al. 2014. The paper states kernel 8 on 12 x 12. That gives 25 equations for 64 unknowns per coil, and the
+    eigenvalues of true signal fall far below 1: no map is left at SigPy's usual crop of 0.95. Kernel 6 at crop 0.1, as
+    in the authors' code, covers the object. For real scans of many coils 12 x 12 is small: 24 x 24, as in BART, gives
+    better maps.
+
+    This is SigPy's `EspiritCalib`, run on one interleaved part of the pixels after another, so that the matrices of a
     part stay in the processor's cache: the same maps to 1e-5, on large slices in about half the time and memory.
-
-    Raises ValueError on a k-space of the wrong shape or size, or without a measured centre, EmptyMapsError (a
-    ValueError) if no map is left.
     """
     kspace = _checked(kspace, kernel_width, calibration_width)
     maps = np.zeros_like(kspace)
-    live = kspace.any(axis=(1, 2))  # SigPy takes phases relative to the first coil, which therefore must not be dead
+    live = kspace.any(axis=(1, 2))  # phases are relative to the first coil in SigPy, so that one needs signal
     if not live.any():
         return maps
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,8 +115,8 @@ def espirit(kspace, *, kernel_width=6, calibration_width=24, crop=0.1):
 def _espirit_by_parts(kspace, calibration_width, kernel_width, crop):
     """Maps (coil, y, x) from SigPy, every n-th pixel at a time.
 
-    ESPIRiT is a computation per pixel on a polynomial that the central k-space alone determines. The central part of
-    k-space stands for every n-th pixel, and a linear phase on it moves these by one.
+    ESPIRiT solves one small problem per pixel, on a polynomial that the central k-space alone determines. The central
+    part of k-space gives every n-th pixel, and a linear phase on it moves these pixels by one.
     """
     from sigpy import resize
     from sigpy.mri.app import EspiritCalib
@@ -97,16 +142,20 @@ _CACHE_BYTES = 4e6  # for one matrix (coil, coil) per pixel
 
 
 def _checked(kspace, kernel_width, calibration_width):
-    """``kspace`` as complex64 of largest magnitude 1, so that no unit of the scanner under- or overflows."""
+    """The k-space as complex64 with largest magnitude 1, so that no unit of a scanner under- or overflows."""
     kspace = np.asarray(kspace)
     if kspace.ndim != 3 or kspace.dtype.kind != "c":
         raise ValueError(f"kspace is {kspace.dtype} {kspace.shape}; expected complex (coil, y, x)")
-    if not 0 < kernel_width <= calibration_width <= min(kspace.shape[1:]):
+    sides = kspace.shape[1:]
+    if not 0 < kernel_width <= calibration_width <= min(sides):
         raise ValueError(
             f"kernel_width {kernel_width} and calibration_width {calibration_width} do not fit a slice of "
-            f"{kspace.shape[1]} x {kspace.shape[2]}; expected kernel <= calibration <= both sides"
+            f"{sides[0]} x {sides[1]}; expected kernel <= calibration <= both sides"
         )
-    n_missing = _n_missing(kspace, calibration_width)
+    center = (
+        slice(n // 2 - calibration_width // 2, n // 2 - calibration_width // 2 + calibration_width) for n in sides
+    )
+    n_missing = int((kspace[:, *center] == 0).all(axis=0).sum())
     if n_missing and kspace.any():
         raise ValueError(
             f"{n_missing} samples of the central {calibration_width} x {calibration_width} of kspace are zero in every "
@@ -119,23 +168,18 @@ def _checked(kspace, kernel_width, calibration_width):
     return (kspace / largest if largest > 0 else kspace).astype(np.complex64)
 
 
-def _n_missing(kspace, width):
-    y, x = (slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in kspace.shape[1:])
-    return int((kspace[:, y, x] == 0).all(axis=0).sum())
-
-
 def _normalised(maps):
-    """Divide by the root sum of squares; zero where there is none, or where it is not finite."""
+    """Maps divided by their root sum of squares; zero where that is 0 or not finite."""
     norm = np.linalg.norm(maps, axis=0)
     support = np.isfinite(norm) & (norm > 0)
     return np.where(support, maps / np.where(support, norm, 1), 0).astype(np.complex64)
 
 
 def _alternation(app):
-    """The alternating least squares of ``app``, a JsenseRecon, with convolutions by FFT.
+    """The alternating least squares of `app`, a JsenseRecon, with convolutions by FFT.
 
-    The calibration region holds the *valid* part of image kernel * coil kernel, which wrapping at the size of the image
-    kernel does not reach: one circular FFT of that size is exact.
+    The calibration region holds only the *valid* part of image kernel * coil kernel. A circular FFT of the size of the
+    image kernel is exact there, since the wrapped values lie outside the valid part.
     """
     import sigpy as sp
 

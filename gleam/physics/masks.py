@@ -1,11 +1,14 @@
-"""Undersampling masks: variable-density Poisson disc, random columns, lines over k and t, and a bank of them on disk.
+"""Undersampling masks: variable-density Poisson disc, random columns, lines over k and t, and banks of them on disk.
 
 A mask is a centred boolean array ([time,] y, x), True where k-space is measured. The acceleration R is the number of
-all positions over the number measured, and each generator meets it: within 5 % or with an error, never by chance. The
-same seed gives the same mask; global random state is not used.
+all positions over the number of measured ones. Each generator meets R within 5 % or raises an error. The same seed
+gives the same mask; global random state is not used.
 """
 
+from __future__ import annotations
+
 import contextlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,19 +17,31 @@ from tqdm.auto import tqdm
 
 from gleam.files import described, digest, written_whole
 
-VERSION = 1  # of the generators: raise it when the same seed comes to give another mask, and banks are made anew
+VERSION = 1  # of the generators; raise it when the same seed gives another mask, so that banks are made again
+SPACE, SERIES = (-2, -1), (-3, -2, -1)  # axes of a 2D mask and of the mask of a series
+Seed = int | np.random.SeedSequence
 
 
-SPACE, SERIES = (-2, -1), (-3, -2, -1)  # axes of a 2D mask, and of the mask of a series
+def achieved_acceleration(
+    mask: np.ndarray, axes: Sequence[int] = SPACE, *, measured: Sequence[int] | None = None
+) -> np.ndarray:
+    """Acceleration R of masks: the number of positions over the number of measured ones.
 
+    Parameters
+    ----------
+    mask : array, shape (..., y, x)
+        One mask or a stack of them.
+    axes : tuple of int
+        Axes to count over. The default is for 2D masks and stacks of them. For the R of a whole series take
+        `masks.SERIES`: the mean of the R of its frames differs from it where frames have different counts.
+    measured : (y0, y1, x0, x1), optional
+        Count only this part of a centred mask, because the rest of k-space is zero padding
+        (:attr:`gleam.datasets.Slices.measured` has it for each file). Default: all of it.
 
-def achieved_acceleration(mask, axes=SPACE, *, measured=None):
-    """Number of positions over number of measured ones, over ``axes`` of ``mask``; one value per entry of the others.
-
-    The default is for 2D masks and stacks of them. A series as a whole has the R of ``axes=masks.SERIES``: the mean of
-    the R of its frames is another number wherever frames have different counts. ``measured``: (y0, y1, x0, x1), as
-    :attr:`gleam.datasets.Slices.measured` has it for each file: only this part of a centred mask counts, for the rest
-    of k-space is zero padding; None: all of it.
+    Returns
+    -------
+    array or NumPy scalar
+        One value per entry of the other axes.
     """
     mask = np.asarray(mask)
     if measured is not None:
@@ -36,11 +51,33 @@ def achieved_acceleration(mask, axes=SPACE, *, measured=None):
     return mask.size / n_measured.size / n_measured
 
 
-def random_columns(shape, acceleration, *, center_fraction=0.04, seed):
-    """Random columns with a fully measured centre: 1D undersampling of 2D Cartesian imaging (Section V-A2).
+def random_columns(
+    shape: Sequence[int], acceleration: float, *, center_fraction: float = 0.04, seed: Seed
+) -> np.ndarray:
+    """Random columns with a fully measured centre, for 1D undersampling of 2D Cartesian imaging.
 
-    Parameters: ``shape`` (n_y, n_x), columns along x; ``center_fraction`` of the columns, at least one, is always
-    measured. Returns a boolean mask (n_y, n_x). Raises ValueError if the centre is empty or alone more than R allows.
+    Parameters
+    ----------
+    shape : (n_y, n_x)
+        Size of the mask; columns are counted along x.
+    acceleration : float
+        R, at least 1.
+    center_fraction : float
+        This part of the columns, at least one column, is always measured.
+    seed : int or SeedSequence
+
+    Returns
+    -------
+    bool array, shape (n_y, n_x)
+
+    Raises
+    ------
+    ValueError
+        If the centre is empty or alone larger than R allows, or if R cannot be met within 5 %.
+
+    Notes
+    -----
+    Section V-A2 of the paper.
     """
     shape = _checked_shape(shape, acceleration)
     if not 0 < center_fraction <= 1:
@@ -60,15 +97,34 @@ def random_columns(shape, acceleration, *, center_fraction=0.04, seed):
     return _checked(np.broadcast_to(columns, shape).copy(), acceleration)
 
 
-def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
-    """Variable-density Poisson disc with a full centre and cropped corners (Section V-A1).
+def poisson_disc(shape: Sequence[int], acceleration: float, *, n_calibration: int = 20, seed: Seed) -> np.ndarray:
+    """Variable-density Poisson disc with a fully measured centre and cropped corners.
 
-    Samples keep a distance that grows linearly with the distance from the centre of k-space. Points are chosen by
-    random priority, all at once: a point is taken when it outranks every open point within its disc, which then
-    close; this is a maximal disc sampling, found in a few vectorised rounds. A last random thinning meets R exactly.
+    Parameters
+    ----------
+    shape : (n_y, n_x)
+        Size of the mask.
+    acceleration : float
+        R, at least 1.
+    n_calibration : int
+        Width of the fully measured square at the centre, in samples.
+    seed : int or SeedSequence
 
-    Parameters: ``shape`` (n_y, n_x); ``n_calibration``: width of the fully measured square at the centre, in samples.
-    Returns a boolean mask (n_y, n_x). Raises ValueError if R cannot be met, or not with a centre.
+    Returns
+    -------
+    bool array, shape (n_y, n_x)
+
+    Raises
+    ------
+    ValueError
+        If R cannot be met within 5 %, or not together with the centre.
+
+    Notes
+    -----
+    Section V-A1 of the paper. The distance between samples grows linearly with the distance from the centre of k-space.
+    All points have a random priority. In each round, a point is taken if its priority is higher than that of every
+    open point within its disc, and these points are then closed. The result is a maximal disc sampling, found in a few
+    vectorised rounds. At the end, random samples are removed until R is met.
     """
     shape = _checked_shape(shape, acceleration)
     _check_center(n_calibration=n_calibration)
@@ -86,17 +142,35 @@ def poisson_disc(shape, acceleration, *, n_calibration=20, seed):
     return _checked(mask, acceleration)
 
 
-def kt_variable_density(shape, acceleration, *, n_center=4, seed):
-    """Whole readouts along x, another set of lines y in every frame, denser towards the centre (Section V-A3).
+def kt_variable_density(shape: Sequence[int], acceleration: float, *, n_center: int = 4, seed: Seed) -> np.ndarray:
+    """Whole readouts along x with another set of lines y in every frame, denser towards the centre of k-space.
 
-    Every frame measures ``n_center`` central lines; the others take turns. A line y is due ``rate(y)`` times a frame;
-    in each frame the lines most overdue are measured. So a line comes back at nearly equal intervals, neighbouring
-    frames complement each other and the frames together cover k-space. Neighbouring lines start a golden ratio of
-    their interval apart, with some random play, so that they fall into different frames.
+    Parameters
+    ----------
+    shape : (n_frames, n_y, n_x)
+        Size of the mask.
+    acceleration : float
+        R of the whole series, at least 1.
+    n_center : int
+        Number of central lines that every frame measures.
+    seed : int or SeedSequence
 
-    Parameters: ``shape`` (n_frames, n_y, n_x). Returns a boolean mask (n_frames, n_y, n_x) whose overall R is met up to
-    the rounding to whole lines of the whole series; frames differ by one line at most. Raises ValueError if R cannot be
-    met, or not with a centre.
+    Returns
+    -------
+    bool array, shape (n_frames, n_y, n_x)
+        R is met up to rounding to whole lines of the whole series; frames differ by one line at most.
+
+    Raises
+    ------
+    ValueError
+        If R cannot be met within 5 %, or not together with the centre.
+
+    Notes
+    -----
+    Section V-A3 of the paper. Outside the centre, line y is to be measured `rate(y)` times per frame. Each frame
+    measures the lines that are most overdue. So a line returns at nearly equal intervals, neighbouring frames
+    complement each other, and all frames together cover k-space. The phases of neighbouring lines differ by the golden
+    ratio of their interval plus a random part, so that they fall into different frames.
     """
     n_frames, n_y, _ = shape = _checked_shape(shape, acceleration, ("n_frames", "n_y", "n_x"))
     _check_center(n_center=n_center)
@@ -114,34 +188,46 @@ def kt_variable_density(shape, acceleration, *, n_center=4, seed):
     overdue = (np.arange(n_y) * (np.sqrt(5) - 1) / 2 + generator.random() + _PLAY * generator.random(n_y)) % 1
     for frame, count in zip(lines, counts, strict=True):
         overdue = overdue + rate
-        overdue[center] = -np.inf
+        overdue[center] = -np.inf  # the centre is measured anyway
         taken = np.argsort(-overdue, kind="stable")[:count]
         overdue[taken] -= 1
         frame[taken] = frame[center] = True
     return _checked(np.broadcast_to(lines[..., None], shape).copy(), acceleration, SERIES)
 
 
-_PLAY = 0.5  # of the phases at which lines start, in intervals
+_PLAY = 0.5  # width of the random part of the phases of lines, in intervals
 
 
 def _rate(n_y, center, n_lines):
-    """How often each line y is measured, per frame, so that the rates outside ``center`` add up to ``n_lines``."""
+    """How often each line y is measured, per frame, so that the rates outside `center` add up to `n_lines`."""
     distance = np.abs(np.arange(n_y) - n_y // 2) / (n_y / 2)
-    weight = 0.3 + (1 - distance).clip(0) ** 2  # the 0.3 keeps the edges of k-space in the average over time
+    weight = 0.3 + (1 - distance).clip(0) ** 2  # 0.3: the frames together measure the edges of k-space, too
     weight[center] = 0
     return n_lines * weight / max(weight.sum(), 1e-9)
 
 
-def bank(generate, n_masks, *, seed, cache_dir=None):
-    """Masks ``generate(seed=...)`` for ``n_masks`` seeds derived from ``seed``: boolean (n_masks, [time,] n_y, n_x).
+def bank(
+    generate: Callable[..., np.ndarray], n_masks: int, *, seed: int, cache_dir: str | Path | None = None
+) -> np.ndarray:
+    """Make `n_masks` masks from seeds derived from `seed`, or read them from a cache.
 
-    ``generate`` is one of the generators above with its arguments bound by ``functools.partial``. With ``cache_dir``
-    the bank is made once and read from there ever after, so that training never waits for a mask.
+    Parameters
+    ----------
+    generate : callable
+        seed -> mask: one of the generators above, its arguments bound by `functools.partial`.
+    n_masks : int
+    seed : int
+    cache_dir : path, optional
+        Folder where the bank is stored after it was made, so that training never waits for a mask.
+
+    Returns
+    -------
+    bool array, shape (n_masks, [time,] n_y, n_x)
     """
     settings = [described(generate), n_masks, seed, VERSION]
     path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"
     if path and path.exists():
-        with contextlib.suppress(ValueError, EOFError):  # a damaged bank is made again
+        with contextlib.suppress(ValueError, EOFError):  # a damaged file is replaced
             return np.load(path, allow_pickle=False)
     seeds = np.random.SeedSequence(seed).spawn(n_masks)
     masks = np.stack([generate(seed=s) for s in tqdm(seeds, desc="masks", unit="mask", leave=False)])
@@ -189,7 +275,7 @@ def _distance_from_center(shape):
 
 @lru_cache(maxsize=32)
 def _slope(shape, acceleration, n_calibration):
-    """Growth of the disc radius with distance that leaves slightly more samples than R asks for."""
+    """Growth of the disc radius with distance for which slightly more samples are left than R asks for."""
     wanted = 1.02 * shape[0] * shape[1] / acceleration
     low, high = 0.0, 4 * np.sqrt(acceleration)
     for _ in range(14):
@@ -200,6 +286,7 @@ def _slope(shape, acceleration, n_calibration):
 
 
 def _discs(shape, slope, generator):
+    """The points taken in the disc sampling described in :func:`poisson_disc`, without the centre."""
     inside = _distance_from_center(shape) <= 1
     first, second = _conflicts(shape, slope)
     priority = generator.permutation(inside.size)
@@ -221,6 +308,7 @@ def _discs(shape, slope, generator):
 @lru_cache(maxsize=2)
 def _conflicts(shape, slope):
     """Pairs of grid points, as two arrays of flat indices, closer than the mean of their two radii."""
+    n_y, n_x = shape
     distance = _distance_from_center(shape)
     radius = np.where(distance <= 1, 1 + slope * distance, 0)
     reach = int(np.ceil(radius.max()))
@@ -228,15 +316,9 @@ def _conflicts(shape, slope):
     pairs = []
     for dy in range(reach + 1):
         for dx in range(-reach if dy else 1, reach + 1):
-            a, b = _overlap(shape, dy, dx)
+            # a, b: the parts of the grid and of the grid moved by (dy, dx) that lie on each other
+            a = (slice(0, max(0, n_y - dy)), slice(max(0, -dx), max(0, n_x - max(dx, 0))))
+            b = (slice(min(dy, n_y), n_y), slice(max(0, dx), max(0, n_x + min(dx, 0))))
             close = (np.hypot(dy, dx) < (radius[a] + radius[b]) / 2) & (radius[a] > 0) & (radius[b] > 0)
             pairs.append((index[a][close], index[b][close]))
     return tuple(np.concatenate(side) for side in zip(*pairs, strict=True))
-
-
-def _overlap(shape, dy, dx):
-    """Slices of the grid and of the grid moved by (dy, dx) that lie on each other."""
-    n_y, n_x = shape
-    here = (slice(0, max(0, n_y - dy)), slice(max(0, -dx), max(0, n_x - max(dx, 0))))
-    there = (slice(min(dy, n_y), n_y), slice(max(0, dx), max(0, n_x + min(dx, 0))))
-    return here, there

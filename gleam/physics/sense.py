@@ -5,30 +5,46 @@ mask (batch, 1, [time,] y, x), where y or x is 1 if whole lines along it are mea
 and maps are centred; k-space and masks are in FFT order (see :mod:`gleam.fourier`), so no call shifts.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from gleam import execution
 from gleam.physics.fourier import AXES, fft2, fft_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
-# Samples of k-space that A^H A works on at a time: they stay in the cache of a GPU, and beside the feature maps of a
-# CNN their memory does not count. At the paper's sizes two coils of a mini-batch, at small ones all.
+# Samples of k-space that A^H A works on at a time. So few stay in the cache of a GPU, and their memory is small beside
+# the feature maps of a CNN. At the paper's sizes these are two coils of a mini-batch, at small sizes all coils.
 AT_ONCE = 3 * 2**18
 
 
 @dataclass(frozen=True)
 class Sense:
-    """The SENSE operator A = Omega F S of a mini-batch and its products; all are linear and differentiable.
+    """The SENSE operator A = Omega F S of a mini-batch (Eq. 1); its methods are linear and differentiable.
 
-    With maps of sum_c |S_c|^2 <= 1 the norm of A is at most 1. Raises ValueError for shapes that do not fit.
+    With `sum_c |S_c|^2 <= 1` the norm of A is at most 1.
+
+    Parameters
+    ----------
+    sens_maps : complex Tensor, shape (batch, coil, [1,] y, x)
+        Coil sensitivity maps S, centred.
+    mask : Tensor, shape (batch, 1, [time,] y, x)
+        Sampling mask Omega in FFT order; y or x is 1 if whole lines along it are measured.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
     """
 
-    sens_maps: torch.Tensor
-    mask: torch.Tensor
+    sens_maps: Tensor
+    mask: Tensor
 
     def __post_init__(self):
         maps, mask = tuple(self.sens_maps.shape), tuple(self.mask.shape)
@@ -43,21 +59,21 @@ class Sense:
                 "along an axis of the mask"
             )
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """A x: image (batch, [time,] y, x) to undersampled k-space (batch, coil, [time,] y, x)."""
         return self.mask * fft2(self.sens_maps * x.unsqueeze(COIL))
 
-    def adjoint(self, kspace):
-        """A^H y: k-space to the zero-filled, coil-combined image."""
+    def adjoint(self, kspace: Tensor) -> Tensor:
+        """A^H y: k-space (batch, coil, [time,] y, x) to the zero-filled, coil-combined image (batch, [time,] y, x)."""
         return (self.sens_maps.conj() * ifft2(self.mask * kspace)).sum(COIL)
 
-    def normal(self, x, shift=0.0):
-        """A^H A x + shift x; ``shift`` is a number or, where it is learned, a tensor."""
-        if isinstance(shift, torch.Tensor):
+    def normal(self, x: Tensor, shift: float | Tensor = 0.0) -> Tensor:
+        """A^H A x + shift x for an image (batch, [time,] y, x); `shift` is a number or, if it is learned, a tensor."""
+        if isinstance(shift, Tensor):
             return self.normal(x) + shift * x
         if self.sens_maps.requires_grad or self.mask.requires_grad:
             return self.adjoint(self.forward(x)) + shift * x
-        if self._lines_along_x:  # transforms are fastest along the axis that is contiguous
+        if self._lines_along_x:  # transforms are fastest along the contiguous axis
             return _Normal.apply(x.mT.contiguous(), *self._factors, shift).mT.contiguous()
         return _Normal.apply(x, *self._factors, shift)
 
@@ -67,10 +83,11 @@ class Sense:
 
     @cached_property
     def _factors(self):
-        """What :meth:`normal` multiplies images and k-space with: maps, and numbers (batch, 1, [time,] y, x, 2).
+        """Factors of :meth:`normal`: the maps, and real numbers (batch, 1, [time,] y, x, 2) for k-space.
 
-        The numbers, of real and imaginary part, are the mask; the conjugation; and what makes two transforms without
-        scaling orthonormal. Along an axis of length 1 whole lines are measured, and the two transforms cancel.
+        The latter multiply real and imaginary part. They hold the mask, the conjugation, and the factor by which two
+        unscaled transforms become orthonormal. Along an axis of length 1 whole lines are measured and transforms
+        cancel.
         """
         maps, mask = self.sens_maps, self.mask.square() / math.prod(self.mask.shape[-2:])
         if self._lines_along_x:
@@ -81,8 +98,8 @@ class Sense:
 class _Normal(torch.autograd.Function):
     """A^H A x + shift x, with A^H A x = conj(sum_c S_c F conj(Omega F S_c x)). Its gradient is the same operator.
 
-    Two forward transforms in place of one and its inverse: so no conjugate of the maps is needed, which would be made
-    anew each time. Coils are taken in groups of at most ``AT_ONCE`` samples.
+    Two forward transforms, instead of one and its inverse, need no conjugate of the maps, which would be computed in
+    every call. Coils are taken in groups of at most `AT_ONCE` samples.
     """
 
     @staticmethod
@@ -101,15 +118,11 @@ class _Normal(torch.autograd.Function):
 
 
 def _normal_of(sens_maps, x, signs):
-    """The part of some coils in A^H A x."""
+    """The contribution of some coils to A^H A x."""
     axes = [axis for axis in AXES if signs.shape[axis - 1] > 1]
     kspace = fft_unscaled(sens_maps * x.unsqueeze(COIL), axes)
     torch.view_as_real(kspace).mul_(signs)
-    return _combined(fft_unscaled(kspace, axes), sens_maps)
-
-
-def _combined(images, sens_maps):
-    """conj(sum_c S_c m_c) of coil images, which are overwritten."""
+    images = fft_unscaled(kspace, axes)
     if not execution.compiles():
         return images.mul_(sens_maps).sum(COIL).conj_physical_()
     reals = torch.view_as_real(images), torch.view_as_real(sens_maps)
@@ -117,13 +130,13 @@ def _combined(images, sens_maps):
 
 
 def _combined_reals(m, s):
-    """The same of real and imaginary parts, which the compiler makes one pass of; it knows no complex numbers."""
+    """conj(sum_c S_c m_c) from real and imaginary parts: the compiler fuses it, but does not know complex numbers."""
     real, imaginary = m[..., 0] * s[..., 0] - m[..., 1] * s[..., 1], m[..., 0] * s[..., 1] + m[..., 1] * s[..., 0]
     return torch.stack([real.sum(COIL), -imaginary.sum(COIL)], dim=-1)
 
 
-def without_readout(mask):
-    """Masks (..., y, x), arrays or tensors; an axis, y or x, along which every mask is constant is cut to length 1.
+def without_readout(mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Cut an axis, y or x, along which all masks (..., y, x) are constant to length 1.
 
     Such an axis is the readout: columns are measured along all of y, the lines of k-t masks along all of x.
     """
@@ -138,25 +151,34 @@ def without_readout(mask):
 class Batch:
     """A mini-batch of accelerated acquisitions, in normalised units.
 
-    ``kspace`` (measured samples, zero elsewhere), ``mask`` and ``sens_maps`` as in :class:`Sense`; ``zero_filled``: the
-    image A^H y, where every network starts (the paper writes x(0) = y); ``target``: the fully sampled image (batch,
-    [time,] y, x); ``scale`` (batch,): multiply an image by it to return to the units of the file.
+    Parameters
+    ----------
+    kspace : complex Tensor, shape (batch, coil, [time,] y, x)
+        Measured samples y in FFT order, zero elsewhere.
+    mask, sens_maps : Tensor
+        As in :class:`Sense`.
+    zero_filled : complex Tensor, shape (batch, [time,] y, x)
+        The image A^H y, where every network starts (the paper writes x(0) = y).
+    target : complex Tensor, shape (batch, [time,] y, x)
+        The fully sampled image.
+    scale : Tensor, shape (batch,)
+        Multiply an image by it to return to the units of the file.
     """
 
-    kspace: torch.Tensor
-    mask: torch.Tensor
-    sens_maps: torch.Tensor
-    zero_filled: torch.Tensor
-    target: torch.Tensor
-    scale: torch.Tensor
+    kspace: Tensor
+    mask: Tensor
+    sens_maps: Tensor
+    zero_filled: Tensor
+    target: Tensor
+    scale: Tensor
 
     @classmethod
-    def undersample(cls, kspace, mask, sens_maps, target):
-        """Keep the samples in ``mask`` and divide by the brightness of each zero-filled image.
+    def undersample(cls, kspace: Tensor, mask: Tensor, sens_maps: Tensor, target: Tensor) -> Batch:
+        """Keep the samples in `mask` and divide each example by the brightness of its zero-filled image.
 
-        That is the 95th percentile of the magnitude over all pixels, as in the authors' code, for a series of the
-        magnitude averaged over time. Where the object fills so little of the image that this percentile is nearly
-        air, half the object's own brightness takes its place (:func:`brightness`). An empty slice is left as it is.
+        Shapes as in :class:`Batch`. The brightness is the 95th percentile of the magnitude over all pixels, as in the
+        authors' code; for a series, of the magnitude averaged over time. If the object is so small that the percentile
+        falls into air, half the object's own level is used (:func:`brightness`). An empty slice is not scaled.
         """
         mask = mask.to(kspace.real.dtype)
         kspace = kspace * mask
@@ -168,17 +190,27 @@ class Batch:
         return cls(kspace, mask, sens_maps, zero_filled, target, scale)
 
     @cached_property
-    def sense(self):
+    def sense(self) -> Sense:
         """The operator of this batch."""
         return Sense(self.sens_maps, self.mask)
 
     @classmethod
-    def from_slice(cls, kspace, mask, sens_maps):
-        """A batch of one from the arrays of one fully sampled slice: the way in for data of one's own.
+    def from_slice(
+        cls, kspace: np.ndarray | Tensor, mask: np.ndarray | Tensor, sens_maps: np.ndarray | Tensor
+    ) -> Batch:
+        """Make a batch of one from the arrays of one fully sampled slice, for example of your own data.
 
-        All are centred: ``kspace`` and ``sens_maps`` (coil, y, x), ``mask`` (y, x). The target is the coil-combined
-        image. Raises ValueError for arrays
-        that do not fit, are not complex or not finite.
+        Parameters
+        ----------
+        kspace, sens_maps : complex array, shape (coil, y, x)
+            Centred. The target is the coil-combined image.
+        mask : array, shape (y, x)
+            Centred; 1 or True where k-space is to be measured.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, if the mask or the maps are empty, or if values are not complex or not finite.
         """
         _check_slice(kspace, mask, sens_maps)
         kspace, sens_maps = (torch.as_tensor(x).to(torch.complex64)[None] for x in (kspace, sens_maps))
@@ -186,13 +218,13 @@ class Batch:
         target = (sens_maps.conj() * ifft2c(kspace)).sum(COIL)
         return cls.undersample(to_fft_order(kspace), without_readout(ifftshift2(mask))[:, None], sens_maps, target)
 
-    def to(self, device):
-        """The same batch on another device; copied once, however often it is asked for."""
+    def to(self, device: str | torch.device) -> Batch:
+        """The same batch on another device; it is copied once, and later calls return that copy."""
         device = torch.device(device)
         if device == self.target.device:
             return self
         if device not in self._copies:
-            ahead = device.type != "cpu"  # the host would read what has not arrived
+            ahead = device.type != "cpu"  # on the CPU one could read values before they arrive
             self._copies[device] = Batch(*(getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)))
         return self._copies[device]
 
@@ -200,24 +232,36 @@ class Batch:
     def _copies(self):
         return {}
 
-    def part(self, i, n):
-        """Part ``i`` of ``n``: every n-th example from the i-th on; empty if there are too few."""
+    def part(self, i: int, n: int) -> Batch:
+        """Part `i` of `n`: every n-th example from the i-th on; empty if there are too few."""
         return self if n == 1 else Batch(*(getattr(self, f.name)[i::n] for f in fields(self)))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.target)
 
 
-def brightness(magnitude):
-    """95th percentile of each magnitude (batch, y, x) over all pixels, but at least half the level of its object.
+def brightness(magnitude: Tensor) -> Tensor:
+    """95th percentile over all pixels of each magnitude image, but at least half the level of its object.
 
-    Level of the object: the root mean square of the magnitude where every pixel counts by its energy, so that air does
-    not count: sqrt(sum m^4 / sum m^2). Scans of knees, brains and hearts fill enough of the image for the percentile to
-    be the larger; around an object of few pixels it may be 0.
+    Parameters
+    ----------
+    magnitude : Tensor, shape (batch, y, x)
+
+    Returns
+    -------
+    Tensor, shape (batch,)
+
+    Notes
+    -----
+    The level of the object is the root mean square of the magnitude, in which each pixel is weighted by its energy so
+    that air does not count: sqrt(sum m^4 / sum m^2). In scans of knees, brains and hearts the object is large enough
+    for the percentile to be the larger of the two; around an object of few pixels the percentile may be 0.
     """
     m = magnitude.flatten(1)
     peak = m.amax(1)
-    energy = (m / peak.clamp_min(torch.finfo(m.dtype).tiny)[:, None]).square()  # of the peak: no underflow in any unit
+    energy = (
+        m / peak.clamp_min(torch.finfo(m.dtype).tiny)[:, None]
+    ).square()  # relative to the peak, so that no unit underflows
     level = peak * (energy.square().sum(1) / energy.sum(1).clamp_min(1)).sqrt()
     return torch.maximum(torch.quantile(m, 0.95, dim=1), level / 2)
 
@@ -229,20 +273,16 @@ def _check_slice(kspace, mask, sens_maps):
             f"kspace {shapes[0]}, mask {shapes[1]} and sens_maps {shapes[2]} do not fit; expected (coil, y, x), (y, x) "
             "and (coil, y, x)"
         )
-    _check_measured(mask, sens_maps)
-    for name, values in {"kspace": torch.as_tensor(kspace), "sens_maps": torch.as_tensor(sens_maps)}.items():
-        if not values.is_complex() or not values.isfinite().all():
-            raise ValueError(f"{name} is {values.dtype} or holds NaN or infinite values; expected finite complex ones")
-
-
-def _check_measured(mask, sens_maps):
     mask = torch.as_tensor(mask)
     if not mask.any() or not ((mask == 0) | (mask == 1)).all():
         raise ValueError("mask measures nothing or holds values other than 0 and 1; expected True where measured")
     if not torch.as_tensor(sens_maps).any():
         raise ValueError("sens_maps are empty (all zero): the calibration found no coil; expected maps of the object")
+    for name, values in {"kspace": torch.as_tensor(kspace), "sens_maps": torch.as_tensor(sens_maps)}.items():
+        if not values.is_complex() or not values.isfinite().all():
+            raise ValueError(f"{name} is {values.dtype} or holds NaN or infinite values; expected finite complex ones")
 
 
-def per_example(values, like):
-    """``values`` (batch,) with trailing axes added so that they broadcast over ``like`` (batch, ...)."""
+def per_example(values: Tensor, like: Tensor) -> Tensor:
+    """`values` (batch,) with trailing axes added, so that they broadcast over `like` (batch, ...)."""
     return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,21 +1,57 @@
-"""Iterative solvers on callables, for mini-batches in which every example is a problem of its own."""
+"""Iterative solvers of mini-batches, in which every example is a separate problem; operators are callables."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e-6, implicit=False):
-    """Solve H x = b for Hermitian positive definite H by conjugate gradients, each example of the batch on its own.
+def conjugate_gradient(
+    operator: Callable[[Tensor], Tensor],
+    b: Tensor,
+    start: Tensor | None = None,
+    *,
+    n_iterations: int = 10,
+    tolerance: float = 1e-6,
+    implicit: bool = False,
+) -> Tensor:
+    """Solve H x = b by conjugate gradients, each example of the batch separately.
 
-    ``operator``: the function x -> H x; ``b``: real or complex (batch, ...); ``start``: first guess, default 0. An
-    example whose residual has fallen to ``tolerance`` times ||b|| stays as it is, so more iterations never do harm, and
-    nothing waits for the device. Raises ValueError for fewer than one iteration.
+    Parameters
+    ----------
+    operator : callable
+        x -> H x, with H Hermitian positive definite.
+    b : Tensor, shape (batch, ...)
+        Right-hand side, real or complex.
+    start : Tensor, optional
+        First guess, by default 0.
+    n_iterations : int
+        Number of iterations, at least 1.
+    tolerance : float
+        An example whose residual has fallen to `tolerance` times `||b||` is no longer changed, so more iterations never
+        do harm.
+    implicit : bool
+        Differentiate the solution instead of the iterations, see Notes.
 
-    First derivatives with respect to ``b`` and all that ``operator`` depends on: by default those of the iterations,
-    exact for the result as computed, whose memory grows with their number. With ``implicit`` those of the solution H^-1
-    b, by a second solve on the way back: memory of one vector, but inexact as far as either solve has not converged.
+    Returns
+    -------
+    Tensor, shape (batch, ...)
+
+    Raises
+    ------
+    ValueError
+        If `n_iterations` is not a whole number of at least 1.
+
+    Notes
+    -----
+    It never waits for the device. First derivatives exist with respect to `b` and
+    everything that `operator` depends on. By default they are those of the iterations: exact for the computed result,
+    but their memory grows with the number of iterations. With `implicit` they are those of the solution H^-1 b, by a
+    second solve in the backward pass: memory of one vector, but inexact as far as either solve has not converged.
     """
     if not hasattr(n_iterations, "__index__") or n_iterations < 1:
         raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be a whole number of at least 1")
@@ -24,7 +60,7 @@ def conjugate_gradient(operator, b, start=None, *, n_iterations=10, tolerance=1e
         return _iterate(operator, b, start, **settings)
     with torch.no_grad():
         x = _iterate(operator, b, start, **settings)
-    # d x = H^-1 (d b - d H x): the residual at a fixed x carries the derivatives of b and H, the backward solve H^-1
+    # d x = H^-1 (d b - d H x): the residual at a fixed x has the derivatives of b and H, the backward solve adds H^-1
     return _Implicit.apply(b - operator(x), x, operator, settings)
 
 
@@ -35,20 +71,20 @@ def _iterate(operator, b, start, n_iterations, tolerance):
     enough = tolerance**2 * _inner(_reals(b), _reals(b)).detach()
     for _ in range(n_iterations - 1):
         x, r, p, e = _Update.apply(x, r, p, operator(p), e, enough)
-    step = e / _curvature(p, operator(p), e, enough)  # of the last iteration only x is needed
+    step = e / _curvature(p, operator(p), e, enough)  # the last iteration needs only x
     return _as(x, torch.addcmul(_reals(x), step, _reals(p)))
 
 
 def _curvature(p, q, e, enough):
-    """<p, q>; infinite, for a step of 0, where e is at most ``enough``."""
+    """<p, q>, or infinity where e is at most `enough`, so that the step is 0."""
     return _inner(_reals(p), _reals(q)).masked_fill(e <= enough, math.inf)
 
 
 class _Update(torch.autograd.Function):
-    """One iteration but for the operator, in few and large operations on real numbers.
+    """One iteration without the operator, in few and large operations on real numbers.
 
     x: iterate, r: residual, p: direction, q = H p, e = <r, r>, c = <p, q>. Then x+ = x + e/c p, r+ = r - e/c q,
-    e+ = <r+, r+> and p+ = r+ + e+/e p. Where e is at most ``enough``, both quotients are 0 and x+ is x.
+    e+ = <r+, r+> and p+ = r+ + e+/e p. Where e is at most `enough`, both quotients are 0 and x+ is x.
     """
 
     @staticmethod
@@ -80,12 +116,12 @@ class _Update(torch.autograd.Function):
 
 def _inner(a, b):
     """<a, b> of real vectors per example, shaped to broadcast."""
-    # one reduction: a batch of scalar products would become a matrix product with a single row
+    # one reduction, because torch would turn a batch of scalar products into matrix products with a single row
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def _plus(a, scale, b, sign=1):
-    """a + sign scale b, as a tensor of its own and no view."""
+    """A new tensor a + sign scale b, not a view."""
     total = torch.empty_like(a)
     torch.addcmul(_reals(a), scale, _reals(b), value=sign, out=_reals(total))
     return total
@@ -100,7 +136,7 @@ def _as(like, reals):
 
 
 class _Implicit(torch.autograd.Function):
-    """Forward the solution; backward H^-1 applied to its gradient, which then belongs to the residual."""
+    """Forward the solution; backward H^-1 applied to its gradient, which is then the gradient of the residual."""
 
     @staticmethod
     def forward(ctx, residual, x, operator, settings):
@@ -114,21 +150,47 @@ class _Implicit(torch.autograd.Function):
 
 
 class NotConverged(ValueError):
-    """An iteration that was needed to converge did not; ``residual`` says how far it came."""
+    """An iteration did not converge although its result needs it; `residual` is the size of the last step."""
 
-    def __init__(self, message, residual=math.inf):  # the default lets it cross from one process to another
+    def __init__(self, message: str, residual: float = math.inf) -> None:  # the default is needed to unpickle it
         super().__init__(message)
         self.residual = residual
 
 
-def fixed_point(function, start, *, n_iterations=100, tolerance=None):
-    """x = function(x) by iteration from ``start`` (batch, ...), each example of the batch on its own.
+def fixed_point(
+    function: Callable[[Tensor], Tensor], start: Tensor, *, n_iterations: int = 100, tolerance: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Solve x = function(x) by iteration, each example of the batch separately.
 
-    Steps are measured against the norm of the first iterates. The iteration stops when the last step of every example
-    was at most ``tolerance`` (default: ten roundings), was ten times a former one, or none of ten was the smallest.
-    Returns (x, residual): for each example the iterate that the smallest step led to, and the size (batch,) of that
-    step. An example that does not converge has a large residual, never NaN in x, and is no harm to the others. Asks the
-    device once per iteration whether to go on. Raises ValueError for fewer than one iteration.
+    Parameters
+    ----------
+    function : callable
+        x -> function(x), a contraction if the iteration is to converge.
+    start : Tensor, shape (batch, ...)
+        First iterate.
+    n_iterations : int
+        Limit of iterations, at least 1.
+    tolerance : float, optional
+        Size of a step, relative to the norm of the first iterates, at which an example has converged. Default: ten
+        times the rounding error.
+
+    Returns
+    -------
+    x : Tensor, shape (batch, ...)
+        For each example the iterate after its smallest step.
+    residual : Tensor, shape (batch,)
+        Relative size of that step. An example that does not converge has a large residual, never NaN in x, and does
+        not affect the others.
+
+    Raises
+    ------
+    ValueError
+        If `n_iterations` < 1.
+
+    Notes
+    -----
+    The iteration stops when each example has converged, has diverged (its step was ten times an earlier one), or had
+    no new smallest step in ten iterations. This asks the device once per iteration.
     """
     if n_iterations < 1:
         raise ValueError(f"n_iterations={n_iterations!r} of a fixed-point iteration must be at least 1")
@@ -142,7 +204,7 @@ def fixed_point(function, start, *, n_iterations=100, tolerance=None):
             torch.maximum(_norm(start), _norm(new)).clamp_min(torch.finfo(start.dtype).tiny) if size is None else size
         )
         step = _norm(new - x) / size
-        better, diverges = step < residual, ~(step <= 10 * residual)  # NaN is divergence
+        better, diverges = step < residual, ~(step <= 10 * residual)  # NaN counts as divergence
         best = torch.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, best)
         residual = torch.where(better, step, residual)
         since_best = torch.where(better, 0, since_best + 1)

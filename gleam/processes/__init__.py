@@ -1,7 +1,7 @@
-"""Everything about several processes: who works on a run, how they start, and what happens when one of them dies.
+"""Several processes: which ones work on a run, how they start, and how they end when one of them fails.
 
-- `team`: the processes of one run, under torchrun or started here, and what they exchange.
-- `launching`: new processes on this machine, as torchrun would start them.
+- `team`: the processes of one run, started by torchrun or here, and their communication.
+- `launching`: new processes on this machine, started in the same way as torchrun does.
 - `watching`: heartbeats; a process ends when another one has failed.
 - `allocator`: memory that a training step has freed stays with the process.
 """

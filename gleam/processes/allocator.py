@@ -1,4 +1,6 @@
-"""How this process keeps the memory that a training step has freed."""
+"""Keep the memory that a training step has freed."""
+
+from __future__ import annotations
 
 import ctypes
 from functools import cache
@@ -8,13 +10,20 @@ _NEVER, _LARGEST = -1, 32 << 20
 
 
 @cache
-def keep_freed_memory():
-    """Ask the C library to keep freed memory for the next step instead of giving it back to the system.
+def keep_freed_memory() -> bool:
+    """Ask the C library to keep freed memory for the next step instead of returning it to the system.
 
-    A step on a CPU frees and asks again for the same feature maps, and each time glibc gives the top of its heap back
-    the system has to clear those pages anew: tens of thousands of page faults a step, most of them in greedy training,
-    which frees after every module. The process then keeps the size of its largest step. Returns whether the C library
-    takes the setting (glibc does); nothing changes elsewhere, nor on a GPU, where torch keeps memory itself.
+    Returns
+    -------
+    bool
+        Whether the C library accepts the setting; glibc does. Elsewhere nothing changes, nor on a GPU, where torch
+        keeps memory itself.
+
+    Notes
+    -----
+    Each step on a CPU frees and allocates the same feature maps. Whenever glibc returns the top of its heap, the system
+    has to clear these pages again: tens of thousands of page faults per step, most of them in greedy training, which
+    frees memory after every module. With the setting, the process keeps the memory of its largest step.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

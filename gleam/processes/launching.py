@@ -1,9 +1,12 @@
-"""New processes on this machine that work as one team, as torchrun would start them."""
+"""Start new processes on this machine that work as one team, in the same way as torchrun does."""
+
+from __future__ import annotations
 
 import multiprocessing
 import os
 import pickle
 import time
+from collections.abc import Callable
 from multiprocessing.connection import wait
 
 import torch
@@ -13,20 +16,52 @@ from gleam.files import end_with_parent
 from gleam.processes.team import TeamError, failure, join, n_steps_done
 
 
-def launch(function, n_processes, *args, n_threads=None, on_progress=None):
-    """Run ``function(*args)`` in ``n_processes`` new processes of one team on this machine, as torchrun would.
+def launch(
+    function: Callable,
+    n_processes: int,
+    *args: object,
+    n_threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> list:
+    """Run `function(*args)` in `n_processes` new processes of one team on this machine, as torchrun would.
 
-    ``n_threads``: of torch in each, by default those of this process shared out; ``on_progress(n_steps_done)`` is
-    called now and then. Returns the list of their results. If one of them raises or dies, the others are ended, and it
-    is raised here: an exception as it was, a death as OSError. No process outlives this call. ``function`` has to be
-    importable, and a script that calls this needs ``if __name__ == "__main__":``.
+    Parameters
+    ----------
+    function : callable
+        It has to be importable: a function of a module.
+    n_processes : int
+        At least 1.
+    args
+        Arguments of `function`; they are pickled.
+    n_threads : int, optional
+        Threads of torch in each process. Default: those of this process divided by `n_processes`.
+    on_progress : callable, optional
+        `on_progress(n_steps_done)` is called several times a second.
+
+    Returns
+    -------
+    list
+        The result of each process, in the order of ranks.
+
+    Raises
+    ------
+    ValueError
+        If `n_processes` is not a whole number of at least 1.
+    OSError
+        If a process died.
+    Exception
+        The exception of the process that failed first. The others are then ended.
+
+    Notes
+    -----
+    No process outlives this call. A script that calls this needs `if __name__ == "__main__":`.
     """
     if not hasattr(n_processes, "__index__") or n_processes < 1:
         raise ValueError(f"n_processes={n_processes!r} must be a whole number of at least 1")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     n_threads = n_threads or max(1, torch.get_num_threads() // n_processes)
     context = multiprocessing.get_context("spawn")
-    members, work = [], pickle.dumps((function, args))  # torch's own way would share the tensors, not copy them
+    members, work = [], pickle.dumps((function, args))  # torch.multiprocessing would share tensors instead of copying
     for rank in range(n_processes):
         ours, theirs = context.Pipe(duplex=False)
         place = {"RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": store.port}
@@ -35,7 +70,7 @@ def launch(function, n_processes, *args, n_threads=None, on_progress=None):
     try:
         for process, _, theirs in members:
             process.start()
-            theirs.close()  # so that the end of the process is the end of its pipe
+            theirs.close()  # then the pipe ends when the process ends
         return _collect([(process, ours) for process, ours, _ in members], store, on_progress)
     finally:
         for process, ours, _ in members:
@@ -78,7 +113,7 @@ def _loaded(work):
 def _pickled_failure(error):
     try:
         answer = pickle.dumps((False, error))
-        if isinstance(pickle.loads(answer)[1], Exception):  # one that ends a program must not end the caller's
+        if isinstance(pickle.loads(answer)[1], Exception):  # SystemExit and its like must not end the caller's program
             return answer
     except Exception:  # it cannot be pickled
         pass
@@ -86,7 +121,7 @@ def _pickled_failure(error):
 
 
 def _collect(members, store, on_progress):
-    """Results by rank; raises the failure of the first process that failed by itself, not in the wake of another."""
+    """Results by rank; or raises the first failure, preferring one that is not the consequence of another."""
     waiting = {ours: (rank, process) for rank, (process, ours) in enumerate(members)}
     results, failures, deadline = {}, [], None
     while waiting and (deadline is None or time.monotonic() < deadline):
@@ -106,13 +141,13 @@ def _collect(members, store, on_progress):
 
 
 def _answer(pipe, rank, process, size, store):
-    """(whether it is a result, the result or the failure) of a process that has sent it, or has ended."""
+    """(True, result) or (False, failure) of a process that has sent it or has ended."""
     try:
         return pickle.loads(pipe.recv_bytes())
     except EOFError:
         process.join(5)
     code = process.exitcode
-    if code == 1:  # its watch ended it, in the wake of another, or it never began
+    if code == 1:  # its Watch ended it because another failed, or it never started
         reason = failure(store) or (
             f"process {rank} of {size} ended with exit code 1; a calling script needs "
             'if __name__ == "__main__":, which new processes rely on'

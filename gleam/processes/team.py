@@ -1,14 +1,17 @@
-"""Processes that work on one training run: who is who, what they tell each other, what happens when one of them dies.
+"""The processes of one training run: their ranks, their communication, and the failure of one of them.
 
 They are started by torchrun, by any launcher that sets the same variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT),
-or by :func:`gleam.processes.launch`. A process that none of these started is a team of one, for which everything here
-is trivial.
+or by :func:`gleam.processes.launch`. A process started otherwise is a team of one, in which every method here returns
+at once.
 """
+
+from __future__ import annotations
 
 import atexit
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -20,37 +23,47 @@ from gleam.processes.watching import BEAT, Watch
 
 _TO_MEET = 600  # seconds that the processes wait for each other at the start
 _ATTEMPT = "gleam/attempt"
-_FOREVER = timedelta(days=7)  # of a collective: death is noticed by the missing beat, slowness is no failure
+_FOREVER = timedelta(days=7)  # timeout of collectives: heartbeats detect a dead process, and a slow one is no failure
 
 
 class TeamError(OSError):
-    """Another process of the run failed or died; the message names it and, where known, its reason."""
+    """Another process of the run failed or died; the message names it and, if known, the reason."""
 
 
 class Team:
-    """The processes of one run and the place of this one: ``rank`` of ``size``.
+    """The processes of one run, seen from one of them.
 
-    Every process has to call :meth:`merge` and :meth:`wait_for_all` in the same order.
+    All processes have to call :meth:`merge` and :meth:`wait_for_all` in the same order.
+
+    Parameters
+    ----------
+    rank : int
+        Number of this process, from 0.
+    size : int
+        Number of processes.
+    watch : Watch, optional
+        Heartbeats of this process and the others.
     """
 
-    def __init__(self, rank=0, size=1, watch=None):
+    def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
         self.rank, self.size = rank, size
         self._watch = watch
 
     @property
-    def is_first(self):
+    def is_first(self) -> bool:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
     @property
-    def shows_progress(self):
-        """Whether a progress bar belongs into this process: not if the one that launched the team shows it."""
+    def shows_progress(self) -> bool:
+        """Whether this process shows a progress bar: the first one, unless the process that launched the team does."""
         return self.is_first and "GLEAM_LAUNCHED" not in os.environ
 
-    def merge(self, entries):
-        """The union of all processes' dicts ``entries``, for all of them; of equal keys that of the lowest rank stays.
+    def merge(self, entries: dict) -> dict:
+        """Union of the dicts `entries` of all processes, the same in each of them.
 
-        Tensors come back on the CPU.
+        For equal keys the entry of the lowest rank is taken. Tensors are returned on the CPU. Raises
+        :class:`TeamError` if another process failed.
         """
         if self.size == 1:
             return dict(entries)
@@ -59,23 +72,23 @@ class Team:
             dist.all_gather_object(parts, {k: v.cpu() if torch.is_tensor(v) else v for k, v in entries.items()})
         return {key: value for part in reversed(parts) for key, value in part.items()}
 
-    def wait_for_all(self):
-        """Go on when every process has come here."""
+    def wait_for_all(self) -> None:
+        """Wait until every process has called this."""
         self.merge({})
 
-    def report(self, n_steps_done):
-        """Note how far training is; whoever launched the team can read it."""
+    def report(self, n_steps_done: int) -> None:
+        """Publish the number of training steps done; the process that launched the team can read it."""
         if self._watch:
             self._watch.n_steps_done = n_steps_done
 
-    def leave(self):
-        """This process has nothing more to do with the others; from here on its end is no failure."""
+    def leave(self) -> None:
+        """Declare that this process has finished; from now on its end is no failure."""
         if self._watch:
             self._watch.leave()
 
     @contextmanager
-    def talking(self):
-        """Around every exchange with others: a lost connection becomes a :class:`TeamError` with the reason."""
+    def talking(self) -> Iterator[None]:
+        """Context for every communication: a lost connection becomes a :class:`TeamError` with the reason."""
         try:
             yield
         except RuntimeError as error:
@@ -85,8 +98,8 @@ class Team:
             raise TeamError(reason or f"an exchange between processes failed: {_first_line(error)}") from error
 
     @contextmanager
-    def telling_failures(self):
-        """Around the work: what is raised inside is told to the other processes, which then stop as well."""
+    def telling_failures(self) -> Iterator[None]:
+        """Context for the work: an exception inside is sent to the other processes, which then stop as well."""
         try:
             yield
         except BaseException as error:
@@ -100,10 +113,15 @@ ALONE = Team()
 
 
 @cache
-def join():
-    """The :class:`Team` of this process; the first call connects to the others and waits for them.
+def join() -> Team:
+    """The :class:`Team` of this process; the first call connects to the other processes and waits for them.
 
-    Raises ValueError if the variables of the launcher are incomplete, OSError if the others cannot be reached.
+    Raises
+    ------
+    ValueError
+        If the variables of the launcher are incomplete or disagree with `torch.distributed`.
+    OSError
+        If the others cannot be reached.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     if dist.is_initialized() and dist.get_world_size() != size:
@@ -113,27 +131,22 @@ def join():
         )
     if size == 1:
         return ALONE
-    rank, host, port = _place()
+    try:
+        rank, host, port = int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"WORLD_SIZE is set, but RANK, MASTER_ADDR or MASTER_PORT is missing or no number ({error}); "
+            "start the processes with torchrun"
+        ) from None
     try:
         return _joined(rank, size, host, port)
     except RuntimeError as error:
         raise OSError(f"process {rank} of {size} could not connect to the others: {_first_line(error)}") from error
 
 
-def _place():
-    """(rank, host, port) from the variables of the launcher."""
-    try:
-        return int(os.environ["RANK"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"WORLD_SIZE is set, but RANK, MASTER_ADDR or MASTER_PORT is missing or no number ({error}); "
-            "start the processes with torchrun"
-        ) from None
-
-
 def _joined(rank, size, host, port):
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or dist.is_initialized()
-    # two connections: one that waits for something cannot be used meanwhile
+    # two connections, since one that waits cannot be used meanwhile
     stores = [
         dist.TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=_TO_MEET))
         for is_master in (rank == 0 and not is_served, False)
@@ -154,9 +167,9 @@ def _joined(rank, size, host, port):
 
 
 def _meet(store, rank, size):
-    """Wait for the others; a name that this attempt alone has, whatever an earlier one left in the store.
+    """Wait for the others and return a name of this attempt, unlike any that an earlier one has left in the store.
 
-    A restart counter cannot be that name: of several nodes only the one whose process died counts.
+    A restart counter would not do: of several nodes only the one whose process died counts.
     """
     me, told, deadline = uuid.uuid4().hex, None, time.monotonic() + _TO_MEET
     if rank == 0:
@@ -179,7 +192,7 @@ def _meet(store, rank, size):
 def _leave(team, serves):
     failed = team._watch.failure()
     team.leave()
-    if serves:  # the others read here that this process has left
+    if serves:  # the others need this store to read that this process has left
         time.sleep(2 * BEAT)
     if dist.is_initialized() and not failed:
         with suppress(RuntimeError):
@@ -190,18 +203,18 @@ def _first_line(error):
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def failure(store):
-    """For who launched the processes that meet in ``store``: why the first of them failed; empty if none has."""
+def failure(store: dist.Store) -> str:
+    """For the launching process: why the first of the processes that meet in `store` failed; empty if none has."""
     return _written(store, "failed")
 
 
-def n_steps_done(store):
-    """For who launched them: how far the training of the processes that meet in ``store`` is."""
+def n_steps_done(store: dist.Store) -> int:
+    """For the launching process: training steps done by the processes that meet in `store`."""
     return int((_written(store, "beat/0") or "0 0").split()[1])
 
 
 def _written(store, key):
-    """What the processes of this attempt have written under ``key``; empty if nothing."""
+    """The text that the processes of this attempt have written under `key`; empty if none."""
     if not store.check([_ATTEMPT]):
         return ""
     key = f"{store.get(_ATTEMPT).decode()}/{key}"

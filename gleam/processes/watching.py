@@ -1,4 +1,6 @@
-"""Signs of life between the processes of one run, and the end of a process when one of the others has failed."""
+"""Heartbeats between the processes of one run, and the end of a process when another one has failed."""
+
+from __future__ import annotations
 
 import os
 import sys
@@ -6,19 +8,27 @@ import threading
 import time
 from contextlib import suppress
 
-PATIENCE = 30.0  # seconds without a sign of life after which a process counts as dead
-BEAT = 0.5  # seconds between two signs of life
+import torch.distributed as dist
+
+PATIENCE = 30.0  # seconds without a heartbeat after which a process counts as dead
+BEAT = 0.5  # seconds between two heartbeats
 
 
 class Watch(threading.Thread):
-    """Gives signs of life, listens for those of the others, and ends the process when one of them has failed.
+    """A thread that sends heartbeats, reads those of the others, and ends the process when another one has failed.
 
-    A thread of its own, because the main thread may be waiting inside a library for one that is dead. Silence is
-    counted in rounds of this thread: when the whole machine sleeps, nobody has been silent. ``store``: where process
-    ``rank`` of ``size`` and the others write; that of this attempt alone.
+    A separate thread is needed because the main thread may wait inside a library for a dead process. Silence is counted
+    in rounds of this thread, so that no process counts as silent when the whole machine sleeps.
+
+    Parameters
+    ----------
+    store : torch.distributed.Store
+        Where the processes write, for this attempt only.
+    rank, size : int
+        Number of this process, and of all processes.
     """
 
-    def __init__(self, store, rank, size):
+    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         super().__init__(daemon=True)
         self.store, self.rank, self.size = store, rank, size
         self.n_steps_done = self.n_rounds = 0
@@ -27,13 +37,13 @@ class Watch(threading.Thread):
         self.beats, self.silent_rounds, self.left = {}, {}, set()
         self.beat()
 
-    def start(self):
-        """Start this thread, and one that looks after it: a store that has stopped answers nobody, not even by an
-        error."""
+    def start(self) -> None:
+        """Start this thread and a second one that ends the process if the store hangs: it then raises no error."""
         super().start()
         threading.Thread(target=self._guard, daemon=True).start()
 
-    def run(self):
+    def run(self) -> None:
+        """Send and read heartbeats until :meth:`leave`, or until the first process has left."""
         while not self.is_over:
             time.sleep(BEAT)
             try:
@@ -49,13 +59,13 @@ class Watch(threading.Thread):
             if 0 in self.left:
                 return
 
-    def beat(self):
-        """Give a sign of life, with the steps done so far."""
+    def beat(self) -> None:
+        """Send a heartbeat with the number of steps done so far."""
         self.n_rounds += 1
         with self.lock:
             self.store.set(f"beat/{self.rank}", f"{self.n_rounds} {self.n_steps_done}")
 
-    def listen(self):
+    def listen(self) -> None:
         """Count for how many rounds each of the others has been silent."""
         for rank in (r for r in range(self.size) if r != self.rank and r not in self.left):
             key = f"beat/{rank}"
@@ -66,8 +76,8 @@ class Watch(threading.Thread):
             self.silent_rounds[rank] = self.silent_rounds.get(rank, 0) + 1 if beat == self.beats.get(rank) else 0
             self.beats[rank] = beat
 
-    def silence(self, seconds):
-        """Who has given no sign of life for that long, as a sentence; empty if nobody."""
+    def silence(self, seconds: float) -> str:
+        """Message that names the processes without a heartbeat for `seconds`; empty if there are none."""
         silent = [r for r, n in self.silent_rounds.items() if n * BEAT >= seconds and r not in self.left]
         if not silent:
             return ""
@@ -77,20 +87,23 @@ class Watch(threading.Thread):
             "its machine is gone"
         )
 
-    def failure(self):
-        """What the first process to fail told, or an empty string."""
+    def failure(self) -> str:
+        """Message of the first process that failed; empty if none has or if it is this one."""
         with self.lock, suppress(RuntimeError):
             if self.store.check(["failed"]):
                 told = self.store.get("failed").decode()
                 return "" if told.startswith(f"process {self.rank} of {self.size} stopped") else told
         return ""
 
-    def tell(self, reason):
-        """Tell all processes that this one failed; only the first word counts."""
+    def tell(self, reason: str) -> None:
+        """Tell all processes that this one failed; only the first failure of a run is kept."""
         self._note(f"process {self.rank} of {self.size} stopped: {reason}")
 
-    def why_lost(self, seconds=4.0):
-        """After a connection broke: the reason, if a process gave one, or which of them gives no sign of life."""
+    def why_lost(self, seconds: float = 4.0) -> str:
+        """Why a connection broke: the message of a process that failed, or the processes without a heartbeat.
+
+        Waits up to `seconds` for such a message.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if told := self.failure():
@@ -98,8 +111,8 @@ class Watch(threading.Thread):
             time.sleep(BEAT / 2)
         return self.silence(seconds / 2)
 
-    def leave(self):
-        """The process ends as it should; its silence is no failure."""
+    def leave(self) -> None:
+        """Declare that this process ends normally, so that its silence is no failure."""
         self.is_over = True
         with self.lock, suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
@@ -109,6 +122,7 @@ class Watch(threading.Thread):
             self.store.compare_set("failed", "", failure)
 
     def _guard(self):
+        """End the process if the rounds of the watching thread have stopped: its store does not answer."""
         seen, n_rounds = None, 0
         while not self.is_over and self.is_alive():
             n_rounds, seen = (n_rounds + 1 if seen == self.n_rounds else 0), self.n_rounds
