@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gleam import masks
+from gleam.physics import discs
 
 DISCS = [
     ((320, 256), 4, 20),
@@ -34,12 +35,12 @@ def test_poisson_disc_keeps_its_distance_and_thins_outwards():
     distance = np.hypot(*((points - [80, 64]) / [80, 64]).T)
     outer, outer_distance = points[distance > 0.2], distance[distance > 0.2]
     gaps = np.linalg.norm(outer[:, None] - outer[None], axis=-1) + 1e9 * np.eye(len(outer))
-    slope = masks._slope((160, 128), 12, 10)
+    slope = discs.slope_of((160, 128), 12, 10)
     radius = 1 + slope * (outer_distance[:, None] + outer_distance[None]) / 2
     assert (gaps >= radius - 1e-9).all()
     rings = [
         mask.ravel()[(d >= a) & (d < a + 0.25)].mean()
-        for d in [masks._distance_from_center((160, 128)).ravel()]
+        for d in [discs.distance_from_center((160, 128)).ravel()]
         for a in (0.2, 0.45, 0.7)
     ]
     assert rings[0] > rings[1] > rings[2] > 0

@@ -1,8 +1,9 @@
 """Unrolled networks: a start, and a list of iterations that can be cut into modules anywhere.
 
 - `convolutions`: 2D and 3D convolutions in the current number format and memory layout.
-- `denoisers`: CNNs of complex images; the only place where complex numbers become two channels.
-- `unrolled`: PGD and MoDL.
+- `lipschitz`: how far a CNN can stretch an image. `denoisers`: CNNs of complex images; the only place where complex
+  numbers become two channels.
+- `iterations`: one of PGD, one of MoDL. `unrolled`: the networks made of them.
 """
 
 from gleam.networks.denoisers import PlainCNN, ResidualCNN

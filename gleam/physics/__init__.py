@@ -1,10 +1,10 @@
 """The measurement A = Omega F S, its inversion, and the reconstructions that need no training.
 
 - `fourier`: orthonormal transforms; centred only where files are read and images shown.
-- `masks`: sampling patterns and banks of them. `calibration`: sensitivity maps, by SigPy.
+- `masks`: sampling patterns and banks of them; `discs`: Poisson discs. `calibration`: sensitivity maps, by SigPy.
 - `sense`: the operator :class:`Sense` and :class:`Batch`, the mini-batch that everything else works on.
 - `solvers`: conjugate gradients and fixed points of any callable, with gradients.
-- `baselines`: zero-filled image, compressed sensing with wavelets or spatio-temporal total variation.
+- `baselines`: zero-filled image, compressed sensing with wavelets or spatio-temporal total variation (`sparse`).
 """
 
 from gleam.physics.sense import Batch, Sense, brightness, per_example, without_readout

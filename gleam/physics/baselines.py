@@ -5,7 +5,6 @@ Each is a function `batch -> image`, which :func:`gleam.evaluate` takes like a n
 
 from __future__ import annotations
 
-import collections
 import functools
 import itertools
 import math
@@ -17,9 +16,8 @@ import torch
 from torch import Tensor
 
 from gleam.physics.sense import Batch
+from gleam.physics.sparse import l1_terms, primal_dual, wavelet_slice
 
-SPACE, TIME = (-2, -1), (-3,)
-WAVELET = "db2"  # as in BART; with cycle spinning better than SigPy's default, db4, on brains and on phantoms
 Method = Callable[[Batch], Tensor]
 
 
@@ -126,7 +124,7 @@ def objective(
     """
     lamdas = (lamda_wavelet, lamda_space, lamda_time)
     misfit = (batch.sense.forward(image) - batch.kspace).abs().square().flatten(1).sum(1) / 2
-    norms = [[lamda * np.abs(op(x)).sum() for op, lamda in _terms(x.shape, *lamdas)] for x in image.cpu().numpy()]
+    norms = [[lamda * np.abs(op(x)).sum() for op, lamda in l1_terms(x.shape, *lamdas)] for x in image.cpu().numpy()]
     return misfit + torch.tensor([float(np.sum(one)) for one in norms]).to(misfit)
 
 
@@ -239,7 +237,7 @@ def _wavelet(batch, *, lamda, n_iterations, cycle_spinning):
         ((b, slice(None), *t), (b, slice(None), *(0 for _ in t))) for b, *t in np.ndindex(*batch.target.shape[:-2])
     ]
     images = _each(
-        _wavelet_slice,
+        wavelet_slice,
         ((kspace[frame], mask[frame], sens_maps[maps], lamda, n_iterations, cycle_spinning) for frame, maps in frames),
     )
     return torch.from_numpy(np.stack(images).reshape(batch.target.shape)).to(batch.target)
@@ -252,95 +250,9 @@ def _each(function, arguments):
     return Parallel()(delayed(function)(*one) for one in arguments)
 
 
-def _wavelet_slice(kspace, mask, sens_maps, lamda, n_iterations, cycle_spinning):
-    import pywt
-    from sigpy import alg, linop, prox
-
-    sense, kspace, squared_norm = _sense(kspace, mask, sens_maps)
-    zero_filled = sense.H(kspace)
-    wavelets = linop.Wavelet(sense.ishape, wave_name=WAVELET)
-    shrink = prox.UnitaryTransform(prox.L1Reg(wavelets.oshape, lamda), wavelets)
-    n_shifts = 2 ** pywt.dwtn_max_level(sense.ishape, WAVELET) if cycle_spinning else 1
-    generator = np.random.default_rng(0)
-
-    def shrink_shifted(step, image):
-        shift = generator.integers(n_shifts, size=2)
-        return np.roll(shrink(step, np.roll(image, shift, SPACE)), -shift, SPACE)
-
-    method = alg.GradientMethod(
-        lambda image: sense.H(sense(image)) - zero_filled,
-        np.zeros_like(zero_filled),
-        1 / squared_norm,
-        shrink_shifted,
-        accelerate=True,
-        max_iter=n_iterations,
-    )
-    latest = collections.deque(maxlen=math.ceil(n_iterations / 4) if cycle_spinning else 1)  # the last quarter
-    while not method.done():
-        method.update()
-        latest.append(method.x.copy())
-    return np.mean(latest, axis=0)
-
-
 def _spatiotemporal(batch, *, lamda_wavelet, lamda_space, lamda_time, n_iterations):
     lamdas = lamda_wavelet, lamda_space, lamda_time
-    _terms(tuple(batch.target.shape[1:]), *lamdas)  # checks the batch before other processes start
+    l1_terms(tuple(batch.target.shape[1:]), *lamdas)  # checks the batch before other processes start
     arrays = (x.cpu().numpy() for x in (batch.kspace, batch.mask, batch.sens_maps, batch.zero_filled))
-    images = _each(_primal_dual, ((*one, lamdas, n_iterations) for one in zip(*arrays, strict=True)))
+    images = _each(primal_dual, ((*one, lamdas, n_iterations) for one in zip(*arrays, strict=True)))
     return torch.from_numpy(np.stack(images)).to(batch.target)
-
-
-def _terms(shape, lamda_wavelet, lamda_space, lamda_time):
-    """(operator, weight) of each l1 norm with a weight above 0, or else of the wavelets, for images of `shape`."""
-    from sigpy import linop
-
-    if lamda_time > 0 and (len(shape) < 3 or shape[0] < 2):
-        raise ValueError(
-            f"lamda_time={lamda_time!r} needs series (time, y, x) of at least 2 frames, but the batch holds {shape}; "
-            "set it to 0 or take gleam.baselines.wavelet"
-        )
-    terms = [
-        (linop.Wavelet(shape, axes=SPACE, wave_name=WAVELET), lamda_wavelet),
-        (linop.FiniteDifference(shape, axes=SPACE), lamda_space),
-        (linop.FiniteDifference(shape, axes=TIME), lamda_time),
-    ]
-    return [(operator, lamda) for operator, lamda in terms if lamda > 0] or terms[:1]
-
-
-def _sense(kspace, mask, sens_maps):
-    """A as an operator of SigPy, y, and a bound of ||A||^2; where whole lines are measured, A has no FFT along them."""
-    from sigpy import linop
-
-    whole = [axis for axis in SPACE if (mask == mask.take([0], axis)).all()][:1]
-    if whole:
-        kspace = np.fft.ifftn(kspace, axes=whole, norm="ortho").astype(kspace.dtype, copy=False)
-    coils = linop.Multiply(kspace.shape[1:], sens_maps)
-    fourier = linop.FFT(coils.oshape, axes=[axis for axis in SPACE if axis not in whole], center=False)
-    squared_norm = float(np.square(np.abs(sens_maps)).sum(axis=0).max()) or 1.0  # 1 if the maps are normalised
-    return linop.Multiply(coils.oshape, mask) * fourier * coils, kspace, squared_norm
-
-
-def _primal_dual(kspace, mask, sens_maps, start, lamdas, n_iterations, sigma=0.05):
-    """Minimise 1/2 ||A x - y||^2 + sum lamda ||G x||_1 from `start`; `sigma` is the step of the dual variables."""
-    from sigpy import alg, linop, prox
-
-    sense, kspace, squared_norm = _sense(kspace, mask, sens_maps)
-    terms = _terms(start.shape, *lamdas)
-    image = start.copy()
-    operator = linop.Vstack([one for one, _ in terms])
-    dual = np.zeros(operator.oshape, image.dtype)
-    limit = np.concatenate([np.full(np.prod(one.oshape), lamda, image.real.dtype) for one, lamda in terms])
-
-    def project(step, dual):  # the same as prox.LInfProj, five times as fast
-        return dual * (limit / np.maximum(np.abs(dual), limit.clip(1e-30)))
-
-    def descend(dual):
-        return operator.H(dual) + sense.H(sense(image) - kspace)
-
-    tau = 1 / (squared_norm / 2 + 13 * sigma)  # 13 = 1 + 3 * 4: wavelets, and differences along 3 axes
-    method = alg.PrimalDualHybridGradient(
-        project, prox.NoOp(image.shape), operator, descend, image, dual, tau, sigma, max_iter=n_iterations
-    )
-    while not method.done():
-        method.update()
-    return image

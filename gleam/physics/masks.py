@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.files import described, digest, written_whole
+from gleam.physics import discs
 
 VERSION = 1  # of the generators; raise it when the same seed gives another mask, so that banks are made again
 SPACE, SERIES = (-2, -1), (-3, -2, -1)  # axes of a 2D mask and of the mask of a series
@@ -135,8 +135,9 @@ def poisson_disc(shape: Sequence[int], acceleration: float, *, n_calibration: in
             f"n_calibration={n_calibration} squared; lower one of them"
         )
     generator = np.random.default_rng(seed)
-    center = _center(shape, n_calibration)
-    mask = center | _discs(shape, _slope(shape, acceleration, n_calibration), generator)
+    center = discs.center(shape, n_calibration)
+    slope = discs.slope_of(shape, acceleration, n_calibration)
+    mask = center | discs.discs(shape, slope, generator)
     surplus = max(0, mask.sum() - n_sampled)
     mask.flat[generator.choice(np.flatnonzero(mask & ~center), surplus, replace=False)] = False
     return _checked(mask, acceleration)
@@ -260,65 +261,3 @@ def _checked(mask, acceleration, axes=SPACE):
             f"grid with these settings; the nearest mask has {achieved:.2f}"
         )
     return mask
-
-
-def _center(shape, width):
-    mask = np.zeros(shape, bool)
-    mask[tuple(slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)] = True
-    return mask
-
-
-def _distance_from_center(shape):
-    y, x = (2 * (np.arange(n) - n // 2) / n for n in shape)
-    return np.hypot(y[:, None], x[None, :])
-
-
-@lru_cache(maxsize=32)
-def _slope(shape, acceleration, n_calibration):
-    """Growth of the disc radius with distance for which slightly more samples are left than R asks for."""
-    wanted = 1.02 * shape[0] * shape[1] / acceleration
-    low, high = 0.0, 4 * np.sqrt(acceleration)
-    for _ in range(14):
-        middle = (low + high) / 2
-        n_sampled = (_center(shape, n_calibration) | _discs(shape, middle, np.random.default_rng(0))).sum()
-        low, high = (middle, high) if n_sampled > wanted else (low, middle)
-    return low
-
-
-def _discs(shape, slope, generator):
-    """The points taken in the disc sampling described in :func:`poisson_disc`, without the centre."""
-    inside = _distance_from_center(shape) <= 1
-    first, second = _conflicts(shape, slope)
-    priority = generator.permutation(inside.size)
-    is_open, taken = inside.ravel().copy(), np.zeros(inside.size, bool)
-    while first.size:
-        best = np.full(inside.size, -1)
-        np.maximum.at(best, first, priority[second])
-        np.maximum.at(best, second, priority[first])
-        winner = is_open & (priority > best)
-        taken |= winner
-        is_open &= ~winner
-        is_open[second[winner[first]]] = False
-        is_open[first[winner[second]]] = False
-        still = is_open[first] & is_open[second]
-        first, second = first[still], second[still]
-    return (taken | is_open).reshape(shape)
-
-
-@lru_cache(maxsize=2)
-def _conflicts(shape, slope):
-    """Pairs of grid points, as two arrays of flat indices, closer than the mean of their two radii."""
-    n_y, n_x = shape
-    distance = _distance_from_center(shape)
-    radius = np.where(distance <= 1, 1 + slope * distance, 0)
-    reach = int(np.ceil(radius.max()))
-    index = np.arange(distance.size).reshape(shape)
-    pairs = []
-    for dy in range(reach + 1):
-        for dx in range(-reach if dy else 1, reach + 1):
-            # a, b: the parts of the grid and of the grid moved by (dy, dx) that lie on each other
-            a = (slice(0, max(0, n_y - dy)), slice(max(0, -dx), max(0, n_x - max(dx, 0))))
-            b = (slice(min(dy, n_y), n_y), slice(max(0, dx), max(0, n_x + min(dx, 0))))
-            close = (np.hypot(dy, dx) < (radius[a] + radius[b]) / 2) & (radius[a] > 0) & (radius[b] > 0)
-            pairs.append((index[a][close], index[b][close]))
-    return tuple(np.concatenate(side) for side in zip(*pairs, strict=True))
