@@ -36,8 +36,9 @@ data: $(STAMP)  ## Only the phantoms, where real data are not given
 archive: $(STAMP)  ## Copy the records of a build, PROFILE=standard SEED=1, to results/
 	@$(RUN) archive
 
-lint: $(STAMP)  ## Style, and notebooks without outputs
+lint: $(STAMP)  ## Style, types, and notebooks without outputs
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
@@ -52,7 +53,7 @@ wheels: $(STAMP)  ## Fetch what brains and compressed sensing need, into wheels/
 	@$(BIN)/python -m pip download -qq --no-deps --only-binary=:all: --python-version $(or $(FOR),3.12) $(LINUX:%=--platform manylinux_2_%_x86_64) -d wheels -c requirements.lock nilearn nibabel sigpy pywavelets joblib
 
 lock: $(STAMP)  ## Write requirements.lock from what .venv holds
-	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new
+	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam-mri | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && touch $(STAMP)
 
 clean:  ## Remove everything that was made, but not data/

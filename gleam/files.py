@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 
@@ -62,22 +63,20 @@ def locked(path: str | Path, waiting: str = "") -> Iterator[None]:
 
     Notes
     -----
-    Where the system has no such locks (Windows, some network drives) the block runs without one.
+    Where the file system has no such locks (some network drives) the block runs without one.
     """
-    path = Path(path)
-    with _writable(path):
-        file = open(path, "w")
-    with file:
-        with suppress(ImportError, OSError):
-            from fcntl import LOCK_EX, LOCK_NB, flock
-
-            try:
-                flock(file, LOCK_EX | LOCK_NB)
-            except BlockingIOError:
-                if waiting:
-                    tqdm.write(waiting)
-                flock(file, LOCK_EX)
+    lock = FileLock(path)
+    with _writable(path), suppress(NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting:
+                tqdm.write(waiting)
+            lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -101,8 +101,8 @@ def test_between_the_passes_only_the_output_is_left(batch):
 
 def test_weights_and_batch_are_not_copied_and_others_once(batch, monkeypatch):
     copied = []
-    make = strategies._empty_on_host
-    monkeypatch.setattr(strategies, "_empty_on_host", lambda like: copied.append(like.shape) or make(like))
+    make = strategies.offload._empty_on_host
+    monkeypatch.setattr(strategies.offload, "_empty_on_host", lambda like: copied.append(like.shape) or make(like))
     network = unrolled.pgd(1, 5, seed=1)
     Offloaded().propagate(network.iterations, network.start(batch), batch)
     image = tuple(batch.target.shape[1:])

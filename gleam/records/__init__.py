@@ -1,29 +1,24 @@
 """Records of measured runs, as JSON, and what the book makes of them.
 
-- `record`: one method in one experiment, to a file and back; the archive of full-scale runs.
+- `storage`: a record, its file, and the environment of a run. `schema`: the form of the file.
+- `recording`: makes records of what was just trained or measured.
+- `archive`: archived full-scale runs, and complete runs of earlier builds.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
+- `comparisons`: methods compared in words.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
 - `build`: what a chapter does with an experiment: train, score, report.
-- `measures`: the ratios that ``python -m gleam.records results`` prints.
+- `measures`: the ratios that `python -m gleam.records results` prints.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.
 """
 
+from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
-from gleam.records.record import (
-    SCHEMA,
-    Record,
-    archived,
-    environment,
-    evaluate_all,
-    finished,
-    load,
-    load_experiment,
-    record,
-    save,
-    slug,
-)
-from gleam.records.subjects import compare_subjects, difference_table, half_width, paired, pooled
+from gleam.records.comparisons import baseline_note, compare
+from gleam.records.recording import evaluate_all, record
+from gleam.records.schema import SCHEMA
+from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
+from gleam.records.subjects import compare_subjects, difference_table, paired, pooled
 from gleam.records.tables import (
     ARCHIVED,
     METRICS,
@@ -31,8 +26,6 @@ from gleam.records.tables import (
     PAPER,
     THIS_BUILD,
     archive_caption,
-    baseline_note,
-    compare,
     markdown_table,
     published,
     scores_table,

@@ -1,12 +1,17 @@
-"""Copies the records of a finished build to where the tables of the book find archived runs."""
+"""Runs that are kept: archived ones, which the tables of the book show, and complete ones of earlier builds."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from gleam.datasets.slices import Slices
 from gleam.files import written_whole
-from gleam.records.record import load, slug
+from gleam.records.schema import FULL_SCALE
+from gleam.records.storage import Record, load, load_experiment, slug
 from gleam.training.identity import RESULTS_VERSION
+
+ARCHIVED_PROFILES = (FULL_SCALE, "standard")  # tables show the first of them that has records
 
 
 def archive(source: str | Path, results: str | Path, *, profile: str, seed: int = 0) -> tuple[Path, int]:
@@ -75,3 +80,76 @@ def _check_together(found, profile, seed):
                 f"{path}: was tested on other data than the records of {record.experiment} before it (sizes, subjects "
                 "or masks); move the older ones away, then archive again"
             )
+
+
+def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
+    """The archived run of an experiment that the tables show.
+
+    Parameters
+    ----------
+    folder : path
+        Holds a folder for each device and profile, as results/ does.
+    experiment : str
+        Its name.
+
+    Returns
+    -------
+    dict
+        Of method to :class:`gleam.Record`; empty if no run is archived.
+
+    Notes
+    -----
+    All rows are of one device and profile, so that they belong together. The profile "paper" goes before "standard",
+    then the newest results version, then the newest date. Folders of further seeds (<device>-<profile>-seed1) are
+    ignored.
+    """
+    runs = []
+    for device in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
+        if not re.search(r"-seed\d+$", device.name):
+            found = load_experiment(device, experiment)
+            runs += [{m: r for m, r in found.items() if r.profile == profile} for profile in ARCHIVED_PROFILES]
+
+    def rank(records):
+        first = next(iter(records.values()))
+        return -ARCHIVED_PROFILES.index(first.profile), first.results_version, newest_date(records)
+
+    return max(filter(None, runs), key=rank, default={})
+
+
+def newest_date(records: dict[object, Record]) -> str:
+    """The newest date (ISO) in a dict of records; empty if there is none."""
+    return max((record.environment.get("date", "") for record in records.values()), default="")
+
+
+def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **settings) -> dict[str, Record]:
+    """Records of complete trainings on the same data, which need not be repeated.
+
+    A training is complete if all planned steps were taken, under today's results version. Such records may be left from
+    an earlier build, also one on another machine.
+
+    Parameters
+    ----------
+    folder : path
+        Holds <experiment>/<method>.json.
+    experiment : str
+        Its name.
+    data : tuple of Slices
+        (train, val, test). Fingerprints must agree.
+    **settings
+        Settings of the record that must agree.
+
+    Returns
+    -------
+    dict
+        Of method to :class:`gleam.Record`.
+    """
+    fingerprints = {part.name: part.fingerprint for part in data}
+    return {
+        method: record
+        for method, record in load_experiment(folder, experiment).items()
+        if record.n_steps_done is not None
+        and record.n_steps_done == record.settings.get("n_steps")
+        and record.results_version == RESULTS_VERSION
+        and all(record.settings.get(name) == value for name, value in settings.items())
+        and all(record.data.get(name, {}).get("fingerprint") == one for name, one in fingerprints.items())
+    }

@@ -1,25 +1,30 @@
-"""What a chapter does with an experiment: train it, score it, keep its records, and report them beside the paper's."""
+"""What a chapter does with an experiment: train, score, save records, and report them beside the paper's numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import pandas as pd
 from torch import nn
 
 from gleam.cost.timing import Cost
-from gleam.records.record import Record, archived, evaluate_all
-from gleam.records.tables import archive_caption, baseline_note, compare, markdown_table, published, table
+from gleam.datasets.slices import Slices
+from gleam.records.archive import archived
+from gleam.records.comparisons import baseline_note, compare
+from gleam.records.recording import evaluate_all
+from gleam.records.storage import Record
+from gleam.records.tables import archive_caption, markdown_table, published, table
 from gleam.training.checkpoints import Fit
 from gleam.training.experiments import AS_DEEP, LONGER, Experiment
 from gleam.training.fitting import fit_all
 
-PAPERS = {
+PAPERS = {  # for captions: how the paper measured each kind of data
     "knees": "mridata.org's knees at full size on one GPU, deviations over scans by the authors' code",
     "brains": "R = 8, fastMRI's T2-weighted brains at 3 T on one GPU, deviations over scans by the authors' code",
     "hearts": "private series at R = 10 and full size on one GPU",
 }
-COMPARED = [
+COMPARED = [  # pairs of methods that a report compares in words, if both were run
     ("GLEAM", "End-to-end"), (LONGER, "End-to-end"), ("GLEAM", LONGER), ("GLEAM", AS_DEEP), ("MEL", "End-to-end"),
     ("Checkpointing", "End-to-end"), ("End-to-end", "CS"), ("GLEAM", "CS"),
 ]  # fmt: skip
@@ -27,7 +32,17 @@ COMPARED = [
 
 @dataclass(frozen=True)
 class Trained:
-    """The networks of an experiment, what their training did, and the records of their scores, by method."""
+    """The result of training an experiment, each by method.
+
+    Attributes
+    ----------
+    networks : dict of str to Module
+        With the trained weights.
+    fits : dict of str to Fit
+        What training did.
+    runs : dict of str to Record
+        Records of the scores; empty if nothing was scored.
+    """
 
     networks: dict[str, nn.Module]
     fits: dict[str, Fit] = field(default_factory=dict)
@@ -36,7 +51,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Build:
-    """One build of the book: the folders and circumstances that its chapters share.
+    """One build of the book: the folders, profile and device that all chapters use.
 
     Attributes
     ----------
@@ -47,9 +62,9 @@ class Build:
     device : str
         Where networks are trained and scored.
     n_jobs : int
-        Networks trained at the same time.
+        Number of networks trained at the same time.
     published, archive : str
-        The paper's numbers (CSV), and the folder of archived runs.
+        File of the paper's numbers (CSV), and folder of archived runs.
     """
 
     work_dir: str
@@ -74,10 +89,27 @@ class Build:
         """Folder of records."""
         return f"{self.work_dir}/records"
 
-    def train(self, experiment: Experiment, data: tuple, costs: dict[str, Cost] | None = None) -> Trained:
-        """Train all methods of `experiment` on `data`, (train, val, test), and save each record as soon as it is there.
+    def train(self, experiment: Experiment, data: tuple[Slices, ...], costs: dict[str, Cost] | None = None) -> Trained:
+        """Train and score all methods of an experiment; save each record as soon as its training is complete.
 
-        What was trained before is taken from its checkpoint.
+        Methods that were trained before are loaded from their checkpoints.
+
+        Parameters
+        ----------
+        experiment : Experiment
+        data : tuple of Slices
+            (train, val, test).
+        costs : dict, optional
+            Of method to the cost of a step, for the records.
+
+        Returns
+        -------
+        Trained
+
+        Raises
+        ------
+        ValueError, MemoryError, OSError
+            As :func:`gleam.fit_all`.
         """
         runs = {}
 
@@ -87,7 +119,7 @@ class Build:
         trained = self.fit(experiment, data, on_done=score)
         return replace(trained, runs={method: runs[method] for method in experiment.methods})
 
-    def fit(self, experiment: Experiment, data: tuple, *, on_done: Callable | None = None) -> Trained:
+    def fit(self, experiment: Experiment, data: tuple[Slices, ...], *, on_done: Callable | None = None) -> Trained:
         """Train all methods of `experiment` without scoring them; `on_done` as in :func:`gleam.fit_all`."""
         networks = experiment.networks()
         given = {"train": data[0], "val": data[1], "device": self.device, "run_dir": self.run_dir}
@@ -95,35 +127,65 @@ class Build:
         return Trained(networks, fit_all(arguments, n_jobs=self.n_jobs, on_done=on_done))
 
     def score(
-        self, experiment: Experiment, data: tuple, methods: dict[str, Callable | Record], settings: dict | None = None
+        self,
+        experiment: Experiment,
+        data: tuple[Slices, ...],
+        methods: dict[str, Callable | Record],
+        settings: dict | None = None,
     ) -> dict[str, Record]:
-        """Score what needs no training and save its records; a :class:`Record` stands for one with the same data.
+        """Score methods that need no training and save their records.
 
-        `settings`: dict of method to what was chosen for it.
+        Parameters
+        ----------
+        experiment : Experiment
+        data : tuple of Slices
+            (train, val, test).
+        methods : dict
+            Of name to method, as in :func:`gleam.records.evaluate_all`.
+        settings : dict, optional
+            Of name to what was chosen for the method.
+
+        Returns
+        -------
+        dict
+            Of name to :class:`gleam.Record`.
         """
         return self._evaluate(experiment, methods, data, settings=settings)
 
     def _evaluate(self, experiment, methods, data, fits=None, costs=None, settings=None):
+        given = {"profile": self.profile, "device": self.device}
         return evaluate_all(
-            experiment.name, methods, data, self.records_dir, fits=fits, costs=costs, settings=settings,
-            profile=self.profile, device=self.device,
-        )  # fmt: skip
+            experiment.name, methods, data, self.records_dir, fits=fits, costs=costs, settings=settings, **given
+        )
 
-    def paper(self, experiment: Experiment):
-        """Rows of the paper's table of `experiment`, with the method as index."""
+    def paper(self, experiment: Experiment) -> pd.DataFrame:
+        """Rows of the paper's table for an experiment, with the method as index."""
         rows = published(self.published, table=experiment.table)
         if rows["acceleration"].nunique() > 1:
             rows = rows[rows["acceleration"] == experiment.acceleration]
         return rows.set_index("method", drop=False)
 
     def archived(self, experiment: Experiment) -> dict[str, Record]:
-        """The archived run of `experiment`; empty if there is none."""
+        """Records of the archived run of an experiment, by method; empty if there is none."""
         return archived(self.archive, experiment.name)
 
     def report(self, experiment: Experiment, runs: dict[str, Record], *, name: str, title: str = "") -> str:
-        """Table of `runs` beside the paper and the archive, and its comparisons in words, as MyST.
+        """Table of runs beside the paper and the archive, and comparisons in words.
 
-        `name`: label of the table; `title`: what its caption says first, after number and acceleration.
+        Parameters
+        ----------
+        experiment : Experiment
+        runs : dict
+            Of method to :class:`gleam.Record`.
+        name : str
+            Label of the table.
+        title : str
+            What the caption says first, after the number of the table.
+
+        Returns
+        -------
+        str
+            MyST.
         """
         old, first = self.archived(experiment), next(run for run in runs.values() if run.n_parameters)
         n_subjects = first.table["subject"].nunique()
@@ -148,7 +210,7 @@ def _depths(experiment):
 
 
 def _formats(runs):
-    """Number formats of the training, each with the methods that have it where there are several."""
+    """Number formats of the training; if there are several, each with its methods."""
     by_format = {}
     for name, run in runs.items():
         if run.n_parameters:

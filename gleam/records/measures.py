@@ -13,8 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from gleam.cost.timing import paired_ratio
-from gleam.records.record import Record, load, newest_date
+from gleam.records.archive import newest_date
 from gleam.records.schema import FULL_SCALE
+from gleam.records.storage import Record, load
 
 PLAIN = "Plain PyTorch, fp32"
 TIMED = ("cost_pgd2d_fp32", "cost_pgd2d_fast", "cost_modl2d_fp32", "cost_modl2d_fast")

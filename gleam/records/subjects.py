@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from gleam.records.storage import Record, half_width
 from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
 
 OF_A_FOLD = ("seed", "lamda")  # settings that differ between folds
-
-Record = Any  # gleam.Record, whose module imports this one
 
 
 def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
@@ -60,14 +57,6 @@ def _differing(one, other):
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
     return found + [name for name in ("n_parameters", "profile") if getattr(one, name) != getattr(other, name)]
-
-
-def half_width(values: Sequence[float], level: float = 0.95) -> float:
-    """Half the width of the interval of the mean of `values` by Student's t; NaN for fewer than two."""
-    from scipy.stats import t
-
-    n = len(values)
-    return float(t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
 def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataFrame:

@@ -1,9 +1,15 @@
 """Tables of records, in three blocks: the paper, the archived full-scale run, and this build's own run."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from gleam.records.schema import FULL_SCALE
+from gleam.records.storage import Record
 
 METRICS = ("ssim", "nrmse", "psnr")
 MISSING = "–"
@@ -12,11 +18,25 @@ NONE_ARCHIVED = "none yet: needs a run on a GPU, see “make records”"
 NOT_RUN = "not run in this build"
 
 
-def published(path, **where):
-    """Rows of a CSV of the paper's numbers in which every column named in ``where`` has that value.
+def published(path: str | Path, **where) -> pd.DataFrame:
+    """Rows of the paper's numbers.
 
-    Columns: table, dataset, network, acceleration, method, and mean and sd of each score, memory_gb, seconds_per_step,
-    n_parameters. Raises ValueError if no row is left.
+    Parameters
+    ----------
+    path : path
+        A CSV with the columns table, dataset, network, acceleration, method, mean and sd of each score, memory_gb,
+        seconds_per_step and n_parameters.
+    **where
+        Values of columns; rows with other values are left out.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    ValueError
+        If no row is left.
     """
     table = pd.read_csv(path)
     for column, value in where.items():
@@ -26,31 +46,51 @@ def published(path, **where):
     return table
 
 
-def table(records, paper=None, archived=None, over=("slices", "subjects"), metrics=METRICS):
-    """The paper's table layout in up to three blocks, as a pandas table of text with one row per block and method.
+def table(
+    records: dict[str, Record],
+    paper: pd.DataFrame | None = None,
+    archived: dict[str, Record] | None = None,
+    over: Sequence[str] = ("slices", "subjects"),
+    metrics: Sequence[str] = METRICS,
+) -> pd.DataFrame:
+    """A table like the paper's, in up to three blocks.
 
-    ``records``: this build's, a dict of method to :class:`Record`; ``paper``: rows of :func:`published`, or None for no
-    such block; ``archived``: what :func:`archived` found, or None for no such block. A block without any run is one row
-    that says so. ``metrics``: which scores; ``over``: what stands in brackets (:meth:`Record.spread`): by default the
-    standard deviation over slices, as the paper's text says, then over subjects' means, as its code does.
+    Parameters
+    ----------
+    records : dict
+        This build's records, by method.
+    paper : DataFrame, optional
+        Rows of :func:`published`; None for no such block.
+    archived : dict, optional
+        What :func:`gleam.records.archived` found; None for no such block.
+    over : sequence of str
+        Spreads to show in brackets (:meth:`gleam.Record.spread`). By default the standard deviation over slices, as in
+        the paper's text, then over the means of subjects, as in its code.
+    metrics : sequence of str
+        Scores to show.
+
+    Returns
+    -------
+    DataFrame
+        Text, with one row per block and method. A block without any run is one row that says so.
     """
-    published = {} if paper is None else {row["method"]: row for _, row in paper.iterrows()}
-    order = list({**records, **published})
+    of_paper = {} if paper is None else {row["method"]: row for _, row in paper.iterrows()}
+    order = list({**records, **of_paper})
     columns = [*(_LABEL[m] for m in metrics), *_COST]
-    rows = [_row(PAPER, method, _paper_cells(published[method], metrics)) for method in order if method in published]
+    rows = [{"": PAPER, "Method": m, **_paper_cells(of_paper[m], metrics)} for m in order if m in of_paper]
     for block, runs, nothing in ((archive_name(archived), archived, NONE_ARCHIVED), (THIS_BUILD, records, NOT_RUN)):
         if runs is None:
             continue
         methods = sorted(runs, key=lambda method: order.index(method) if method in order else len(order))
-        rows += [_row(block, method, _our_cells(runs[method], over, metrics)) for method in methods]
-        rows += [] if runs else [_row(block, nothing, dict.fromkeys(columns, ""))]
+        rows += [{"": block, "Method": m, **_our_cells(runs[m], over, metrics)} for m in methods]
+        rows += [] if runs else [{"": block, "Method": nothing, **dict.fromkeys(columns, "")}]
     return pd.DataFrame(rows, columns=["", "Method", *columns]).set_index(["", "Method"])
 
 
-def archive_caption(found):
-    """What a caption has to say about an archived run: device, dates, data, number formats, and how far training got.
+def archive_caption(found: dict[str, Record]) -> str:
+    """The caption's part on an archived run: device, dates, data, progress of training, and number formats.
 
-    ``found``: what :func:`archived` returned. An empty text if there is none, since the table's row says so.
+    `found` is what :func:`gleam.records.archived` returned. The text is empty if there is none: the table says so.
     """
     if not found:
         return ""
@@ -63,7 +103,7 @@ def archive_caption(found):
     parts = [
         " and ".join(sorted({run.environment.get("device", "") for run in found.values()} - {""})),
         " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
-        _source(found),
+        " and ".join(sorted({run.source for run in found.values()} - {""})),
         "; ".join(done) or "nothing trained yet",
         _formats("trained in", "precision", found),
         _formats("memory and time in", "cost_precision", found),
@@ -71,14 +111,10 @@ def archive_caption(found):
     return f"*{archive_name(found)}*: {', '.join(part for part in parts if part)}."
 
 
-def archive_name(found):
-    """Heading of the block of archived runs ``found``, which says where they are smaller than the paper's."""
+def archive_name(found: dict[str, Record] | None) -> str:
+    """Heading of the block of archived runs; it names the profile if that is not the paper's."""
     profile = next((run.profile for run in found.values()), FULL_SCALE) if found else FULL_SCALE
     return ARCHIVED if profile == FULL_SCALE else f"Profile {profile}, archived"
-
-
-def _source(found):
-    return " and ".join(sorted({run.source for run in found.values()} - {""}))
 
 
 def _formats(words, key, found):
@@ -86,8 +122,21 @@ def _formats(words, key, found):
     return f"{words} {' and '.join(formats)}" if formats else ""
 
 
-def scores_table(rows, index):
-    """Scores as a table of text: ``rows`` is a dict of row key to scores, ``index`` names the parts of the key."""
+def scores_table(rows: Mapping[tuple, Mapping[str, float]], index: Sequence[str]) -> pd.DataFrame:
+    """Scores as a table of text.
+
+    Parameters
+    ----------
+    rows : dict
+        Of the key of a row, a tuple, to a dict of score to value.
+    index : sequence of str
+        Names of the parts of a key.
+
+    Returns
+    -------
+    DataFrame
+        With `index` as index, and a column for each score.
+    """
     lines = [
         dict(zip(index, key, strict=True)) | {_LABEL[m]: f"{scores[m]:.{_DIGITS[m]}f}" for m in _LABEL if m in scores}
         for key, scores in rows.items()
@@ -95,45 +144,11 @@ def scores_table(rows, index):
     return pd.DataFrame(lines).set_index(list(index))
 
 
-def compare(ours, theirs, metrics=METRICS, level=0.05):
-    """One sentence on how the first record's scores differ from the second's, slice by slice.
-
-    A difference is called better or worse only if it is clear twice: a Wilcoxon signed-rank test of the paired slices
-    has p below ``level``, and every subject's mean difference has the same sign. The test alone would not do, since
-    slices of one subject are not independent and there are few subjects. Raises ValueError if the records are not of
-    the same slices, or have no scores.
-    """
-    for record in (ours, theirs):
-        if not record.scores:
-            raise ValueError(f"{record.method} of {record.experiment} has no scores to compare")
-    a, b = (record.table.set_index(["subject", "slice"]) for record in (ours, theirs))
-    if not a.index.equals(b.index):
-        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
-    words = [_verdict(a[metric] - b[metric], metric, level) for metric in metrics]
-    return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
-
-
-def _verdict(difference, metric, level):
-    from scipy.stats import wilcoxon
-
-    mean, subjects = difference.mean(), difference.groupby("subject").mean()
-    n_agree = int((np.sign(subjects) == np.sign(mean)).sum())
-    clear = difference.any() and wilcoxon(difference).pvalue < level and n_agree == len(subjects)
-    verdict = "no clear difference" if not clear else "better" if (mean > 0) == (metric != "nrmse") else "worse"
-    same_sign = f"same sign in {n_agree} of {len(subjects)} subjects"
-    return f"{_LABEL[metric].removesuffix(' (dB)')} {_signed(mean, metric)}, {verdict} ({same_sign})"
-
-
-def _signed(value, metric):
-    text = f"{value:+.{_DIGITS[metric]}f}".replace("-", "−")
-    return f"{text} dB" if metric == "psnr" else text
-
-
-def table_rows(frame):
+def table_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table of text, as lists.
 
-    A first index level without a name, the blocks of :func:`table`, is no column: each block has a row above it with
-    nothing but its name, unless there is only one.
+    If the first level of the index has no name, as the blocks of :func:`table`, it is not a column. Instead each block
+    has a row above it with only its name, unless there is only one block.
     """
     blocks = frame.index.names[0] == ""
     rows, above = [], None
@@ -147,52 +162,13 @@ def table_rows(frame):
     return [str(name) for name in (*frame.index.names[blocks:], *frame.columns)], rows
 
 
-def baseline_note(records, archived=None, baseline="CS"):
-    """A note in MyST that says which trained methods compressed sensing beats; empty if it beats none.
-
-    Compared are mean PSNR and SSIM of the object. ``archived``: a longer run of the same experiment, of which the note
-    says after how many steps end-to-end training passed compressed sensing on validation, as far as its records tell.
-    """
-    behind = []
-    for method, record in records.items():
-        if record.n_parameters is None or baseline not in records:
-            continue
-        worse = [m for m in ("psnr", "ssim_object") if record.value(m) < records[baseline].value(m)]
-        pairs = [
-            f"{_LABEL[m]} {record.value(m):.{_DIGITS[m]}f} against {records[baseline].value(m):.{_DIGITS[m]}f}"
-            for m in worse
-        ]
-        behind += [f"{method} ({', '.join(pairs)})"] if pairs else []
-    if not behind:
-        return ""
-    return (
-        ":::{admonition} Compressed sensing is ahead here\n:class: warning\n"
-        f"It beats {'; '.join(behind)}. Networks of this size were trained too little here to judge networks by them; "
-        f"the order of the training methods is another question. {_crossing(archived or {}, baseline)}\n:::\n"
-    )
-
-
-def _crossing(archived, baseline):
-    level = archived[baseline].settings.get("validation_nrmse") if baseline in archived else None
-    trained = archived.get("End-to-end")
-    if level is None or trained is None:
-        return ""
-    step = next((row["step"] for row in trained.history if row["nrmse"] < level), None)
-    where = f"In the archived run of the profile {trained.profile} end-to-end training"
-    return f"{where} passed it after {step:,} steps." if step else f"{where} did not pass it in {trained.progress}."
-
-
-def markdown_table(frame, caption, name):
-    """``frame`` as a numbered MyST table with a caption, for a cell whose ``mystnb.markdown_format`` is ``myst``."""
+def markdown_table(frame: pd.DataFrame, caption: str, name: str) -> str:
+    """A table of text as numbered MyST with a caption, for a cell whose `mystnb.markdown_format` is `myst`."""
     header, rows = table_rows(frame)
     rows = [row if len(row) > 1 else [f"**{row[0]}**"] + [""] * (len(header) - 1) for row in rows]
     lines = [header, ["---"] * len(header), *rows]
     body = "\n".join("| " + " | ".join(cell or " " for cell in line) + " |" for line in lines)
     return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
-
-
-def _row(block, method, cells):
-    return {"": block, "Method": method, **cells}
 
 
 def _our_cells(record, over, metrics):
@@ -221,6 +197,11 @@ def _memory(n_bytes):
 _LABEL = {"ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
 _COST = ("Memory", "Time per step", "Parameters")
 _DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
+
+
+def _signed(value, metric):
+    text = f"{value:+.{_DIGITS[metric]}f}".replace("-", "−")
+    return f"{text} dB" if metric == "psnr" else text
 
 
 def _with_spread(metric, mean, *spreads):

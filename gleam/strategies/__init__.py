@@ -1,7 +1,7 @@
 """Training strategies: how one gradient step on one mini-batch is taken.
 
 - `base`: the interface :class:`Strategy`; end-to-end training, checkpointing, and GLEAM (:class:`Greedy`).
-- `inversion`: memory-efficient learning. `offload`: activations that wait in host memory.
+- `inversion`: memory-efficient learning. `offload`: activations in host memory.
 - `parallel`: P-GLEAM. `fast`: any strategy in a smaller number format, replayed as a CUDA graph.
 """
 

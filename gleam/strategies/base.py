@@ -1,7 +1,7 @@
 """The interface of training strategies, and three of them: end to end, with checkpoints, and GLEAM.
 
 A strategy takes one gradient step on one mini-batch. It cuts the iterations of a network into modules, each with its
-own optimizer, and takes one update of each; any network that is a start plus a list of iterations will do
+own optimizer, and updates each module once. It works on any network that is a start plus a list of iterations
 (:mod:`gleam.networks.unrolled`). How the activations inside a module are kept is a second, independent choice.
 """
 
@@ -14,6 +14,7 @@ from typing import final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from gleam import execution
@@ -22,33 +23,32 @@ from gleam.networks.unrolled import split
 from gleam.physics.sense import Batch
 from gleam.processes.team import ALONE, Team
 
-BETAS = (0.9, 0.999)
+BETAS = (0.9, 0.999)  # of Adam, Section V-C4
 
 
 class Strategy(ABC):
     """How one gradient step on one mini-batch is taken.
 
-    A subclass must have :meth:`modules`, :meth:`propagate` and :meth:`step`. Everything else that training, cost
-    measurement and :class:`gleam.Fast` may ask for is here, with the answer of a strategy of one process whose steps
-    can be recorded.
+    A subclass must define :meth:`modules`, :meth:`propagate` and :meth:`step`. All other members that training, cost
+    measurement and :class:`gleam.Fast` use have a default here. The defaults suit a strategy that runs in one process
+    and whose steps can be recorded as a CUDA graph.
 
     Attributes
     ----------
     is_capturable : bool
-        Whether a step never asks the device for a value, nor another device for anything, so that it can be recorded
-        as a CUDA graph.
+        Whether a step can be recorded as a CUDA graph: it never waits for a value from the device and uses one device.
     is_captured : bool
-        Whether steps on CUDA are recorded.
+        Whether steps on CUDA are recorded as a graph.
     needs_fp32 : bool
-        Whether the strategy gains nothing in a smaller number format.
+        Whether the strategy gains nothing from a smaller number format.
     precision : str or None
-        Number format of the convolutions; None: the one that torch is set to.
+        Number format of the convolutions; None: that of torch's settings.
     is_pipelined : bool
         Whether each of several devices holds consecutive modules.
     team : Team
         The processes that train together.
     replica : int
-        Number of the copy of the network, of those that share a mini-batch, that this process belongs to.
+        Number of the replica that this process belongs to. Replicas are copies of the network that share a mini-batch.
     """
 
     is_capturable: bool = True
@@ -61,17 +61,28 @@ class Strategy(ABC):
 
     @abstractmethod
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
-        """Cut ``network.iterations`` into the lists that are updated on their own."""
+        """Cut `network.iterations` into modules: lists of iterations, each updated on its own."""
 
     @abstractmethod
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x`` and keep what the backward pass needs."""
+        """Run `iterations` on the image `x` (batch, [time,] y, x) and keep what the backward pass needs."""
 
     @abstractmethod
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-        """Make one update of every module, with its own optimizer.
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """Update every module of `network` once, on one mini-batch.
 
-        Returns the losses, one per module, detached, each where its module is.
+        Parameters
+        ----------
+        network : Module
+            A start plus a list of iterations.
+        batch : Batch
+        optimizers : sequence of Optimizer
+            One per module, as from :func:`optimizers`.
+
+        Returns
+        -------
+        list of Tensor
+            The loss of each module, detached, on the device of that module.
         """
 
     def mine(self, network: nn.Module) -> list[int]:
@@ -90,29 +101,29 @@ class Strategy(ABC):
 
     @property
     def eager(self) -> Strategy:
-        """The same without CUDA graphs, in whose replay no allocation can be seen."""
+        """The same strategy without CUDA graphs: allocations inside a replay cannot be measured."""
         return self
 
     def settled(self, device: str | torch.device) -> Strategy:
-        """The same with everything decided that depends on ``device``."""
+        """The same strategy with every choice made that depends on `device`."""
         return self
 
     def diagnostics(self) -> dict:
-        """What was noticed since the last call; it joins the history of a run."""
+        """Counts and errors since the last call, for the history of a run; empty if there are none."""
         return {}
 
     def finish(self) -> None:  # noqa: B027  (most strategies have nothing to wait for)
-        """Wait until everything sent to other processes has been received."""
+        """Wait until other processes have received all that this one sent."""
 
 
 class WholeNetwork(Strategy):
-    """A strategy whose one module is the network; subclasses say how its activations are kept."""
+    """A strategy with one module, the whole network; a subclass defines how activations are kept."""
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """One list with all iterations."""
         return split(network.iterations, 1)
 
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One update of the network from the loss of its last output."""
         return _decoupled_step(self, network, batch, optimizers)
 
@@ -123,7 +134,7 @@ class EndToEnd(WholeNetwork):
     """Backpropagation through the whole network, all activations kept (Eq. 9)."""
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x`` and keep every activation."""
+        """Run `iterations` on `x` and keep every activation."""
         for iteration in iterations:
             x = iteration(x, batch)
         return x
@@ -132,12 +143,12 @@ class EndToEnd(WholeNetwork):
 @final
 @dataclass(frozen=True)
 class Checkpointed(WholeNetwork):
-    """Backpropagation with a checkpoint per iteration: only x(i) is kept, the rest is computed again (Section V-B3)."""
+    """Backpropagation with a checkpoint per iteration: keeps x(i) only and recomputes the rest (Section V-B3)."""
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x``; keep the input of each and compute the rest again in the backward pass."""
+        """Run `iterations` on `x`; keep the input of each and recompute the rest in the backward pass."""
         for iteration in iterations:
-            keeps_random_state = not execution.is_capturing()  # no random numbers are drawn in a captured step
+            keeps_random_state = not execution.is_capturing()  # a captured step draws no random numbers
             x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=keeps_random_state)
         return x
 
@@ -145,10 +156,16 @@ class Checkpointed(WholeNetwork):
 @final
 @dataclass(frozen=True)
 class Greedy(Strategy):
-    """GLEAM (Algorithm 1, Eq. 10): ``n_modules`` modules, each with its own loss and update, no gradient between them.
+    """GLEAM: modules with their own loss and update, and no gradient between them (Algorithm 1, Eq. 10).
 
-    ``within`` is the strategy inside a module; ``Greedy(3, within=Checkpointed())`` also checkpoints each iteration.
-    Modules differ by at most one iteration in length. ``Greedy(1)`` is end-to-end training.
+    Modules differ by at most one iteration in length. `Greedy(1)` is end-to-end training.
+
+    Parameters
+    ----------
+    n_modules : int
+        Number of modules.
+    within : Strategy
+        How activations inside a module are kept; `Greedy(3, within=Checkpointed())` also checkpoints each iteration.
     """
 
     n_modules: int
@@ -156,12 +173,12 @@ class Greedy(Strategy):
 
     @property
     def is_capturable(self) -> bool:
-        """As ``within``."""
+        """As `within`."""
         return self.within.is_capturable
 
     @property
     def needs_fp32(self) -> bool:
-        """As ``within``."""
+        """As `within`."""
         return self.within.needs_fp32
 
     @property
@@ -170,24 +187,24 @@ class Greedy(Strategy):
         return self.within
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
-        """The iterations cut into ``n_modules`` lists; ValueError if there are fewer iterations than modules."""
+        """The iterations cut into `n_modules` lists; ValueError if there are fewer iterations than modules."""
         return split(network.iterations, self.n_modules)
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x`` as ``within`` does."""
+        """Run `iterations` on `x` as `within` does."""
         return self.within.propagate(iterations, x, batch)
 
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-        """Forward, local loss, backward and update, module by module; the output passes on detached."""
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """Forward, local loss, backward and update, module by module; the next module gets the output detached."""
         return _decoupled_step(self, network, batch, optimizers)
 
     def diagnostics(self) -> dict:
-        """Those of ``within``."""
+        """Those of `within`."""
         return self.within.diagnostics()
 
 
 def _decoupled_step(strategy, network, batch, optimizers):
-    """Algorithm 1. What passes on is x(m) from before the update of module m, as in the paper."""
+    """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
     x, losses = network.start(batch), []
     for module, optimizer in zip(strategy.modules(network), optimizers, strict=True):
         x, loss = forward_module(strategy, module, x, batch)
@@ -196,40 +213,56 @@ def _decoupled_step(strategy, network, batch, optimizers):
     return losses
 
 
-def forward_module(
-    strategy: Strategy, module: Sequence[nn.Module], x: Tensor, batch: Batch
-) -> tuple[Tensor, Tensor]:
-    """Return x(m) and its local loss for the input x(m-1) of a module."""
+def forward_module(strategy: Strategy, module: Sequence[nn.Module], x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return x(m) and its local loss for the input x(m-1) of a module (Eq. 10)."""
     x = strategy.propagate(module, x, batch)
     return x, complex_l1(x, batch.to(x.device).target)
 
 
-def update_module(loss: Tensor, optimizer: torch.optim.Optimizer, average: Callable | None = None) -> Tensor:
-    """Backward pass and update of one module; returns the loss, detached.
+def update_module(loss: Tensor, optimizer: Optimizer, average: Callable | None = None) -> Tensor:
+    """Backward pass and update of one module.
 
-    ``average(loss, parameters)`` comes between the two, where several processes share a mini-batch.
+    Parameters
+    ----------
+    loss : Tensor
+        The local loss. If it needs no gradient, there is no backward pass.
+    optimizer : Optimizer
+        That of the module.
+    average : callable, optional
+        Called as `average(loss, parameters)` between backward pass and update, to average both over replicas in place.
+
+    Returns
+    -------
+    Tensor
+        The loss, detached.
     """
     if loss.requires_grad:
-        with torch.autocast(loss.device.type, enabled=False):  # formats are those of the forward pass
+        # outside autocast, as torch advises: each operation has the format of its forward pass anyway
+        with torch.autocast(loss.device.type, enabled=False):
             loss.backward()
     loss = loss.detach()
     if average:
         average(loss, [p for group in optimizer.param_groups for p in group["params"]])
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # gradients of one module at a time are what memory has to hold
+    optimizer.zero_grad(set_to_none=True)  # so that only one module's gradients are in memory at a time
     return loss
 
 
 def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn.Parameter]]:
-    """The network's parameters as one list per module of ``strategy``; those outside all iterations join the first.
+    """The network's parameters as one list per module of `strategy`.
 
-    Raises ValueError if two modules share a parameter, since each has an update of its own, or if one has none.
+    Parameters outside all iterations belong to the first module.
+
+    Raises
+    ------
+    ValueError
+        If two modules share a parameter, since each updates it on its own, or if a module has none.
     """
     groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
     owners = [{id(p) for p in group} for group in groups]
-    if sum(map(len, owners)) > len(set().union(*owners)):
-        raise ValueError(f"{strategy} cannot train modules that share weights; give each iteration its own")
     known = set().union(*owners)
+    if sum(map(len, owners)) > len(known):
+        raise ValueError(f"{strategy} cannot train modules that share weights; give each iteration its own")
     if not all(groups):
         raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
     groups[0] += [p for p in network.parameters() if id(p) not in known]
@@ -238,23 +271,24 @@ def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn
 
 def optimizers(
     strategy: Strategy, network: nn.Module, *, learning_rate: float, weight_decay: float = 0.0
-) -> list[torch.optim.Optimizer]:
-    """One Adam per module of ``strategy``, with the paper's betas (Section V-C4) and one fused kernel for all weights.
+) -> list[Optimizer]:
+    """One Adam per module of `strategy`, with the paper's betas (Section V-C4).
 
-    On CUDA the learning rate is a tensor on the device, which a captured step reads anew each time; change it by
-    :func:`set_learning_rate`. Raises what :func:`parameters_by_module` raises.
+    Each uses one fused kernel for all weights unless some are complex. On CUDA a fused one holds the learning rate as
+    a tensor on the device, which a captured step reads anew each time; change it by :func:`set_learning_rate`. Raises
+    ValueError as :func:`parameters_by_module`.
     """
-    return [_adam(group, learning_rate, weight_decay) for group in parameters_by_module(strategy, network)]
+    found = []
+    for parameters in parameters_by_module(strategy, network):
+        can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex weights
+        rate = learning_rate
+        if can_fuse and all(p.is_cuda for p in parameters):
+            rate = torch.tensor(learning_rate, device=parameters[0].device)
+        found.append(torch.optim.Adam(parameters, lr=rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse))
+    return found
 
 
-def _adam(parameters, learning_rate, weight_decay):
-    can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex ones
-    if can_fuse and all(p.is_cuda for p in parameters):
-        learning_rate = torch.tensor(learning_rate, device=parameters[0].device)
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate without synchronising with the device."""
     (group,) = optimizer.param_groups
     if torch.is_tensor(group["lr"]):

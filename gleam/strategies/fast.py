@@ -1,10 +1,13 @@
-"""Any strategy at the speed of the device: convolutions in a smaller number format and the layout of matrix units, on
-GPUs the step replayed as a CUDA graph."""
+"""Faster steps for any strategy: convolutions in a smaller number format, and CUDA graphs.
+
+In a smaller format weights and feature maps are also laid out with channels last, as matrix units (tensor cores, AMX)
+need them. On GPUs the whole step is recorded as a CUDA graph and replayed.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import final
@@ -12,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gleam import execution
 from gleam.networks.convolutions import lay_out
@@ -20,31 +24,46 @@ from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 
 AUTO = "auto"
-N_WARMUP_STEPS = 3  # in which cuDNN tries its algorithms and the optimizers make their state
+N_WARMUP_STEPS = 3  # ordinary steps: cuDNN tries its algorithms and the optimizers make their state
 
 
 @final
 @dataclass(frozen=True)
 class Fast(Strategy):
-    """``strategy`` with its convolutions in ``precision``, and on CUDA its step captured as a graph and replayed.
+    """A strategy with its convolutions in a smaller number format and, on CUDA, its steps replayed as a graph.
 
-    The mathematics is that of ``strategy``; data consistency, losses, weights and updates stay float32 and complex64.
-    In your own network, cast the output of convolutions to float32 before ``torch.view_as_complex``. On a CPU do not
-    use ``nn.Conv3d`` in bf16 on series with fewer frames than its kernel: oneDNN's gradients are wrong there. (The
-    convolutions of :mod:`gleam.networks.convolutions` avoid that.)
+    The mathematics is that of `strategy`. Data consistency, losses, weights and updates stay float32 and complex64. In
+    bf16 and tf32 weights and feature maps have their channels last in memory.
 
-    ``precision``: "bf16", "tf32" (CUDA alone has it), "fp32" or, by default, "auto": bf16 where the device is fast in
-    it (:func:`gleam.execution.has_fast_bf16`), else fp32. With "auto" memory-efficient learning is trained in fp32: its
-    inversions need it, and in a smaller format each would be replaced by a computation forward. :meth:`settled`
-    decides; :func:`gleam.fit` asks once, for all processes of a run, and notes the answer. In bf16 and tf32 weights and
-    feature maps have their channels last in memory.
+    Parameters
+    ----------
+    strategy : Strategy
+        How a step is taken.
+    precision : "auto", "bf16", "tf32" or "fp32"
+        Number format of convolutions; tf32 exists on CUDA only. "auto": bf16 where the device is fast in it
+        (:func:`gleam.execution.has_fast_bf16`), else fp32; memory-efficient learning always gets fp32, since its
+        inversions need it and would all fall back to recomputation in a smaller format. :meth:`settled` decides;
+        :func:`gleam.fit` asks once for all processes of a run and records the answer.
+    compiled : bool
+        As in :func:`gleam.execution.using`.
+    captured : bool
+        On CUDA, record the whole step with its updates once, after a few ordinary steps, and launch it as one from
+        then on, so that the device never waits for the host. A batch of another shape takes an ordinary step. All
+        steps are ordinary on a CPU, for strategies that wait for the device within a step, on several devices, and
+        for networks that draw random numbers.
+    channel_multiple : int
+        As in :func:`gleam.execution.using`; channels are padded on CUDA only.
 
-    ``compiled`` and ``channel_multiple`` are those of :func:`gleam.execution.using`; only on CUDA are channels padded.
+    Raises
+    ------
+    ValueError
+        For another precision, or if `channel_multiple` is not valid.
 
-    ``captured``: on CUDA the whole step, updates included, is recorded once, after a few ordinary steps, and from then
-    on launched as one, so that the host does not hold up the device. A batch of another shape takes an ordinary step.
-    Strategies that wait for the device within a step, those of several devices, and networks that draw random numbers
-    take ordinary steps throughout. On a CPU nothing is captured.
+    Notes
+    -----
+    In your own network, cast the output of convolutions to float32 before `torch.view_as_complex`. On a CPU, do not use
+    `nn.Conv3d` in bf16 on series with fewer frames than its kernel: the gradients of oneDNN are wrong there. The
+    convolutions of :mod:`gleam.networks.convolutions` avoid that.
     """
 
     strategy: Strategy
@@ -58,71 +77,71 @@ class Fast(Strategy):
 
     @property
     def is_capturable(self) -> bool:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.is_capturable
 
     @property
     def is_captured(self) -> bool:
-        """Whether a step is recorded: if the strategy allows it."""
+        """Whether steps on CUDA are recorded: `captured`, if `strategy` allows it."""
         return self.captured and self.strategy.is_capturable
 
     @property
     def needs_fp32(self) -> bool:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.needs_fp32
 
     @property
     def is_pipelined(self) -> bool:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.is_pipelined
 
     @property
     def team(self) -> Team:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.team
 
     @property
     def replica(self) -> int:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.replica
 
     @property
     def propagation(self) -> Strategy:
-        """As ``strategy``."""
+        """As `strategy`."""
         return self.strategy.propagation
 
     @property
     def equivalent(self) -> Fast:
-        """The same around what trains the same weights in one process."""
+        """The same options around the strategy that trains the same weights in one process."""
         return replace(self, strategy=self.strategy.equivalent)
 
     @property
     def eager(self) -> Fast:
-        """The same without capture: what is allocated in a replay cannot be seen."""
+        """The same without CUDA graphs: allocations inside a replay cannot be measured."""
         return replace(self, captured=False)
 
     def settled(self, device: str | torch.device) -> Fast:
-        """The same with the number format that "auto" stands for on ``device``."""
+        """The same with "auto" replaced by the number format for `device`."""
         if self.precision != AUTO:
             return self
         is_fast = execution.has_fast_bf16(device) and not self.needs_fp32
         return replace(self, precision="bf16" if is_fast else "fp32")
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
-        """Those of ``strategy``."""
+        """Those of `strategy`."""
         return self.strategy.modules(network)
 
     def mine(self, network: nn.Module) -> list[int]:
-        """Those of ``strategy``."""
+        """Those of `strategy`."""
         return self.strategy.mine(network)
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """As ``strategy`` does, in this precision."""
+        """As `strategy`, with convolutions in this precision."""
         with self._execution(x.device.type):
             return self.strategy.propagate(iterations, x, batch)
 
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-        """One step of ``strategy``; returns its losses."""
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """One step of `strategy` in this precision, on CUDA from a graph if possible; returns its losses."""
         if self.settled(batch.target.device).precision != "fp32":
             lay_out(network, optimizers)
         with self._execution(batch.target.device.type):
@@ -131,11 +150,11 @@ class Fast(Strategy):
             return self.strategy.step(network, batch, optimizers)
 
     def diagnostics(self) -> dict:
-        """Those of ``strategy``."""
+        """Those of `strategy`."""
         return self.strategy.diagnostics()
 
     def finish(self) -> None:
-        """As ``strategy`` does."""
+        """As `strategy`."""
         self.strategy.finish()
 
     def _replay(self, optimizer):
@@ -147,28 +166,46 @@ class Fast(Strategy):
 
     def _execution(self, device_type):
         return execution.using(
-            self.settled(device_type).precision, device_type=device_type, compiled=self.compiled,
+            self.settled(device_type).precision,
+            device_type=device_type,
+            compiled=self.compiled,
             channel_multiple=self.channel_multiple if device_type == "cuda" else 1,
-        )  # fmt: skip
+        )
 
 
-_REPLAYS = WeakKeyDictionary()  # by optimizer, whose end is the end of a training run: then the graph's memory is free
+# One per optimizer. The optimizer is deleted when a training run ends, and then the memory of its graph is freed.
+_REPLAYS = WeakKeyDictionary()
 
 
 class Replay:
-    """Steps of ``strategy``: a few ordinary ones, then one recording for the shape met most, replayed ever after.
+    """Steps of a strategy: a few ordinary ones, then a recorded one that is replayed.
 
-    Each call is exactly one step of training; a recording runs nothing. ``record(step, device)`` records ``step`` and
-    returns (what replays it, its result); ``offset(device)`` counts the random numbers drawn there.
+    The first shape of batch met `N_WARMUP_STEPS` + 1 times is recorded; other shapes take ordinary steps. Each call is
+    exactly one step of training; a recording itself runs nothing.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Whose steps they are.
+    record : callable, optional
+        `record(step, device)` records a call of `step` and returns (function that replays it, its result).
+    offset : callable, optional
+        `offset(device)` counts the random numbers drawn on the device.
     """
 
-    def __init__(self, strategy, *, record=None, offset=None):
+    def __init__(
+        self,
+        strategy: Strategy,
+        *,
+        record: Callable[[Callable, torch.device], tuple[Callable, list[Tensor]]] | None = None,
+        offset: Callable[[torch.device], int] | None = None,
+    ):
         self.strategy = strategy
         self.record, self.offset = record or _record_graph, offset or _random_offset
         self.n_steps, self.recorded, self.replay, self.is_ordinary = Counter(), None, None, False
 
-    def __call__(self, network, batch, optimizers):
-        """One step on ``batch``; returns the losses."""
+    def __call__(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """One step on `batch`; returns the losses."""
         shapes = _shapes(batch)
         if self.is_ordinary or self.recorded not in (None, shapes):
             return self.strategy.step(network, batch, optimizers)
@@ -184,27 +221,34 @@ class Replay:
         return [loss.clone() for loss in self.losses]  # the next replay writes into the same memory
 
     def _warm_up(self, network, batch, optimizers):
+        """An ordinary step that also finds out whether a graph can replace it."""
         device = batch.target.device
         offsets, before = [], self.offset(device)
-        note = lambda *_: offsets.append(self.offset(device))  # noqa: E731
+
+        def note(*_):
+            offsets.append(self.offset(device))
+
         hooks = [iteration.register_forward_hook(note) for iteration in network.iterations]
         try:
             losses = self.strategy.step(network, batch, optimizers)
         finally:
             for hook in hooks:
                 hook.remove()
-        draws = not {*offsets, self.offset(device)} <= {before, 0}  # 0: seeded anew within the step
+        # gleam.fit seeds the generator anew before each iteration, which sets the count to 0
+        draws = not {*offsets, self.offset(device)} <= {before, 0}
         is_fused = all(group.get("fused") for optimizer in optimizers for group in optimizer.param_groups)
         self.is_ordinary |= draws or not is_fused or any(p.device != device for p in network.parameters())
         return losses
 
     def _capture(self, network, batch, optimizers):
-        # a batch of its own, whose derived operators are then computed inside the recording, from what was copied in
+        # A batch of its own, into which later batches are copied. Operators derived from it (Batch.sense) are computed
+        # inside the recording, so a replay computes them from the new contents.
         own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
         with _capturable(optimizers):
-            step = lambda: self.strategy.step(network, own, optimizers)  # noqa: E731
             try:
-                self.replay, self.losses = self.record(step, batch.target.device)
+                self.replay, self.losses = self.record(
+                    lambda: self.strategy.step(network, own, optimizers), batch.target.device
+                )
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
@@ -216,7 +260,7 @@ class Replay:
 
 @contextmanager
 def _capturable(optimizers):
-    """What torch asks of optimizers in a recording, and warns of outside one; the fused kernel is the same."""
+    """Mark optimizers as capturable, which torch requires in a recording and warns of outside one."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for group in groups:
         group["capturable"] = True

@@ -1,16 +1,18 @@
 """Memory-efficient learning: backpropagation that recovers the inputs of iterations from their outputs.
 
-An iteration is a module called as ``iteration(x, batch)`` that has a method ``inverse(x_next, batch)``.
+An iteration is a module called as `iteration(x, batch)` with a method `inverse(x_next, batch)`.
 
-Recovered inputs are checked. A residual cannot do that: that one step forward from the recovered input gives the output
-it was recovered from says nothing of the output, which was recovered itself, and errors grow from step to step. So 251
-numbers are kept of each true input, its signature, from which the error of the recovered one is estimated.
+Every recovered input is checked against a signature of the true one: 251 numbers kept from the forward pass, from which
+the error is estimated. A residual would not do. One step forward from the recovered input may well reproduce the output
+it was recovered from, but that output was recovered too, and errors grow from step to step.
 """
+
+from __future__ import annotations
 
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -25,11 +27,11 @@ from gleam.strategies.base import WholeNetwork
 
 
 class InversionWarning(UserWarning):
-    """An inversion was not accurate enough and was replaced."""
+    """An inversion was not accurate enough and was replaced by a recomputation."""
 
 
 class Monitor:
-    """Counts inversions and those that had to be replaced."""
+    """Counts inversions, and those that were replaced by a recomputation."""
 
     def __init__(self):
         self.has_warned = False
@@ -38,46 +40,55 @@ class Monitor:
     def _clear(self):
         self.n_inversions, self.fallbacks, self.largest_error = 0, Counter(), 0.0
 
-    def accept(self, error):
-        """Note an inversion with relative error ``error``."""
+    def accept(self, error: float) -> None:
+        """Count an inversion with this relative error."""
         self.n_inversions += 1
         self.largest_error = max(self.largest_error, error)
 
-    def replace(self, i, reason):
-        """Note that the inversion of iteration ``i`` was replaced; the first time, warn."""
+    def replace(self, i: int, reason: str) -> None:
+        """Count an inversion of iteration `i` that was replaced; the first time, warn."""
         self.n_inversions += 1
         self.fallbacks[i] += 1
         if not self.has_warned:
             self.has_warned = True
             warnings.warn(
-                f"iteration {i} could not be inverted ({reason}); its input was computed again from a checkpoint. Only "
-                "the first time is reported here, diagnostics() of the strategy and the history of a fit count them",
+                f"iteration {i} could not be inverted ({reason}); its input was computed again from a checkpoint. This "
+                "warning appears once; diagnostics() of the strategy and the history of a fit count all",
                 InversionWarning,
                 stacklevel=2,
             )
 
-    def diagnostics(self):
-        """Since last asked: n_inversions; n_fallbacks; fallbacks_at, a list of [iteration of its module, how often];
-        inversion_error, the largest one that was accepted.
+    def diagnostics(self) -> dict:
+        """What happened since the last call.
+
+        Returns
+        -------
+        dict
+            `n_inversions`; `n_fallbacks`, how many were replaced; `fallbacks_at`, a list of [iteration of its module,
+            how often]; `inversion_error`, the largest relative error that was accepted.
         """
-        found = {
-            "n_inversions": self.n_inversions, "n_fallbacks": self.fallbacks.total(),
-            "fallbacks_at": sorted(map(list, self.fallbacks.items())), "inversion_error": self.largest_error,
-        }  # fmt: skip
+        found = _diagnostics(self.n_inversions, self.fallbacks, self.largest_error)
         self._clear()
         return found
 
 
-def combined(diagnostics):
+def combined(diagnostics: Iterable[dict]) -> dict:
     """The :meth:`Monitor.diagnostics` of several processes as one."""
-    places = Counter()
+    diagnostics = list(diagnostics)
+    fallbacks = Counter()
     for one in diagnostics:
-        places.update({i: n for i, n in one["fallbacks_at"]})
+        fallbacks.update(dict(one["fallbacks_at"]))
+    n_inversions = sum(one["n_inversions"] for one in diagnostics)
+    return _diagnostics(n_inversions, fallbacks, max(one["inversion_error"] for one in diagnostics))
+
+
+def _diagnostics(n_inversions, fallbacks, error):
     return {
-        "n_inversions": sum(one["n_inversions"] for one in diagnostics), "n_fallbacks": places.total(),
-        "fallbacks_at": sorted(map(list, places.items())),
-        "inversion_error": max(one["inversion_error"] for one in diagnostics),
-    }  # fmt: skip
+        "n_inversions": n_inversions,
+        "n_fallbacks": fallbacks.total(),
+        "fallbacks_at": sorted(map(list, fallbacks.items())),
+        "inversion_error": error,
+    }
 
 
 @final
@@ -85,16 +96,27 @@ def combined(diagnostics):
 class Invertible(WholeNetwork):
     """Memory-efficient learning: backpropagation that keeps few images and recovers the others by inversion (Eq. 11).
 
-    Of the inputs of N iterations ``n_checkpoints`` are kept, evenly over the unroll (more than N keeps all, which is
-    :class:`Checkpointed`). On the way back each of the others is recovered from the iteration's output by
-    ``iteration.inverse(x_next, batch)``, and the iteration is computed again from there. With one checkpoint the one
-    that is kept is the start of the unroll, which costs nothing, since the batch holds it; with none it is recovered as
-    well.
+    In the backward pass the input of an iteration is recovered from its output by `iteration.inverse(x_next, batch)`,
+    and the iteration is computed again from there. If the relative error of a recovered input is above `tolerance`, or
+    the inverse raises :class:`gleam.solvers.NotConverged`, the inputs down to the nearest checkpoint are recomputed
+    forward. So no gradient is taken at a wrong input. The first time this happens there is an
+    :class:`InversionWarning`; :meth:`diagnostics` counts all.
 
-    An inversion can fail, and errors grow from one to the next: this module tells the relative error of each
-    recovered input from a signature. Where it is above ``tolerance`` the inputs down to the nearest checkpoint are
-    computed again, forward, and no gradient is taken at the wrong place. The first time this happens there is an
-    :class:`InversionWarning`; :meth:`diagnostics` counts.
+    Parameters
+    ----------
+    n_checkpoints : int
+        Number of inputs that are kept, evenly spaced over the N iterations. With 1 that is the start of the unroll,
+        which costs nothing, since the batch holds it; with 0 the start is recovered as well. More than N keeps all,
+        which is :class:`Checkpointed`.
+    tolerance : float
+        Largest relative error of a recovered input.
+    monitor : Monitor
+        Counts inversions; by default a new one.
+
+    Raises
+    ------
+    ValueError
+        If `n_checkpoints` is no whole number of at least 0, or `tolerance` is not greater than 0.
     """
 
     is_capturable, needs_fp32 = False, True
@@ -110,7 +132,7 @@ class Invertible(WholeNetwork):
             raise ValueError(f"tolerance={self.tolerance!r} of an inversion must be greater than 0")
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x``; keep checkpoints and signatures. ValueError if one of them has no inverse."""
+        """Run `iterations` on `x`; keep checkpoints and signatures. ValueError if an iteration has no inverse."""
         for iteration in iterations:
             if not hasattr(iteration, "inverse"):
                 raise ValueError(
@@ -118,27 +140,16 @@ class Invertible(WholeNetwork):
                     "lacks; gleam.unrolled.modl has it"
                 )
         places = {i * len(iterations) // self.n_checkpoints for i in range(self.n_checkpoints)}
-        return propagate_by_inversion(iterations, x, batch, places, self.tolerance, self.monitor)
+        parameters = {id(p): p for iteration in iterations for p in _trained(iteration)}
+        return _ByInversion.apply(iterations, batch, places, self.tolerance, self.monitor, x, *parameters.values())
 
     def diagnostics(self) -> dict:
-        """What the monitor noticed since it was last asked (:meth:`Monitor.diagnostics`)."""
+        """Counts and errors of inversions since the last call (:meth:`Monitor.diagnostics`)."""
         return self.monitor.diagnostics()
 
 
-def propagate_by_inversion(iterations, x, batch, places, tolerance, monitor):
-    """Run ``iterations`` on ``x``; keep the inputs of those numbered in ``places`` and recover the others on the way
-    back.
-
-    An input that comes back with a relative error above ``tolerance``, or whose inverse raises
-    :class:`gleam.solvers.NotConverged`, is computed again from the nearest one below that is known, and so are those
-    between. ``monitor`` takes notes. The decision waits for the device once per inversion.
-    """
-    parameters = {id(p): p for iteration in iterations for p in _trained(iteration)}
-    return _ByInversion.apply(iterations, batch, places, tolerance, monitor, x, *parameters.values())
-
-
 class _ByInversion(torch.autograd.Function):
-    """All iterations as one step of autograd, which keeps images only."""
+    """All iterations as one operation of autograd, which keeps the inputs numbered in `places` and signatures."""
 
     @staticmethod
     def forward(ctx, iterations, batch, places, tolerance, monitor, x, *parameters):
@@ -150,7 +161,7 @@ class _ByInversion(torch.autograd.Function):
             x = iteration(x, batch)
         ctx.places, ctx.parameters = list(inputs), parameters
         ctx.autocast = execution.autocast_as_now(x.device.type)
-        ctx.way_back = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, *saved)
+        ctx.make_inputs = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, *saved)
         ctx.save_for_backward(x, start, *signatures, *inputs.values())
         return x
 
@@ -159,20 +170,20 @@ class _ByInversion(torch.autograd.Function):
     def backward(ctx, gradient):
         x_next, start, *saved = ctx.saved_tensors
         n = len(saved) - len(ctx.places)
-        inputs = ctx.way_back(start, saved[:n], dict(zip(ctx.places, saved[n:], strict=True)))
+        inputs = ctx.make_inputs(start, saved[:n], dict(zip(ctx.places, saved[n:], strict=True)))
         totals = {}
         for i in reversed(range(n)):
             with ctx.autocast():
                 x = inputs.before(i, x_next)
                 gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
-            for p, g in own:
+            for p, g in own:  # summed, since iterations may share a parameter
                 totals[id(p)] = totals[id(p)] + g if id(p) in totals else g
             x_next = x
         return None, None, None, None, None, gradient, *[totals.get(id(p)) for p in ctx.parameters]
 
 
 def _local_gradients(iteration, x, batch, gradient):
-    """Gradients with respect to the input and to each parameter of one iteration, computed again from ``x``."""
+    """Gradients with respect to the input and each parameter of one iteration, which is computed again from `x`."""
     parameters = _trained(iteration)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -188,23 +199,26 @@ def _trained(iteration):
 
 @dataclass
 class _Inputs:
-    """The inputs of ``iterations`` on the way back: ``kept``, recovered or, where that fails, computed again."""
+    """The inputs of the iterations in the backward pass: kept, recovered or, where that fails, computed again."""
 
-    iterations: list
-    batch: object
+    iterations: Sequence[nn.Module]
+    batch: Batch
     tolerance: float
     monitor: Monitor
-    start: torch.Tensor
+    start: Tensor
     signatures: list
     kept: dict
 
     def before(self, i, x_next):
-        """Input of iteration ``i``, whose output is ``x_next``."""
+        """Input of iteration `i`, whose output is `x_next`."""
         if i not in self.kept:
             x = self._recovered(i, x_next)
             if x is not None:
                 return x
-            self._compute_again(i)
+            first = max((k for k in self.kept if k < i), default=0)
+            x = self.kept.setdefault(first, self.start)
+            for k in range(first, i):
+                self.kept[k + 1] = x = self.iterations[k](x, self.batch)
         return self.kept.pop(i)
 
     def _recovered(self, i, x_next):
@@ -220,18 +234,23 @@ class _Inputs:
         self.monitor.replace(i, f"it left a relative error of {error:.1g}, tolerance={self.tolerance:g}")
         return None
 
-    def _compute_again(self, last):
-        first = max((i for i in self.kept if i < last), default=0)
-        x = self.kept.setdefault(first, self.start)
-        for i in range(first, last):
-            self.kept[i + 1] = x = self.iterations[i](x, self.batch)
 
+def inversion_errors(network: nn.Module, batch: Batch) -> list[float]:
+    """Errors of the inputs of all iterations if they are recovered one after the other from the output alone.
 
-def inversion_errors(network, batch):
-    """Relative error with which the input of each iteration comes back if all are recovered from the output alone.
+    A diagnosis, not a training step: no checkpoint and no fallback, and the true inputs are kept to compare with.
 
-    A list of N numbers, the largest over the batch; inf from where an inverse did not converge. No checkpoint, no
-    fallback, and the truth is kept to compare with: a diagnosis, not a step.
+    Parameters
+    ----------
+    network : Module
+        With `iterates(batch)`, such as :class:`gleam.networks.unrolled.Unrolled`.
+    batch : Batch
+
+    Returns
+    -------
+    list of float
+        Relative error of the input of each iteration, the largest over the batch; inf from where an inverse did not
+        converge.
     """
     errors = [math.inf] * len(network.iterations)
     with torch.no_grad():
@@ -245,7 +264,7 @@ def inversion_errors(network, batch):
     return errors
 
 
-_N_SUMS = 251  # a prime, so that no row or column of an image falls into few of them
+_N_SUMS = 251  # a prime, so that the pixels of a row or column are spread over many of the sums
 
 
 def _signature(x):
@@ -261,6 +280,6 @@ def _signature(x):
 
 
 def _relative_error(x, truth):
-    """||x - truth|| / ||truth||, the largest over the batch; the only place where the host waits."""
+    """||x - truth|| / ||truth||, the largest over the batch. The host waits for the device here and only here."""
     difference, size = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (x - truth, truth))
     return float((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).max())

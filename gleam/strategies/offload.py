@@ -1,4 +1,4 @@
-"""Backpropagation whose activations wait in host memory."""
+"""Backpropagation that keeps activations in host memory."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from gleam.strategies.base import EndToEnd, WholeNetwork
 @final
 @dataclass(frozen=True)
 class Offloaded(WholeNetwork):
-    """Backpropagation whose activations wait in host memory, from where each is fetched when its turn comes.
+    """Backpropagation that keeps activations in host memory and fetches each when the backward pass needs it.
 
-    Weights and the batch stay where they are. On CUDA the host memory is pinned, and no copy makes the host wait. A CPU
-    has no second memory: copies are made into another part of the same one, which :class:`gleam.cost.memory.LiveBytes`
-    does not see. So their time is real and the bytes are those that a device would keep, but nothing is saved.
+    Weights and the batch stay on the device.
+
+    Notes
+    -----
+    On CUDA the host memory is pinned, and no copy makes the host wait. A CPU has no second memory: copies go to another
+    part of the same one, which :class:`gleam.cost.memory.LiveBytes` does not count. So on a CPU the time is real and
+    the bytes are those that a device would keep, but nothing is saved.
     """
 
     is_capturable = False
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x``; copy what is kept for the way back to the host, each tensor once."""
+        """Run `iterations` on `x`; copy each tensor that the backward pass needs to the host, once."""
         weights = [t for iteration in iterations for t in (*iteration.parameters(), *iteration.buffers())]
         batches = [batch.to(device) for device in {x.device, *(t.device for t in weights)}]
         staying = weights + [t for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor)]
@@ -40,16 +44,17 @@ class Offloaded(WholeNetwork):
 
 
 def _to_host(staying, copies, tensor):
-    """(device, copy on the host, whether conjugated) of ``tensor``; itself if its storage is among ``staying``.
+    """(device, copy on the host, whether conjugated) of `tensor`, or the tensor itself if its storage is in `staying`.
 
-    ``copies``: of each storage, what was copied of it before; the next layer often keeps what the last one kept.
+    `copies` holds the earlier copies of each storage, since one layer often keeps the same tensor as the last one.
     """
     storage = tensor.untyped_storage()
     if storage.data_ptr() in staying:
         return tensor.detach()
     known = copies.setdefault(storage, {})
     view = tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.is_conj(), tensor.is_neg()
-    if view not in known:  # as it lies in memory: the host must not work on a copy that is still under way
+    if view not in known:
+        # Copied as it lies in memory and conjugated on the way back: the host must not compute on a copy in transfer.
         values = (tensor.conj() if tensor.is_conj() else tensor).resolve_neg()
         known[view] = _empty_on_host(values).copy_(values, non_blocking=tensor.is_cuda)
     return tensor.device, known[view], tensor.is_conj()
@@ -64,7 +69,7 @@ def _from_host(packed):
 
 
 def _empty_on_host(like):
-    """Host memory for ``like``, with its strides; that for a tensor on a CPU is numpy's."""
+    """Host memory for `like`, with its strides; for a tensor on a CPU memory of NumPy, which is not counted."""
     if like.device.type != "cpu":
         return torch.empty_like(like, device="cpu", pin_memory=like.is_cuda)
     strides = torch.empty_like(like, device="meta").stride()

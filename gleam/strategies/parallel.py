@@ -1,8 +1,8 @@
-"""P-GLEAM: greedy modules trained side by side, on several processes or on several devices of one.
+"""P-GLEAM: greedy modules trained in parallel, by several processes or on several devices of one process.
 
-Module m needs nothing from the others but the detached output of module m - 1. So each process trains modules of its
-own and sends x(m) on, an image; no gradient, weight or data crosses. Every process reads the mini-batch itself, from
-the same seeded order.
+Module m needs only the detached output of module m - 1. So each process trains its own modules and sends x(m), an
+image, to the next one; no gradients, weights or data are sent. Every process reads the mini-batch itself, in the same
+seeded order.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gleam.networks.unrolled import split
 from gleam.physics.sense import Batch
@@ -29,19 +30,31 @@ from gleam.strategies.inversion import combined
 class ParallelGreedy(Strategy):
     """P-GLEAM: the weights of :class:`gleam.Greedy`, trained by all processes that torchrun or a notebook started.
 
-    ``pipelined``: each process holds consecutive modules and takes the next mini-batch as soon as it has sent its
-    output on, at most ``n_in_flight`` outputs ahead of the process that receives them. Otherwise the modules are dealt
-    out in turn, as in Algorithm 2: in each block of modules forward passes follow one another, and backward passes
-    overlap. Either way every module sees the same numbers in the same order as in one process: on a CPU with the same
-    number of threads the weights are the same to the last bit.
+    Without a launcher one process trains all modules in turn, so the same script runs anywhere. On a CPU with the same
+    number of threads, and without replicas, the weights are those of one process to the last bit: every module computes
+    with the same numbers in the same order.
 
-    ``n_replicas`` copies of the whole arrangement share each mini-batch (data parallelism): gradients are averaged
-    module by module, weighted by the number of slices, so that uneven batches, and ones smaller than the number of
-    replicas, count as they should. Sums are then rounded in another order than in one process. What depends on a whole
-    mini-batch, such as batch normalisation, sees a replica's share only, and dropout differs between replicas.
+    Parameters
+    ----------
+    n_modules, within
+        As in :class:`gleam.Greedy`.
+    pipelined : bool
+        True: each process holds consecutive modules and takes the next mini-batch as soon as it has sent its output.
+        False: modules are assigned in turn (round-robin), as in Algorithm 2. Within a block of modules, one per
+        process, the forward passes follow one another and the backward passes overlap.
+    n_replicas : int
+        Copies of the whole arrangement that share each mini-batch (data parallelism). Gradients are averaged module by
+        module, weighted by the number of slices, so uneven batches and batches smaller than `n_replicas` count
+        correctly. Sums are then rounded in another order than in one process. Batch normalisation and the like see
+        only the replica's share of a mini-batch, and dropout differs between replicas.
+    n_in_flight : int
+        A process may be at most this many outputs ahead of the process that receives them.
 
-    In a process that nobody launched all modules are trained in turn, so the same script runs anywhere. Raises
-    ValueError if the processes cannot be shared out.
+    Raises
+    ------
+    ValueError
+        If `n_replicas` or `n_in_flight` is no whole number of at least 1; on first use, if the processes cannot form
+        equal replicas, or a replica has more processes than modules.
     """
 
     n_modules: int
@@ -71,7 +84,7 @@ class ParallelGreedy(Strategy):
 
     @property
     def needs_fp32(self) -> bool:
-        """As ``within``."""
+        """As `within`."""
         return self.within.needs_fp32
 
     @property
@@ -90,11 +103,11 @@ class ParallelGreedy(Strategy):
         return self._place.replica
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
-        """As :class:`gleam.Greedy`."""
+        """Those of :class:`gleam.Greedy`."""
         return self.equivalent.modules(network)
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run ``iterations`` on ``x`` as ``within`` does."""
+        """Run `iterations` on `x` as `within` does."""
         return self.within.propagate(iterations, x, batch)
 
     def mine(self, network: nn.Module) -> list[int]:
@@ -102,13 +115,13 @@ class ParallelGreedy(Strategy):
         return self._place.mine
 
     def assignment(self, n_devices: int) -> list[Sequence[int]]:
-        """Module numbers of each of ``n_devices`` devices; ValueError if there are more devices than modules."""
+        """Module numbers of each of `n_devices` devices, as :func:`assignment`."""
         return assignment(self.n_modules, n_devices, pipelined=self.pipelined)
 
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[torch.optim.Optimizer]) -> list[Tensor]:
-        """This process's part of one step on the mini-batch ``batch``, which all processes are given alike.
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """This process's part of one step; all processes get the same mini-batch.
 
-        Returns the losses of all modules, 0 for those of other processes.
+        Returns the losses of all modules, 0 for modules of other processes.
         """
         place = self._place
         if place.team.size == 1:
@@ -124,19 +137,19 @@ class ParallelGreedy(Strategy):
                 x, loss = forward_module(self, modules[m], x, batch)
                 if m + 1 < len(modules) and m + 1 not in place.mine:
                     place.send(m + 1, x.detach(), batch.target, self.n_in_flight)
-            else:  # more replicas than slices: nothing to add, but the others count on this process
+            else:  # more replicas than slices: no gradient here, but the average over replicas needs every process
                 loss = losses[m]
             losses[m] = update_module(loss, optimizers[m], average)
             x = None if x is None else x.detach()
         return losses
 
     def diagnostics(self) -> dict:
-        """Those of ``within``, of all processes together; all of them have to ask."""
+        """Those of `within`, of all processes together; every process must call this."""
         found = list(self.team.merge({self.team.rank: self.within.diagnostics()}).values())
         return combined(found) if all(found) else {}
 
     def finish(self) -> None:
-        """Wait until everything sent has been received; before the processes do something else together."""
+        """Wait until all that was sent has been received; call it before another exchange between processes."""
         self._place.wait_for_sent()
 
     @property
@@ -146,11 +159,11 @@ class ParallelGreedy(Strategy):
         return self._state["place"]
 
     def __getstate__(self):
-        return self.__dict__ | {"_state": {}}
+        return self.__dict__ | {"_state": {}}  # connections do not go to another process
 
 
 def assignment(n_modules: int, n_devices: int, *, pipelined: bool = True) -> list[Sequence[int]]:
-    """Module numbers for each of ``n_devices`` devices: consecutive ones if ``pipelined``, else dealt out in turn.
+    """Module numbers for each of `n_devices` devices: consecutive ones if `pipelined`, else assigned in turn.
 
     Raises ValueError if there are more devices than modules.
     """
@@ -166,13 +179,13 @@ def assignment(n_modules: int, n_devices: int, *, pipelined: bool = True) -> lis
 class _Place:
     """One process's place in the mesh of replicas x devices, and its connections.
 
-    Neighbours along the chain of modules have neighbouring ranks, so that a node with as many GPUs as a replica has
-    devices keeps its images to itself.
+    Neighbours along the chain of modules have neighbouring ranks. So where a node has as many GPUs as a replica has
+    devices, images are sent within the node only.
     """
 
     def __init__(self, strategy, team):
         self.team = team
-        n_replicas = 1 if team.size == 1 else strategy.n_replicas  # alone it does all
+        n_replicas = 1 if team.size == 1 else strategy.n_replicas  # a single process trains everything
         n_devices, rest = divmod(team.size, n_replicas)
         if rest or not n_devices:
             raise ValueError(
@@ -193,7 +206,7 @@ class _Place:
         return x
 
     def send(self, m, x, like, n_in_flight):
-        """Send ``x`` to the process that trains module m; wait only for what lies ``n_in_flight`` sends back."""
+        """Send `x` to the process that trains module m; wait until at most `n_in_flight` sends are under way."""
         if x.shape != like.shape or x.dtype != like.dtype:
             raise ValueError(
                 f"an iteration gave {x.dtype} of shape {tuple(x.shape)}; P-GLEAM passes on images like the target, "
@@ -205,18 +218,20 @@ class _Place:
             self.sent.append((dist.isend(torch.view_as_real(x), dst=self.rank_of[m]), x))
 
     def wait_for_sent(self, n_left=0):
-        """Wait until at most ``n_left`` sends are under way."""
+        """Wait until at most `n_left` sends are under way."""
         while len(self.sent) > n_left:
             work, _ = self.sent.popleft()
             with self.team.talking():
                 work.wait()
 
     def averaging(self, weight, device):
-        """What :func:`gleam.strategies.base.update_module` does between backward pass and update: nothing, or the
-        average over replicas, in which this one counts ``weight``. All have to ask before they exchange anything."""
+        """The function that averages over replicas, this one with `weight`; None without replicas.
+
+        The first call is collective: every process must make it before any other exchange of the step.
+        """
         if self.mesh_shape[0] == 1:
             return None
-        if device.type not in self.groups:  # the mesh is of the kind of device that trains
+        if device.type not in self.groups:  # a mesh belongs to one kind of device: the one that trains
             with self.team.talking():
                 mesh = dist.init_device_mesh(device.type, self.mesh_shape, mesh_dim_names=("replicas", "modules"))
             self.groups[device.type] = mesh.get_group("replicas")
@@ -237,16 +252,34 @@ class _Place:
 
 
 def spread(network: nn.Module, strategy: Strategy, devices: Sequence[str | torch.device]) -> nn.Module:
-    """Put the modules of ``network`` on several ``devices`` of this process, consecutive ones together.
+    """Put the modules of a network on several devices of this process, consecutive modules together.
 
-    Wherever an iteration is called from then on, image and batch come to its device; so every strategy trains the
-    network as before, and :class:`gleam.Greedy` is P-GLEAM: nothing in a step waits, so GPUs work at the same time,
-    each on the mini-batch that has come to it. What lies outside the iterations stays on the first device. Returns the
-    network. Raises ValueError if there are more devices than modules.
+    From then on image and batch move to the device of an iteration whenever it is called. So every strategy trains the
+    network as before, and :class:`gleam.Greedy` becomes P-GLEAM: nothing in a step waits, so GPUs work at the same
+    time, each on the mini-batch that has reached it.
+
+    Parameters
+    ----------
+    network : Module
+        What lies outside its iterations stays on the first device.
+    strategy : Strategy
+        Cuts the network into modules.
+    devices : sequence of device
+        At most one per module.
+
+    Returns
+    -------
+    Module
+        `network` itself.
+
+    Raises
+    ------
+    ValueError
+        If there are more devices than modules.
     """
     modules = strategy.modules(network)
     network.to(devices[0])
-    for hook in network.__dict__.pop("_spread", ()):
+    for hook in network.__dict__.pop("_spread", ()):  # of an earlier call
         hook.remove()
     places = assignment(len(modules), len(devices), pipelined=strategy.is_pipelined)
     hooks = []

@@ -1,6 +1,6 @@
 """Training with any strategy, and scores of what was trained.
 
-- `fitting`: :func:`fit`, resumable; several runs side by side; one run in several processes.
+- `fitting`: :func:`fit`, resumable; several runs in parallel; one run in several processes.
 - `run`: the state of one run. `checkpoints`: its file. `identity`: what decides its result.
 - `experiments`: the paper's experiments, each defined once.
 - `evaluation`: images and scores of a network or baseline.

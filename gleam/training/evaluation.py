@@ -1,31 +1,77 @@
 """Scores of a reconstruction on every slice of a data set."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
 import pandas as pd
 import torch
+from torch import Tensor, nn
 
 from gleam import execution, metrics, physics
+from gleam.datasets.slices import Slices
+from gleam.physics.sense import Batch
 from gleam.strategies.base import EndToEnd
 
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
 
 
-def reconstruct(method, batch):
-    """Image (batch, [time,] y, x) that a network or one of :mod:`gleam.baselines` makes of ``batch``; no gradient.
+def reconstruct(method: nn.Module | Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    """Reconstruct a mini-batch, without gradients and in fp32, whatever precision the network was trained in.
 
-    In fp32, in whatever precision the network was trained.
+    Parameters
+    ----------
+    method : Module or callable
+        A network, or one of :mod:`gleam.baselines`.
+    batch : Batch
+
+    Returns
+    -------
+    Tensor, shape (batch, [time,] y, x)
+        The images, in the units of the batch.
     """
     with torch.no_grad(), execution.using("fp32", device_type=batch.target.device.type):
-        if not isinstance(method, torch.nn.Module):
+        if not isinstance(method, nn.Module):
             return method(batch)
         method.eval()
         return EndToEnd().propagate(method.iterations, method.start(batch), batch)
 
 
-def evaluate(method, data, *, device="cpu", batch_size=8, scores=tuple(SCORES), part=None):
-    """Score a network or one of :mod:`gleam.baselines` on every slice of ``data``.
+def evaluate(
+    method: nn.Module | Callable[[Batch], Tensor],
+    data: Slices,
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int = 8,
+    scores: Sequence[str] = tuple(SCORES),
+    part: tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """Score a reconstruction on every slice of a data set.
 
-    Scores are of magnitudes, in the units of the file. ``part=(i, n)`` takes every n-th batch from the i-th on. Returns
-    a table with one row per slice: subject, slice, and the ``scores`` (nrmse, psnr in dB, ssim, ssim_object).
+    Parameters
+    ----------
+    method : Module or callable
+        A network, or one of :mod:`gleam.baselines`.
+    data : Slices
+        The data set, or anything with the same `batches`, `index` and `subjects`.
+    device : str or device
+        Where to reconstruct.
+    batch_size : int
+        Slices at a time.
+    scores : sequence of str
+        Some of nrmse, psnr (in dB), ssim and ssim_object (:mod:`gleam.metrics`).
+    part : (int, int), optional
+        (i, n) takes every n-th batch from the i-th on.
+
+    Returns
+    -------
+    DataFrame
+        One row per slice: subject, slice, and the scores. Scores are of magnitudes in the units of the file.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
     """
     device, tables = execution.checked_device(device), []
     for indices, batch in data.batches(batch_size, part) if part else data.batches(batch_size):

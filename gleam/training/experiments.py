@@ -1,7 +1,7 @@
 """The paper's experiments, each defined once: chapters, records and full-scale runs read them from here.
 
-An experiment is one table of the paper at one acceleration: which data, which network, which methods with which
-strategy, depth and number of steps. Its numbers (sizes, steps, weights) are those of a profile, ``notebooks/*.yaml``.
+An experiment is one table of the paper at one acceleration: data, network, and for each method strategy, depth and
+number of steps. The numbers (sizes, steps, weights) come from a profile, notebooks/*.yaml.
 """
 
 from __future__ import annotations
@@ -17,14 +17,26 @@ from gleam.networks.unrolled import modl, pgd
 from gleam.physics.sense import Batch
 from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Strategy
 
-LONGER, AS_DEEP = "End-to-end, equal compute", "End-to-end, as deep"
+LONGER = "End-to-end, equal compute"  # the shallow network, for so many steps that it computes as much as GLEAM
+AS_DEEP = "End-to-end, as deep"  # GLEAM's deep network, with checkpoints
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table: a network of `n_iterations`, trained by `strategy` in `precision` for `n_steps`.
+    """One row of a table: a network and how it is trained.
 
-    `same_step_as` names the method whose step this one takes as well, only more often.
+    Attributes
+    ----------
+    strategy : Strategy
+        How a step is taken.
+    n_iterations : int
+        Of the network.
+    n_steps : int
+        Steps of training.
+    precision : str
+        Number format, as in :class:`gleam.Fast`.
+    same_step_as : str or None
+        Name of a method with the same step, which this one takes more often. Its cost is not measured again.
     """
 
     strategy: Strategy
@@ -35,7 +47,7 @@ class Method:
 
     @property
     def fast(self) -> Fast:
-        """The strategy as it trains. (Costs are those of the bare strategy in fp32, as in the paper.)"""
+        """The strategy for training. (Costs are those of the plain strategy in fp32, as in the paper.)"""
         return Fast(self.strategy, self.precision)
 
 
@@ -56,7 +68,7 @@ class Experiment:
     make_network : callable
         Number of iterations to an untrained network; all methods start from the same weights.
     methods : dict of str to Method
-        Rows that are trained, in the order of the table.
+        The trained rows, in the order of the table.
     training : dict
         Arguments of :func:`gleam.fit` that all methods share.
     """
@@ -78,7 +90,21 @@ class Experiment:
     ) -> dict[str, Cost]:
         """Memory and time of a step of each method, measured in one run (:func:`gleam.cost.measure`).
 
-        `others`: further steps of the same run, a dict of name to (network, strategy).
+        Parameters
+        ----------
+        batch : Batch
+            The mini-batch of the step.
+        device : str
+            Where to measure.
+        n_rounds : int
+            How often each step is timed.
+        others : dict, optional
+            Further steps to measure in the same run, as a dict of name to (network, strategy).
+
+        Returns
+        -------
+        dict
+            Of method, or name in `others`, to :class:`gleam.cost.Cost`.
         """
         own = {name: method for name, method in self.methods.items() if method.same_step_as is None}
         steps = {name: (self.make_network(method.n_iterations), method.strategy) for name, method in own.items()}
@@ -86,7 +112,7 @@ class Experiment:
         return measured | {name: measured[method.same_step_as or name] for name, method in self.methods.items()}
 
     def fit_arguments(self, method: str, network: nn.Module) -> dict:
-        """Arguments of :func:`gleam.fit` for one method but data, folder and device."""
+        """Arguments of :func:`gleam.fit` for one method, without data, folder and device."""
         own = self.methods[method]
         named = {"network": network, "strategy": own.fast, "name": f"{self.name}: {method}"}
         return named | {"n_steps": own.n_steps} | self.training
@@ -96,7 +122,23 @@ def knees_pgd(
     acceleration: float, *, n_iterations: int, n_features: int, n_modules: int, step_size: float, n_steps: int,
     seed: int = 0, precision: str = "auto", **training,
 ) -> Experiment:  # fmt: skip
-    """Table I: PGD on knees, end to end and with GLEAM, the same depth."""
+    """Table I: PGD on knees, end to end and with GLEAM at the same depth.
+
+    Parameters
+    ----------
+    acceleration : float
+        R of the masks.
+    n_iterations, n_features, step_size, seed
+        As in :func:`gleam.unrolled.pgd`; the seed is also that of the training.
+    n_modules : int
+        Of GLEAM.
+    n_steps : int
+        Steps of training.
+    precision : str
+        As in :class:`gleam.Fast`.
+    **training
+        Further arguments of :func:`gleam.fit` for all methods.
+    """
     strategies = {"End-to-end": EndToEnd(), "GLEAM": Greedy(n_modules)}
     return Experiment(
         f"mridata_pgd_R{acceleration:g}", "I", "knees", acceleration,
@@ -112,7 +154,9 @@ def knees_modl(
 ) -> Experiment:  # fmt: skip
     """Table II: MoDL on knees, end to end, with checkpoints, by memory-efficient learning (MEL) and with GLEAM.
 
-    `trained` picks some of them. MEL is trained in fp32, as its inversions need, and with seed 0 alone.
+    `trained` picks some of the methods. MEL is trained in fp32, which its inversions need, and with seed 0 only. The
+    parameter `mu` is as in :func:`gleam.unrolled.modl`, `n_checkpoints` as in :class:`gleam.Invertible`, and the others
+    as in :func:`knees_pgd`.
     """
     methods = _modl_methods(n_iterations, n_modules, n_steps, precision)
     mel = Method(Invertible(n_checkpoints), n_iterations, n_steps, "fp32")
@@ -130,7 +174,11 @@ def brains_pgd(
     acceleration: float, *, n_iterations: int, n_features: int, n_modules: int, step_size: float, n_steps: int,
     train_deep: bool = False, seed: int = 0, precision: str = "auto", **training,
 ) -> Experiment:  # fmt: skip
-    """Table III: PGD on brains; GLEAM's network is `n_modules` times deeper than the end-to-end one."""
+    """Table III: PGD on brains; GLEAM's network is `n_modules` times deeper than the end-to-end one.
+
+    `train_deep` adds a network as deep as GLEAM's, trained end to end with checkpoints. The rest as in
+    :func:`knees_pgd`, where `n_iterations` and `n_steps` are those of the end-to-end network.
+    """
     return Experiment(
         "fastmri_pgd", "III", "brains", acceleration,
         partial(pgd, n_features=n_features, step_size=step_size, seed=seed),
@@ -142,7 +190,10 @@ def hearts_pgd(
     acceleration: float, *, n_iterations: int, n_features: int, n_modules: int, step_size: float, n_steps: int,
     train_deep: bool = False, seed: int = 0, precision: str = "auto", **training,
 ) -> Experiment:  # fmt: skip
-    """Table IV: PGD in space and time; GLEAM's network is `n_modules` times deeper than the end-to-end one."""
+    """Table IV: PGD in space and time; GLEAM's network is `n_modules` times deeper than the end-to-end one.
+
+    The parameters are those of :func:`brains_pgd`.
+    """
     return Experiment(
         "cine_pgd", "IV", "hearts", acceleration,
         partial(pgd, n_features=n_features, n_dims=3, step_size=step_size, seed=seed),
@@ -154,7 +205,10 @@ def hearts_modl(
     acceleration: float, mu: float, *, n_iterations: int, n_features: int, n_steps: int,
     trained: list[str] | None = None, seed: int = 0, precision: str = "auto", **training,
 ) -> Experiment:  # fmt: skip
-    """Table V: MoDL in space and time, end to end, with checkpoints and with GLEAM, every iteration a module."""
+    """Table V: MoDL in space and time, end to end, with checkpoints and with GLEAM (each iteration is a module).
+
+    The parameters are those of :func:`knees_modl`.
+    """
     methods = _modl_methods(n_iterations, n_iterations, n_steps, precision)
     return Experiment(
         "cine_modl", "V", "hearts", acceleration, partial(modl, n_features=n_features, n_dims=3, mu=mu, seed=seed),
@@ -168,7 +222,7 @@ def _modl_methods(n_iterations, n_modules, n_steps, precision):
 
 
 def _deeper_methods(n_iterations, n_modules, n_steps, train_deep, precision):
-    """A shallow network end to end, GLEAM as many times deeper as it has modules, and what tells depth from compute."""
+    """A shallow network end to end, GLEAM `n_modules` times deeper, and controls that separate depth from compute."""
     deep = n_modules * n_iterations
     methods = {
         "End-to-end": Method(EndToEnd(), n_iterations, n_steps, precision),
@@ -181,9 +235,16 @@ def _deeper_methods(n_iterations, n_modules, n_steps, train_deep, precision):
 
 
 def of_chapters(parameters: dict[str, dict]) -> list[Experiment]:
-    """All experiments of the paper, from the parameters of the chapters 04, 05 and 06, by name of the chapter.
+    """All experiments of the paper, as the chapters run them, the most informative first.
 
-    These are the experiments that the chapters run, the most telling first.
+    Parameters
+    ----------
+    parameters : dict
+        Of chapter, "04_mridata", "05_fastmri" and "06_cine", to the dict of its parameters.
+
+    Returns
+    -------
+    list of Experiment
     """
     knees, brains, hearts = (parameters[name] for name in ("04_mridata", "05_fastmri", "06_cine"))
     shared = ("batch_size", "learning_rate", "final_learning_rate", "n_warmup_steps", "weight_decay", "validate_every",

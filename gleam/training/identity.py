@@ -9,24 +9,47 @@ from functools import cache
 
 from torch import nn
 
+from gleam.datasets.slices import Slices
 from gleam.files import digest
 from gleam.strategies.base import Strategy
 
-RESULTS_VERSION = 2  # raise it when tests/test_golden.py fails for a good reason: older results then stand alone
+# Raise it when tests/test_golden.py fails for a good reason. Results of different versions are never put in one table.
+RESULTS_VERSION = 2
 
 
-def run_identity(network: nn.Module, strategy: Strategy, train, val, settings: dict) -> str:
+def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Slices, settings: dict) -> str:
     """Name of a training run: runs of one name have the same result.
 
-    The project's own code is represented by `RESULTS_VERSION`, which a test of golden numbers guards. So comments,
-    docstrings and renamed variables keep what was trained.
+    Parameters
+    ----------
+    network : Module
+        With its initial weights.
+    strategy : Strategy
+        How it is trained.
+    train, val : Slices
+        The data, of which the `fingerprint` counts.
+    settings : dict
+        All other settings that decide the result.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+
+    Notes
+    -----
+    The project's own code is represented by `RESULTS_VERSION`, which tests/test_golden.py guards. So training results
+    stay valid when comments, docstrings or names of variables change.
     """
     own = [settings, repr(network), sources(network, strategy), weights_digest(network)]
     return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
 
 
 def sources(network: nn.Module, strategy: Strategy) -> list[str]:
-    """Source of the strategy and the layers that are neither torch's nor gleam's: a new `forward` is a new run."""
+    """Source of the strategy and the layers that are not of torch or gleam: if your `forward` changes, so does the run.
+
+    Each as :func:`normalised` text, or the name of the class if Python cannot find its source.
+    """
     classes = {type(part) for part in (strategy, *network.modules())}
     own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
     return [_source(c) for c in sorted(own, key=lambda c: c.__qualname__)]
@@ -35,7 +58,7 @@ def sources(network: nn.Module, strategy: Strategy) -> list[str]:
 def _source(made):
     try:
         return normalised(textwrap.dedent(inspect.getsource(made)))
-    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+    except (OSError, TypeError):  # defined in an interpreter that keeps no source
         return made.__qualname__
 
 

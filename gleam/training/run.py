@@ -1,26 +1,61 @@
-"""One training run: its state, its checkpoint, and what of it several processes share."""
+"""One training run: its loop, its checkpoint, and the state shared between processes.
+
+Random numbers inside the network, such as those of dropout, are a function of seed, step and iteration: before each
+call of an iteration a hook sets the generator of torch anew (:meth:`TrainingRun.seeded`).
+"""
+
+from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 
 from gleam import execution
+from gleam.datasets.slices import Slices
 from gleam.files import digest, locked
-from gleam.strategies.base import optimizers, set_learning_rate
+from gleam.processes.team import Team
+from gleam.strategies.base import Strategy, optimizers, set_learning_rate
 from gleam.training import checkpoints
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.identity import run_identity
 
 
-class Run:
-    """State of one training run and its checkpoint; ``team``: the processes that share it."""
+class TrainingRun:
+    """The state of one training run, and its checkpoint.
 
-    def __init__(self, network, train, val, strategy, settings, run_dir, device, team):
+    Parameters
+    ----------
+    network, train, val, strategy
+        As in :func:`gleam.fit`.
+    settings : dict
+        Everything else that decides the result; part of the run's name.
+    run_dir : Path
+        The checkpoint is `run_dir`/<name of the run>/checkpoint.safetensors.
+    device : device
+        Where the batch goes.
+    team : Team
+        The processes that share the run.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        train: Slices,
+        val: Slices,
+        strategy: Strategy,
+        settings: dict,
+        run_dir: Path,
+        device: torch.device,
+        team: Team,
+    ):
         self.network, self.train_data, self.val, self.strategy = network, train, val, strategy
         self.device, self.team = device, team
         self.optimizers = optimizers(
@@ -33,28 +68,31 @@ class Run:
         self.best = {}
 
     @contextmanager
-    def held(self, name):
-        """Hold the run's lock and start from its checkpoint; of a team the first process holds it for all."""
+    def held(self, name: object) -> Iterator[None]:
+        """Hold the lock of the run and start from its checkpoint; in a team the first process holds the lock for all.
+
+        Raises ValueError if the processes of a team do not see the same run at the same step.
+        """
         waiting = f"{name}: another process trains this very network, waiting for it"
         lock = self.path.with_name("training.lock")
         with locked(lock, waiting) if self.team.is_first else nullcontext():
             self.team.wait_for_all()
             self.resume()
-            self.check_agreement()
+            steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
+            if any(other != steps[self.team.rank] for other in steps.values()):
+                found = ", ".join(
+                    f"process {rank}: {run} at step {step}" for rank, (run, step) in sorted(steps.items())
+                )
+                raise ValueError(
+                    f"the processes do not see the same run under run_dir={str(self.path.parent.parent)!r} ({found}); "
+                    "give all of them the same arguments, networks with the same initial weights, and a folder that "
+                    "they share"
+                )
             yield
             self.team.wait_for_all()
 
-    def check_agreement(self):
-        steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
-        if any(other != steps[self.team.rank] for other in steps.values()):
-            found = ", ".join(f"process {rank}: {name} at step {step}" for rank, (name, step) in sorted(steps.items()))
-            raise ValueError(
-                f"the processes do not see the same run under run_dir={str(self.path.parent.parent)!r} ({found}); give "
-                "all of them the same arguments, networks with the same initial weights, and a folder that they share"
-            )
-
-    def train(self, name, max_seconds=None):
-        """All steps that are left, with a progress bar; after ``max_seconds`` none beyond the next validation."""
+    def train(self, name: str, max_seconds: float | None = None) -> None:
+        """Take all steps that are left, with a progress bar; after `max_seconds` stop at the next validation."""
         n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
         done = self.fit.n_steps_done
         self.team.report(done)
@@ -67,16 +105,18 @@ class Run:
                 last = self.fit.history[-1]
                 bar.set_postfix(loss=f"{last['loss'][-1]:.4f}", val_nrmse=f"{last['nrmse']:.4f}")
                 is_late = time.perf_counter() > deadline
-                if self.team.merge({"is_late": is_late})["is_late"]:  # what the first process says
+                if self.team.merge({"is_late": is_late})["is_late"]:  # the first process decides for all
                     break
 
-    def train_until_validation(self, bar):
+    def train_until_validation(self, bar: tqdm) -> None:
+        """Take the steps up to the next validation; ValueError if a loss is not finite."""
         settings, started, losses = self.fit.settings, time.perf_counter(), []
         first = self.fit.n_steps_done
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
-        self.strategy.diagnostics()  # those of steps outside this run are not its own
+        self.strategy.diagnostics()  # clears counts of steps before this run, such as measurements of cost
         devices = [self.device] if torch.device(self.device).type == "cuda" else []
+        # fork_rng restores the generators of torch afterwards, so training does not change random numbers elsewhere
         with torch.random.fork_rng(devices), self.seeded() as seed:
             for step in range(first, last):
                 seed(step)
@@ -96,19 +136,27 @@ class Run:
         self.fit.seconds += time.perf_counter() - started
 
     @contextmanager
-    def seeded(self):
-        """Yield ``seed(step)``, which makes random numbers a function of (seed, step, iteration) for the step to come.
+    def seeded(self) -> Iterator[Callable[[int], None]]:
+        """Make random numbers inside the network a function of (seed, step, iteration).
 
-        So dropout goes on after a kill as it would have gone on without, and in another process too.
+        Yields `seed(step)`, to be called before each step. It sets the generator of torch. In addition a forward
+        pre-hook of each iteration sets it anew before every call, to a value that depends on seed, step and number of
+        the iteration.
+
+        Notes
+        -----
+        Why so often: dropout must draw the same mask when an iteration is computed a second time (checkpointing,
+        memory-efficient learning), when a killed run goes on from its checkpoint, and when another process trains the
+        iteration, whose generator has not advanced through the iterations before (P-GLEAM).
         """
         numbers, now = {id(iteration): i for i, iteration in enumerate(self.network.iterations)}, []
-        replica = [self.strategy.replica] if self.strategy.replica else []  # each has slices of its own
+        replica = [self.strategy.replica] if self.strategy.replica else []  # replicas have different slices
 
         def seed(step):
             now[:] = [step]
             _seed_generators(_seed_of(now, self.fit.settings))
 
-        def reseed(iteration, _):
+        def reseed(iteration, _):  # called by torch before iteration.forward
             _seed_generators(_seed_of([*now, numbers[id(iteration)], *replica], self.fit.settings))
 
         with ExitStack() as hooks:
@@ -116,8 +164,8 @@ class Run:
                 hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
             yield seed
 
-    def share(self, losses):
-        """Bring the weights and losses of all modules to every process of the team."""
+    def share(self, losses: list[float]) -> list[float]:
+        """Bring the weights of all modules to every process of the team; returns the losses of all modules."""
         if self.team.size == 1:
             return losses
         self.strategy.finish()
@@ -129,7 +177,8 @@ class Run:
         self.network.load_state_dict({key: everything[key] for key in state})
         return [everything[m] for m in range(len(losses))]
 
-    def validate(self):
+    def validate(self) -> None:
+        """Add a row to the history, and keep the weights if their nRMSE is the lowest so far."""
         part = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
         table = evaluate(self.network, self.val, device=self.device, scores=("nrmse",), **part)
         scores = self.team.merge(table["nrmse"].to_dict())
@@ -141,7 +190,8 @@ class Run:
             fit.best_nrmse, fit.best_step = nrmse, fit.n_steps_done
             self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
 
-    def save(self):
+    def save(self) -> None:
+        """Write the checkpoint: the first process writes, with the optimizer states of all."""
         states = {m: self.optimizers[m].state_dict()["state"] for m in self.mine}
         state = self.team.merge(
             {
@@ -155,7 +205,8 @@ class Run:
             best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
             checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state)
 
-    def resume(self):
+    def resume(self) -> None:
+        """Load the checkpoint if there is one; ValueError if it does not belong to this run."""
         if not self.path.exists():
             return
         found = checkpoints.load(self.path)
@@ -166,7 +217,7 @@ class Run:
             optimizer = self.optimizers[m]
             weights = dict(enumerate(optimizer.param_groups[0]["params"]))
             state = {
-                # in memory as the weights lie, for the fused update walks through both
+                # with the strides of the weights, since the fused kernel goes through both in the order of memory
                 i: {name: torch.empty_like(weights[i]).copy_(t) if t.ndim else t for name, t in of_weight.items()}
                 for i, of_weight in found.state_of(m).items()
             }
@@ -174,9 +225,9 @@ class Run:
 
 
 def _module_of_key(strategy, network):
-    """For each key of the network's state the module that trains it: the first one for what is outside all."""
+    """For each key of the network's state dict the module that trains it; the first one if outside all iterations."""
     names = {}
-    for name, part in network.named_modules(remove_duplicate=False):  # an iteration may occur again
+    for name, part in network.named_modules(remove_duplicate=False):  # an iteration may have several names
         names.setdefault(id(part), []).append(f"{name}.")
     prefixes = [
         tuple(name for iteration in module for name in names[id(iteration)]) for module in strategy.modules(network)
@@ -187,19 +238,19 @@ def _module_of_key(strategy, network):
 
 
 def _seed_generators(seed):
-    """As torch.manual_seed, which without a GPU notes the whole call stack each time, half a millisecond."""
+    """Same as torch.manual_seed, which without a GPU records the call stack each time and so takes 0.5 ms."""
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized() and not execution.is_capturing():
         torch.cuda.manual_seed_all(seed)
 
 
 def _seed_of(where, settings):
-    """Seed of torch's generator at step and iteration ``where``."""
+    """Seed of torch's generator from the seed of the run and the numbers `where`: step, iteration, replica."""
     return int(digest([settings["seed"], *where])[:15], 16)
 
 
-def learning_rate_at(step, settings):
-    """Step size of Adam at ``step``: linear warm-up, then a cosine from the first to the final rate."""
+def learning_rate_at(step: int, settings: dict) -> float:
+    """Learning rate at `step`: linear warm-up, then a cosine from the first to the final rate."""
     first, final, n_warmup = (settings[k] for k in ("learning_rate", "final_learning_rate", "n_warmup_steps"))
     if step < n_warmup:
         return first * (step + 1) / n_warmup

@@ -16,7 +16,7 @@ def digest(*paths):
 
 def archived_records(root):
     """Records of archived runs under results/, which tables show beside this build's own."""
-    from gleam.records.record import ARCHIVED_PROFILES  # here and not above: it brings torch along
+    from gleam.records.archive import ARCHIVED_PROFILES  # here and not above: it brings torch along
 
     wanted = [f'"profile": "{profile}"' for profile in ARCHIVED_PROFILES]
     texts = {path: path.read_text() for path in sorted((root / "results").glob("*/*/*.json"))}

@@ -25,7 +25,7 @@ from full_scale.sizes import PAPER, TINY
 
 RUN = Path(program.__file__).with_name("run.py")
 measures_module = importlib.import_module("gleam.records.measures")
-record_module = importlib.import_module("gleam.records.record")
+record_module = importlib.import_module("gleam.records.storage")
 
 
 @pytest.fixture(scope="module", autouse=True)
