@@ -454,10 +454,10 @@ def test_batches_never_mix_shapes(tmp_path, splits):
 
 def test_data_and_masks_decide_the_fingerprint(splits):
     train, val, _ = splits
-    assert train.fingerprint == gleam.datasets.Slices("other", train.files, train.make_mask, 4, 0).fingerprint
+    assert train.fingerprint == gleam.datasets.Slices("other", train.source, train.make_mask, 4, 0).fingerprint
     others = [
-        gleam.datasets.Slices("x", train.files, train.make_mask, 4, 1),
-        gleam.datasets.Slices("x", train.files[:2], train.make_mask, 4, 0),
+        gleam.datasets.Slices("x", train.source, train.make_mask, 4, 1),
+        gleam.datasets.Slices("x", train.source[:2], train.make_mask, 4, 0),
         val,
     ]
     assert len({train.fingerprint, *(o.fingerprint for o in others)}) == 4

@@ -6,7 +6,6 @@ from functools import partial
 from importlib.util import find_spec
 
 from full_scale.jobs import Job, work_through
-from gleam import datasets
 from gleam.phantoms import simulated
 
 
@@ -62,5 +61,4 @@ class Data:
 
 def _under_masks(part, acceleration):
     """The same images under masks of another ``acceleration``, nothing copied."""
-    masks = partial(part.slices.make_mask, acceleration=acceleration)
-    return datasets.Resident(replace(part.slices, make_mask=masks), part.device, volumes=part._volumes)
+    return replace(part, make_mask=partial(part.make_mask, acceleration=acceleration))

@@ -1,14 +1,17 @@
-"""Raw files to mini-batches.
+"""From raw files to mini-batches.
 
 - `cine`, `fastmri`, `mridata`: one module for each raw format, read into a :class:`gleam.datasets.volume.Volume`;
-  `headers`, `ismrmrd_lines`, `padding` are what they have in common, `formats` tells them apart.
-- `prepare`: sensitivity maps and targets, computed once. `slices`, `resident`: prepared slices as mini-batches.
-- `splits`: who is in which split. `download`: the public files. `load`: all of these for one data set.
+  `headers`, `ismrmrd_lines`, `padding` are shared between them, `formats` finds the format of a file.
+- `prepare`: sensitivity maps and targets, computed once.
+- `scans`: metadata and arrays of a split. `slices`: its mini-batches. `resident`: its arrays in the memory of a device.
+- `splits`: which file is in which split. `download`: the public files. `load`: all of these for one data set.
 """
+
+from __future__ import annotations
 
 from gleam.datasets import cine, fastmri, mridata
 from gleam.datasets.load import brains, files, hearts, knees
-from gleam.datasets.resident import Resident
+from gleam.datasets.resident import resident as Resident
 from gleam.datasets.slices import Slices
 from gleam.datasets.splits import files_by_split, folds
 

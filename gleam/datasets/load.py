@@ -12,7 +12,7 @@ import torch
 from gleam.datasets import cine, fastmri, formats, mridata
 from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
-from gleam.datasets.slices import Slices, Split
+from gleam.datasets.slices import Slices
 from gleam.datasets.splits import (
     BRAINS,
     HEARTS,
@@ -42,7 +42,7 @@ def knees(
     seed: int = 0,
     n_jobs: int = 1,
     device: str | torch.device = "cpu",
-) -> tuple[Split, Split, Split]:
+) -> tuple[Slices, Slices, Slices]:
     """The mridata knees under Poisson-disc masks.
 
     Parameters
@@ -66,12 +66,12 @@ def knees(
     n_jobs : int
         Files prepared at the same time.
     device : str or torch.device
-        Where training and validation batches are made. On a GPU these splits are :class:`gleam.datasets.Resident`
-        there, if the memory of the device or its host can hold them.
+        Where training and validation batches are made. On a GPU these splits are kept in its memory
+        (:func:`gleam.datasets.resident.resident`) if the memory of the device or its host is large enough.
 
     Returns
     -------
-    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+    train, val, test : gleam.datasets.Slices
 
     Raises
     ------
@@ -103,7 +103,7 @@ def brains(
     seed: int = 0,
     n_jobs: int = 1,
     device: str | torch.device = "cpu",
-) -> tuple[Split, Split, Split]:
+) -> tuple[Slices, Slices, Slices]:
     """The fastMRI T2 brains under masks of random columns.
 
     Parameters
@@ -129,7 +129,7 @@ def brains(
 
     Returns
     -------
-    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+    train, val, test : gleam.datasets.Slices
 
     Raises
     ------
@@ -161,7 +161,7 @@ def hearts(
     seed: int = 0,
     n_jobs: int = 1,
     device: str | torch.device = "cpu",
-) -> tuple[Split, Split, Split]:
+) -> tuple[Slices, Slices, Slices]:
     """Cardiac cine series under k-t variable-density masks; a slice here is a series (coil, time, y, x).
 
     Parameters
@@ -182,7 +182,7 @@ def hearts(
 
     Returns
     -------
-    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+    train, val, test : gleam.datasets.Slices
 
     Raises
     ------
@@ -222,7 +222,7 @@ def files(
     seed: int = 0,
     n_jobs: int = 1,
     device: str | torch.device = "cpu",
-) -> tuple[Split, Split, Split]:
+) -> tuple[Slices, Slices, Slices]:
     """Your own fully sampled raw files, under any mask. Formats may be mixed (:mod:`gleam.datasets.formats`).
 
     Parameters
@@ -245,7 +245,7 @@ def files(
 
     Returns
     -------
-    train, val, test : gleam.datasets.Slices or gleam.datasets.Resident
+    train, val, test : gleam.datasets.Slices
 
     Raises
     ------
@@ -294,6 +294,6 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
     return on_device(train, device), on_device(val, device), test
 
 
-def check_no_subject_in_two(splits: Iterable[Split]) -> None:
+def check_no_subject_in_two(splits: Iterable[Slices]) -> None:
     """Raise ValueError if a subject, as its files state it (not by their names), is in two of `splits`."""
     check_disjoint({slices.name: set(slices.subjects) for slices in splits}, "the prepared files")

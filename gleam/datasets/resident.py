@@ -1,15 +1,20 @@
-"""Slices held in memory, on the device that trains or pinned for it, with batches made there ahead of time."""
+"""Splits in the memory of the device that trains, or pinned for it, with batches made there ahead of time."""
+
+from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import fields
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import final
 from weakref import WeakValueDictionary
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from gleam.datasets.slices import ARRAYS, Split
+from gleam.datasets.scans import ARRAYS, Scans, Storage, array_shapes
+from gleam.datasets.slices import Slices
 from gleam.execution import numbered_device
 from gleam.physics.sense import Batch
 
@@ -17,87 +22,173 @@ N_STEPS_AHEAD = 3  # of the host: each step not yet done keeps its batch in memo
 RESERVE_SHARE = 0.25  # of a GPU's memory, kept for training
 
 
-class Resident(Split):
-    """``slices`` (:class:`gleam.datasets.Slices`) with all arrays in memory: the same batches, made on ``device``.
+def resident(
+    slices: Slices,
+    device: str | torch.device,
+    *,
+    reserve_bytes: int | None = None,
+    volumes: list[dict[str, Tensor]] | None = None,
+) -> Slices:
+    """The same split with all arrays in memory and batches made on `device`; also `gleam.datasets.Resident`.
 
-    Everything is read once, with a progress bar. On a GPU what fits is held there but for ``reserve_bytes``, which is
-    left free for training (default: a quarter of the GPU's memory); the rest, file by file, stays in pinned memory of
-    the host, and its slices are copied as batches need them. Masks lie on the device. A training batch is made on a
-    stream of its own while the step before it runs, so that the GPU waits neither for data nor for the host.
+    Everything is read once, with a progress bar. On a GPU what fits is kept there; the rest, scan by scan, stays in
+    pinned memory of the host, and its slices are copied when batches need them. Masks are on the device. A training
+    batch is made on a stream of its own while the step before it runs, so that the GPU waits neither for data nor for
+    the host.
 
-    Pickled, as for another process, it leaves the arrays behind and reads them again there.
+    When pickled, as for another process, the result leaves the arrays behind and reads them again there.
 
-    Raises ValueError if neither memory holds the data or the device is not there, OSError for a damaged file.
+    Parameters
+    ----------
+    slices : Slices
+        If they are in memory for this device already, nothing is read.
+    device : str or torch.device
+    reserve_bytes : int, optional
+        Memory of the GPU that is left free for training; default: a quarter of it.
+    volumes : list of dict of Tensor, optional
+        Arrays that are in memory already, from :func:`hold`.
+
+    Returns
+    -------
+    Slices
+        Equal batches, fingerprint and description.
+
+    Raises
+    ------
+    ValueError
+        If neither memory is large enough or the device is not there.
+    OSError
+        For a damaged file.
+    """
+    device = numbered_device(device)
+    if volumes is None and slices.storage is not None:
+        volumes = slices.storage.volumes_on(device)
+    if volumes is None:
+        volumes = hold(slices.scans, device, name=slices.name, reserve_bytes=reserve_bytes)
+    memory = Memory(slices.name, slices.scans, device, reserve_bytes=reserve_bytes, volumes=volumes)
+    return replace(slices, storage=memory)
+
+
+def on_device(slices: Slices, device: str | torch.device) -> Slices:
+    """`slices` in the memory of a GPU, sharing the arrays of the same files that are there already.
+
+    On a CPU, or where no memory is large enough, `slices` themselves, which read files; in the second case a message
+    says so. Raises ValueError if the device is not there, OSError for a damaged file.
+    """
+    device = numbered_device(device)
+    if device.type == "cpu":
+        return slices
+    key = slices.scans, str(device)
+    memory = _MEMORIES.get(key)
+    if memory is None:
+        try:
+            volumes = hold(slices.scans, device, name=slices.name)
+        except ValueError as error:
+            tqdm.write(f"{error}; now files are read")
+            return slices
+        memory = _MEMORIES[key] = Memory(slices.name, slices.scans, device, volumes=volumes)
+    return replace(slices, storage=memory)
+
+
+@final
+class Memory(Storage):
+    """Arrays of scans in the memory of a device or, pinned, of its host.
+
+    Parameters
+    ----------
+    name : str
+        Of the split, for messages.
+    scans : Scans
+    device : torch.device
+        With its number if it is a GPU.
+    reserve_bytes : int, optional
+        As for :func:`resident`.
+    volumes : list of dict of Tensor, optional
+        From :func:`hold`; None: read when they are first needed.
     """
 
-    def __init__(self, slices, device, *, reserve_bytes=None, volumes=None):
-        """``volumes``: what is already held, from :func:`hold`, one dictionary per file; default: read now, or those of
-        ``slices`` if they are resident on this device.
-        """
-        device = numbered_device(device)
-        if isinstance(slices, type(self)):
-            volumes = slices._volumes if volumes is None and slices.device == device else volumes
-            slices = slices.slices
-        self.slices, self.device, self.reserve_bytes = slices, device, reserve_bytes
-        self._volumes = hold(slices, self.device, reserve_bytes=reserve_bytes) if volumes is None else volumes
+    def __init__(
+        self,
+        name: str,
+        scans: Scans,
+        device: torch.device,
+        *,
+        reserve_bytes: int | None = None,
+        volumes: list[dict[str, Tensor]] | None = None,
+    ) -> None:
+        self.name, self.scans, self.device, self.reserve_bytes = name, scans, device, reserve_bytes
+        self._volumes = volumes
 
-    def __getstate__(self):
-        return {name: getattr(self, name) for name in ("slices", "device", "reserve_bytes")}
+    def __reduce__(self):  # without arrays
+        return _unread, (self.name, self.scans, self.device, self.reserve_bytes)
 
-    @cached_property
-    def _volumes(self):
-        return hold(self.slices, self.device, reserve_bytes=self.reserve_bytes)
+    @property
+    def volumes(self) -> list[dict[str, Tensor]]:
+        """The arrays of each scan, by name."""
+        if self._volumes is None:
+            self._volumes = hold(self.scans, self.device, name=self.name, reserve_bytes=self.reserve_bytes)
+        return self._volumes
 
-    @cached_property
-    def _banks(self):
-        return {}
+    def volumes_on(self, device: torch.device) -> list[dict[str, Tensor]] | None:
+        """The arrays of each scan if this memory is for `device`, else None."""
+        return self.volumes if self.device == device else None
 
-    @cached_property
-    def _ahead(self):
-        return _Ahead(self.device) if self.device.type == "cuda" else None
+    def read(self, where: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The arrays of slices (scan number, slice number), each stacked on the device."""
+        return [_stacked([self.volumes[f][key][s] for f, s in where], self.device) for key in ARRAYS]
 
-    def describe(self):
-        """As that of the slices: where they are held changes no result."""
-        return self.slices.describe()
-
-    def training_batch(self, step, batch_size, seed):
-        """As :meth:`gleam.datasets.Slices.training_batch`, on the device; that of the next step is begun."""
-        make = super().training_batch
-        return self._ahead(make, step, batch_size, seed) if self._ahead else make(step, batch_size, seed)
-
-    def _epoch(self, epoch, batch_size, seed):
-        return self.slices._epoch(epoch, batch_size, seed)
-
-    def _made(self, indices, numbers, n_masks):
-        where = [self.index[i] for i in indices]
-        kspace, sens_maps, target = (
-            _stacked([self._volumes[file][key][number] for file, number in where], self.device) for key in ARRAYS
-        )
-        bank = self._bank(n_masks, *self._size_and_measured(indices))
-        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
-        return Batch.undersample(kspace, mask, sens_maps, target)
-
-    def _bank(self, n_masks, size, measured):
-        key = n_masks, size, measured
-        if key not in self._banks:
-            self._banks[key] = torch.from_numpy(self.slices.masks(size, n_masks, measured)).to(self.device)
-        return self._banks[key]
+    def maker(self) -> Callable[..., Batch]:
+        """On a GPU batches are made ahead, for each split on its own; on a CPU when they are asked for."""
+        return _Ahead(self.device) if self.device.type == "cuda" else super().maker()
 
 
-def _as_of_slices(name):
-    return property(lambda self: getattr(self.slices, name), doc=f"``{name}`` of the slices.")
+def _unread(name, scans, device, reserve_bytes):
+    return Memory(name, scans, device, reserve_bytes=reserve_bytes)
 
 
-for _name in ("name", "make_mask", "n_masks", "seed", "cache_dir", "shapes", "measured", "subjects", "is_phantom",
-              "aspect", "acquisition", "n_left_out", "fingerprint"):  # fmt: skip
-    setattr(Resident, _name, _as_of_slices(_name))
+# by scans and device: other masks on the same slices need no second copy
+_MEMORIES: WeakValueDictionary[tuple[Scans, str], Memory] = WeakValueDictionary()
+
+
+def hold(
+    scans: Scans, device: str | torch.device, *, name: str, reserve_bytes: int | None = None
+) -> list[dict[str, Tensor]]:
+    """All arrays of `scans` in memory.
+
+    Parameters
+    ----------
+    scans : Scans
+    device : str or torch.device
+    name : str
+        For the progress bar and messages.
+    reserve_bytes : int, optional
+        Memory of a GPU that is left free; default: a quarter of it.
+
+    Returns
+    -------
+    list of dict of Tensor
+        `kspace`, `sens_maps` and `target` of each scan, on the device or in pinned memory.
+
+    Raises
+    ------
+    ValueError
+        If the memories are too small or the device is not there.
+    """
+    device = numbered_device(device)
+    places = _places(scans, device, name, reserve_bytes)
+    volumes = [_empty(shape, place) for shape, place in zip(scans.shapes, places, strict=True)]
+    for _ in tqdm(scans.fill(volumes), total=len(volumes), desc=f"{name} into memory", unit="file"):
+        pass
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # once: from here on every stream may read them
+    return volumes
 
 
 class _Ahead:
     """Makes the batch of one step while the step before runs on the GPU.
 
-    The batch is made on a stream of its own; whoever asks for it has its stream wait for that, not the host. The host
-    stops only when it is more than N_STEPS_AHEAD steps ahead of the GPU, which would fill the memory with batches.
+    The batch is made on a stream of its own. The stream of the caller waits for it, the host does not. The host waits
+    only when it is more than N_STEPS_AHEAD steps ahead of the GPU: further batches would fill the memory.
     """
 
     def __init__(self, device):
@@ -128,44 +219,7 @@ class _Ahead:
             self.steps.popleft().synchronize()
 
 
-def on_device(slices, device):
-    """``slices`` on a GPU: a :class:`Resident`, with the arrays of the same files that are held there already.
-
-    On a CPU, or where no memory holds them, ``slices`` themselves, which read files; in the second case a line says so.
-    """
-    device = numbered_device(device)
-    if device.type == "cpu":
-        return slices
-    key = slices.files, str(device)
-    try:
-        volumes = _HELD.get(key) or _Volumes(hold(slices, device))
-    except ValueError as error:
-        tqdm.write(f"{error}; now files are read")
-        return slices
-    _HELD[key] = volumes
-    return Resident(slices, device, volumes=volumes)
-
-
-class _Volumes(list):
-    """What :func:`hold` returns, for as long as anybody uses it."""
-
-
-_HELD = WeakValueDictionary()  # by files and device: other masks on the same slices need no second copy
-
-
-def hold(slices, device, *, reserve_bytes=None):
-    """All arrays of ``slices`` in memory: per file a dictionary of ``kspace``, ``sens_maps`` and ``target`` tensors."""
-    device = numbered_device(device)
-    places = _places(slices, device, reserve_bytes)
-    volumes = [_empty(shape, place) for shape, place in zip(slices.shapes, places, strict=True)]
-    for _ in tqdm(slices.fill(volumes), total=len(volumes), desc=f"{slices.name} into memory", unit="file"):
-        pass
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # once: from here on every stream may read them
-    return volumes
-
-
-def host_bytes_available():
+def host_bytes_available() -> int | None:
     """Memory of the host that a process may still take, in bytes; None where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
@@ -174,14 +228,16 @@ def host_bytes_available():
         return None
 
 
-def _places(slices, device, reserve_bytes):
-    """Per file: the GPU, "pinned" or the CPU. Raises ValueError if the memories are too small."""
-    sizes = [[8 * math.prod(shape) for shape in array_shapes(shape).values()] for shape in slices.shapes]
-    free = 0
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-        free, total = torch.cuda.mem_get_info(device)
-        free -= RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes
+def _free_bytes(gpu, reserve_bytes):
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(gpu)
+    return free - (RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes)
+
+
+def _places(scans, device, name, reserve_bytes):
+    """Per scan: the GPU, "pinned" or the CPU. Raises ValueError if the memories are too small."""
+    sizes = [[8 * math.prod(shape) for shape in array_shapes(shape).values()] for shape in scans.shapes]
+    free = _free_bytes(device, reserve_bytes) if device.type == "cuda" else 0
     left, places, on_host = free, [], 0
     for arrays in sizes:
         if device.type == "cpu":
@@ -197,20 +253,10 @@ def _places(slices, device, reserve_bytes):
     if available is not None and on_host > 0.9 * available:
         gpu = f"{max(free, 0) / 1e9:.1f} GB free for them on {device} and " if device.type == "cuda" else ""
         raise ValueError(
-            f"the {len(slices)} slices of {slices.name} need {sum(map(sum, sizes)) / 1e9:.1f} GB of memory; there are "
+            f"the {len(scans.index)} slices of {name} need {sum(map(sum, sizes)) / 1e9:.1f} GB of memory; there are "
             f"{gpu}{available / 1e9:.1f} GB on the host; take fewer subjects, or read files with gleam.datasets.Slices"
         )
     return places
-
-
-def array_shapes(shape):
-    """Shapes of the arrays that go with k-space of ``shape`` (slice, coil, [time,] y, x), by name."""
-    n_slices, n_coils, *time, n_y, n_x = shape
-    return {
-        "kspace": tuple(shape),
-        "sens_maps": (n_slices, n_coils, *[1 for _ in time], n_y, n_x),
-        "target": (n_slices, *time, n_y, n_x),
-    }
 
 
 def _empty(shape, place):
@@ -219,7 +265,7 @@ def _empty(shape, place):
 
 
 def _stacked(views, device):
-    """Tensors of one shape as one on ``device``, without waiting for those that come from pinned memory."""
+    """Tensors of one shape as one on `device`, without waiting for those that come from pinned memory."""
     if all(view.device == device for view in views):
         return torch.stack(views)
     out = torch.empty((len(views), *views[0].shape), dtype=views[0].dtype, device=device)

@@ -1,224 +1,259 @@
-"""Prepared slices or series as mini-batches: masks drawn or fixed, undersampled and normalised."""
+"""A split of a data set as mini-batches: masks drawn or fixed, k-space undersampled and normalised."""
+
+from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import SupportsIndex, final
 
-import h5py
 import numpy as np
 import torch
 
 from gleam.datasets.padding import whole
+from gleam.datasets.scans import PreparedFiles, Scans, Storage
 from gleam.files import described, digest
 from gleam.physics.fourier import ifftshift2
 from gleam.physics.masks import bank
 from gleam.physics.sense import Batch, without_readout
 
-ARRAYS = ("kspace", "sens_maps", "target")
 
+@final
+@dataclass(frozen=True)
+class Slices:
+    """The slices or series of one split (training, validation or test) of a data set.
 
-class Split:
-    """One split (training, validation or test) of a data set: which slices a batch holds, under which masks.
+    `slices[i]` is one slice under the fixed mask of its scan, as a batch of one. :meth:`training_batch` draws masks.
 
-    This is all but the arrays themselves and what is known about them. A class of splits has the attributes ``name``,
-    ``make_mask``, ``n_masks``, ``seed`` and ``cache_dir`` of :class:`Slices`, the properties ``shapes``, ``subjects``,
-    ``is_phantom``, ``aspect``, ``acquisition``, ``n_left_out`` and ``fingerprint``, and ``_made``, which makes a batch.
-    One whose k-space may be padded with zeros has its own ``measured``.
+    Parameters
+    ----------
+    name : str
+        Of the split, for messages.
+    source : Scans or tuple of paths
+        The scans; paths stand for :class:`gleam.datasets.scans.PreparedFiles`, one per scan.
+    make_mask : callable
+        Mask generator that takes `shape`, (y, x) or, for slices that are series, (time, y, x), and `seed`; its other
+        arguments are bound by `functools.partial`.
+    n_masks : int
+        Size of the bank that training draws from.
+    seed : int
+        Of the masks.
+    cache_dir : path, optional
+        Where banks of masks are kept; None: in memory.
+    storage : Storage, optional
+        Where arrays are read from; None: from `source`. :func:`gleam.datasets.resident.resident` puts them in memory.
+
+    Raises
+    ------
+    ValueError
+        If `n_masks` < 1, `seed` < 0, or one of them is no whole number.
     """
 
-    def __post_init__(self):  # of those that are dataclasses
+    name: str
+    source: Scans | tuple[str | Path, ...]
+    make_mask: Callable[..., np.ndarray]
+    n_masks: int = 128
+    seed: int = 0
+    cache_dir: str | Path | None = None
+    storage: Storage | None = None
+
+    def __post_init__(self) -> None:
         for name, value, least in (("n_masks", self.n_masks, 1), ("seed of the masks", self.seed, 0)):
-            if not hasattr(value, "__index__") or value < least:
+            if not isinstance(value, SupportsIndex) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
 
-    @cached_property
-    def index(self):
-        """One (file number, slice number) per slice."""
-        return [(f, s) for f, shape in enumerate(self.shapes) for s in range(shape[0])]
+    def __reduce__(self):  # what is computed from these stays behind
+        state = self.name, self.source, self.make_mask, self.n_masks, self.seed, self.cache_dir, self.storage
+        return Slices, state
 
     @cached_property
-    def measured(self):
-        """(y0, y1, x0, x1) of each file: the part of centred k-space that was measured, outside of it is padding."""
-        return [whole(shape) for shape in self.shapes]
+    def scans(self) -> Scans:
+        """The scans, with their metadata."""
+        return self.source if isinstance(self.source, Scans) else PreparedFiles(self.source)
 
-    def describe(self):
-        """What a record has to say about this split; ``n_left_out``: slices without sensitivity maps, not in it."""
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """(slice, coil, [time,] y, x) of each scan."""
+        return self.scans.shapes
+
+    @property
+    def subjects(self) -> list[str]:
+        """Subject of each scan."""
+        return self.scans.subjects
+
+    @property
+    def measured(self) -> list[tuple[int, int, int, int]]:
+        """(y0, y1, x0, x1) of each scan: the part of centred k-space that was measured; outside of it is padding."""
+        return self.scans.measured
+
+    @property
+    def is_phantom(self) -> bool:
+        """Whether any of the scans is a phantom rather than a measurement."""
+        return self.scans.is_phantom
+
+    @property
+    def aspect(self) -> float:
+        """Height over width of a pixel, for figures."""
+        return self.scans.aspect
+
+    @property
+    def acquisition(self) -> str:
+        """Kind of scan."""
+        return self.scans.acquisition
+
+    @property
+    def n_left_out(self) -> int:
+        """Slices of the raw files that have no sensitivity maps and are not here."""
+        return self.scans.n_left_out
+
+    @property
+    def index(self) -> list[tuple[int, int]]:
+        """(scan number, slice number) of each slice."""
+        return self.scans.index
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the data and masks: equal fingerprints give equal batches."""
+        return digest([*self.scans.identity, described(self.make_mask), self.n_masks, self.seed])[:16]
+
+    def describe(self) -> dict:
+        """Facts about this split, for a record.
+
+        Returns
+        -------
+        dict
+            Counts of subjects and slices, sizes, kind of scan, mask and fingerprint. `n_left_out` is the number of
+            slices without sensitivity maps; they are not in the split.
+        """
         sizes = sorted({tuple(int(n) for n in shape[1:]) for shape in self.shapes})
         return {
             "n_subjects": len(set(self.subjects)), "n_slices": len(self), "is_phantom": self.is_phantom,
             "n_left_out": self.n_left_out, "acquisition": self.acquisition,
             "coil_time_y_x" if any(len(size) == 4 for size in sizes) else "coil_y_x": sizes,
-            "mask": described(self.make_mask), "fingerprint": self.fingerprint,
+            "mask": described(self.make_mask), "fingerprint": self.fingerprint, **self.scans.description(),
         }  # fmt: skip
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, i):
+    def __getitem__(self, i: int) -> Batch:
         return self.batch([range(len(self))[i]])
 
-    def batch(self, indices):
-        """:class:`gleam.physics.Batch` of slices ``indices``, each under its volume's fixed mask.
-
-        They must be of one shape and padding.
-        """
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The slices `indices`, all of one shape and padding, each under the fixed mask of its scan."""
         return self._made(indices, [self.index[i][0] for i in indices], len(self.shapes))
 
-    def batches(self, batch_size, part=(0, 1)):
-        """(indices, batch) over the whole split in order, for evaluation; a batch never mixes shapes or paddings.
+    def batches(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[list[int], Batch]]:
+        """The whole split in order, for evaluation; a batch never mixes shapes or paddings.
 
-        ``part=(i, n)``: only every n-th batch from the i-th on, for process i of n.
+        Parameters
+        ----------
+        batch_size : int
+        part : (int, int)
+            (i, n): only every n-th batch from the i-th on, for process i of n.
+
+        Yields
+        ------
+        indices : list of int
+        batch : Batch
         """
-        for indices in self._grouped(range(len(self)), batch_size)[part[0] :: part[1]]:
+        for indices in _grouped(self.scans, range(len(self)), batch_size)[part[0] :: part[1]]:
             yield indices, self.batch(indices)
 
-    def training_batch(self, step, batch_size, seed):
-        """The mini-batch of training step ``step``: slices in random order, a mask for each drawn from the bank.
+    def training_batch(self, step: int, batch_size: int, seed: int) -> Batch:
+        """The mini-batch of a training step: slices in random order, a mask for each drawn from the bank.
 
-        It is a function of its arguments alone, so a resumed or a parallel run sees the same batches. In every epoch
-        each slice comes once; the last batch of a shape may be smaller.
+        It depends on the arguments only, so a resumed or a parallel run sees the same batches. In every epoch each
+        slice comes once; the last batch of a shape may be smaller. In the memory of a GPU, the batch of the next step
+        is begun meanwhile.
         """
+        return self._maker(self._drawn, step, batch_size, seed)
+
+    def masks(self, size: Sequence[int], n_masks: int, measured: tuple[int, int, int, int] | None = None) -> np.ndarray:
+        """Bank of masks for slices of one size, in FFT order.
+
+        Parameters
+        ----------
+        size : sequence of int
+            ([time,] y, x).
+        n_masks : int
+        measured : tuple of int, optional
+            (y0, y1, x0, x1): masks are made for this part and are False in the padding around it, so that R is over
+            measured positions. None: no padding.
+
+        Returns
+        -------
+        ndarray of bool, shape (mask, [time,] y, x)
+            y or x is 1 where whole lines are measured (:func:`gleam.physics.sense.without_readout`).
+        """
+        return _bank(self.make_mask, tuple(size), n_masks, measured or whole(size), self.seed, self.cache_dir)
+
+    @cached_property
+    def _arrays(self):
+        return self.scans.storage() if self.storage is None else self.storage
+
+    @cached_property
+    def _maker(self):
+        return self._arrays.maker()
+
+    @cached_property
+    def _banks(self):
+        return {}
+
+    def _drawn(self, step, batch_size, seed):
         epoch, position = divmod(step, self._n_batches(batch_size))
         indices = self._epoch(epoch, batch_size, seed)[position]
         numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
         return self._made(indices, numbers.tolist(), self.n_masks)
 
-    def masks(self, size, n_masks, measured=None):
-        """Bank of ``n_masks`` masks (mask, [time,] y, x) in FFT order for slices of ``size``, a NumPy array.
+    def _made(self, indices, numbers, n_masks):
+        """The batch of slices `indices` under the masks `numbers` of the bank of `n_masks`."""
+        where = [self.index[i] for i in indices]
+        kspace, sens_maps, target = self._arrays.read(where)
+        (_, *size), measured = _kind(self.scans, where[0][0])
+        bank = self._bank(n_masks, tuple(size), measured)
+        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
+        return Batch.undersample(kspace, mask, sens_maps, target)
 
-        They are made for the part ``measured``, (y0, y1, x0, x1), and False in the padding about it, so that R is over
-        measured positions; None: nothing is padding. As :func:`gleam.physics.without_readout` leaves them.
-        """
-        return _bank(self.make_mask, tuple(size), n_masks, measured or whole(size), self.seed, self.cache_dir)
-
-    @cached_property
-    def _kinds(self):
-        """(shape, measured) of each file's slices (coil, [time,] y, x): the slices of a batch have the same."""
-        return [(tuple(shape[1:]), measured) for shape, measured in zip(self.shapes, self.measured, strict=True)]
-
-    def _size_and_measured(self, indices):
-        (_, *size), measured = self._kinds[self.index[indices[0]][0]]
-        return tuple(size), measured
-
-    def _grouped(self, order, batch_size):
-        groups = {}
-        for i in order:
-            groups.setdefault(self._kinds[self.index[i][0]], []).append(i)
-        return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
+    def _bank(self, n_masks, size, measured):
+        """The bank as a tensor where batches are made."""
+        key = n_masks, size, measured
+        if key not in self._banks:
+            self._banks[key] = torch.from_numpy(self.masks(size, n_masks, measured)).to(self._arrays.device)
+        return self._banks[key]
 
     def _n_batches(self, batch_size):
         n_slices = {}
-        for kind, shape in zip(self._kinds, self.shapes, strict=True):
+        for f, shape in enumerate(self.shapes):
+            kind = _kind(self.scans, f)
             n_slices[kind] = n_slices.get(kind, 0) + shape[0]
         return sum(math.ceil(n / batch_size) for n in n_slices.values())
 
-    @lru_cache(maxsize=4)  # noqa: B019  (a handful of small objects live as long as the process)
     def _epoch(self, epoch, batch_size, seed):
-        generator = np.random.default_rng([seed, 0, epoch])
-        batches = self._grouped(generator.permutation(len(self)).tolist(), batch_size)
-        return [batches[i] for i in generator.permutation(len(batches))]
+        return _epoch(self.scans, epoch, batch_size, seed)
 
 
-@dataclass(frozen=True)
-class Slices(Split):
-    """The slices of one split (training, validation or test) of a data set.
-
-    ``files``: prepared HDF5 files (:mod:`gleam.datasets.prepare`), one per scan; ``make_mask``: a mask generator that
-    takes ``shape``, (y, x) or, for slices that are series, (time, y, x), and ``seed``, its other arguments bound by
-    ``functools.partial``; ``n_masks``: size of the bank that training draws from; ``seed``: of the masks;
-    ``cache_dir``: where banks are kept.
-
-    ``slices[i]`` is one slice under its volume's fixed mask, as a batch of one. :meth:`training_batch` draws.
-    """
-
-    name: str
-    files: tuple
-    make_mask: object
-    n_masks: int = 128
-    seed: int = 0
-    cache_dir: Path | None = None
-
-    @cached_property
-    def shapes(self):
-        """(slice, coil, [time,] y, x) of each file."""
-        return [_opened(file)["kspace"].shape for file in self.files]
-
-    @cached_property
-    def subjects(self):
-        """Subject of each file."""
-        return [str(_opened(file).attrs["subject"]) for file in self.files]
-
-    @cached_property
-    def measured(self):
-        """(y0, y1, x0, x1) of each file: the part of centred k-space that was measured, outside of it is padding."""
-        return [
-            tuple(map(int, _opened(file).attrs.get("measured", whole(shape))))
-            for file, shape in zip(self.files, self.shapes, strict=True)
-        ]
-
-    @property
-    def is_phantom(self):
-        """Whether any of the files holds a phantom rather than a measurement."""
-        return any(bool(_opened(file).attrs["is_phantom"]) for file in self.files)
-
-    @property
-    def aspect(self):
-        """Height over width of a pixel, for figures."""
-        return float(_opened(self.files[0]).attrs.get("aspect", 1.0)) if self.files else 1.0
-
-    @property
-    def acquisition(self):
-        """Kind of scan, as the first file says."""
-        return str(_opened(self.files[0]).attrs["acquisition"]) if self.files else ""
-
-    @property
-    def n_left_out(self):
-        """How many slices of the raw files have no sensitivity maps and are not here."""
-        return sum(len(_opened(file).attrs.get("left_out", ())) for file in self.files)
-
-    @cached_property
-    def fingerprint(self):
-        """Identity of the data and masks: equal fingerprints give equal batches."""
-        return digest([[Path(f).name for f in self.files], described(self.make_mask), self.n_masks, self.seed])[:16]
-
-    def fill(self, volumes):
-        """Read everything into ``volumes``, one dictionary of tensors of the files' shapes per file; yields per file.
-
-        The keys are ``kspace``, ``sens_maps`` and ``target``. Raises OSError, naming the file, if one is damaged.
-        """
-        for file, volume in zip(self.files, volumes, strict=True):
-            for key, tensor in volume.items():
-                for number, one in enumerate(tensor):
-                    one.copy_(torch.from_numpy(_read(file, key, number)))
-            yield file
-
-    def _made(self, indices, numbers, n_masks):
-        """The batch of slices ``indices`` under the masks ``numbers`` of the bank of ``n_masks``."""
-        where = [self.index[i] for i in indices]
-        arrays = [np.stack([_read(self.files[file], key, number) for file, number in where]) for key in ARRAYS]
-        size, measured = self._size_and_measured(indices)
-        bank = self.masks(size, n_masks, measured)
-        mask = np.stack([bank[number] for number in numbers])[:, None]
-        kspace, sens_maps, target, mask = (torch.from_numpy(x) for x in (*arrays, mask))
-        return Batch.undersample(kspace, mask, sens_maps, target)
+def _kind(scans, f):
+    """(shape, measured) of a scan's slices (coil, [time,] y, x): the slices of a batch have the same."""
+    return tuple(scans.shapes[f][1:]), scans.measured[f]
 
 
-@lru_cache(maxsize=512)
-def _opened(file):
-    try:
-        opened = h5py.File(file, "r")
-        opened["kspace"], opened["sens_maps"], opened["target"], opened.attrs["subject"]
-        return opened
-    except (OSError, KeyError) as error:
-        raise OSError(f"{file} is no prepared file or damaged ({error}); delete it, and it is prepared again") from None
+def _grouped(scans, order, batch_size):
+    """The slices of `order` in batches of one kind."""
+    groups, kinds = {}, [_kind(scans, f) for f in range(len(scans.shapes))]
+    for i in order:
+        groups.setdefault(kinds[scans.index[i][0]], []).append(i)
+    return [g[a : a + batch_size] for g in groups.values() for a in range(0, len(g), batch_size)]
 
 
-def _read(file, key, number):
-    try:
-        return _opened(file)[key][number]
-    except OSError as error:
-        raise OSError(f"{file} is damaged ({error}); delete it, and it is prepared again") from None
+@lru_cache(maxsize=4)  # by scans, not by slices, whose arrays it would keep in memory
+def _epoch(scans, epoch, batch_size, seed):
+    """The batches of an epoch, in random order."""
+    generator = np.random.default_rng([seed, 0, epoch])
+    batches = _grouped(scans, generator.permutation(len(scans.index)).tolist(), batch_size)
+    return [batches[i] for i in generator.permutation(len(batches))]
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,8 @@
   like those of OCMR (`plan`, `generate`).
 - Anatomy (`knee_anatomy`, `brain_anatomy`, `heart_anatomy`), acquisition (`acquire`) and file formats (`write`) do not
   import each other; `scan` joins the first two, `subject` writes the result.
-- `simulated`: the same scans straight into memory. `magnitudes`: real anatomy, simulated coils and noise.
+- `simulated`: the same scans straight into memory (`phantom_scans`). `magnitudes`: real anatomy, simulated coils and
+  noise.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def test_a_subject_in_two_splits_is_refused_whatever_the_files_are_called(splits
     train, val, test = splits
     check_no_subject_in_two(splits)
     with pytest.raises(ValueError, match="the prepared files: subject train0 is in both train and test"):
-        check_no_subject_in_two((train, val, Slices("test", (*test.files, train.files[0]), test.make_mask)))
+        check_no_subject_in_two((train, val, Slices("test", (*test.source, train.source[0]), test.make_mask)))
 
 
 def test_from_raw_phantoms_to_normalised_batches(tmp_path):
@@ -226,7 +226,7 @@ def test_a_brain_that_does_not_say_what_it_is_is_taken(brain_dir):
 def test_the_calibration_width_is_that_of_the_maps(brain_dir, width):
     train, *_ = brains(brain_dir, **({} if width == 24 else {"calibration_width": width}))  # 24: the default
     kspace = fastmri.read(brain_dir / "fastmri" / "multicoil_val" / "train0.h5").kspace[0]
-    with h5py.File(train.files[0]) as file:
+    with h5py.File(train.source[0]) as file:
         maps = file["sens_maps"][0]
     np.testing.assert_array_equal(maps, calibration.espirit(kspace, calibration_width=width))
     other = calibration.espirit(kspace, calibration_width=36 - width)
@@ -257,10 +257,10 @@ def test_all_methods_and_accelerations_of_a_table_share_one_split(brain_dir, tmp
     scored = [list(zip(record.table["subject"], record.table["slice"], strict=True)) for record in records.values()]
     assert scored[0] == scored[1] == scored[2]
     for one, other in zip(data, brains(brain_dir, acceleration=4), strict=True):
-        assert one.files == other.files and one.fingerprint != other.fingerprint
+        assert one.source == other.source and one.fingerprint != other.fingerprint
         torch.testing.assert_close(one[0].target * one[0].scale, other[0].target * other[0].scale)
     for one, other in zip(data, brains(brain_dir, seed=1), strict=True):
-        assert one.files == other.files and one.fingerprint != other.fingerprint
+        assert one.source == other.source and one.fingerprint != other.fingerprint
 
 
 def test_folds_test_every_subject_once():
@@ -347,7 +347,7 @@ def test_series_of_ones_own_are_read_as_series(heart_dir):
 def test_maps_of_hearts_explain_their_coil_images(heart_dir):
     """ESPIRiT on the temporal mean, and no worse than JSENSE, which is why."""
     kspace = cine.read(heart_dir / "ocmr" / "fs_0000.h5").kspace[0]
-    prepared = hearts(heart_dir)[0].files[0]
+    prepared = hearts(heart_dir)[0].source[0]
     with h5py.File(prepared) as file:
         maps = file["sens_maps"][0]
     np.testing.assert_allclose(

@@ -1,7 +1,7 @@
 """Slices held in memory give the batches that slices in files give, wherever they are held."""
 
 import pickle
-from dataclasses import dataclass, fields, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
 
 import numpy as np
 import pytest
@@ -9,12 +9,14 @@ import torch
 from problems import write_prepared
 
 from gleam.datasets import Resident, Slices, resident
+from gleam.datasets.scans import array_shapes
 from gleam.physics.sense import Batch
 
 KNOWN = (
     "name", "index", "shapes", "measured", "subjects", "fingerprint", "is_phantom", "aspect", "acquisition",
     "n_left_out",
 )  # fmt: skip
+FINGERPRINTS = ["f272cf23ed898726", "75eabd4c9d73dc0f", "442f36b5420292ba"]
 ON_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -25,7 +27,7 @@ def mixed(splits, tmp_path):
         write_prepared(tmp_path / f"mixed{k}.h5", n_slices=k + 2, n_coils=n_coils, shape=shape, seed=90 + k)
         for k, (n_coils, shape) in enumerate([(5, (24, 20)), (3, (28, 24))])
     ]
-    return replace(splits[0], files=(*splits[0].files, *more))
+    return replace(splits[0], source=(*splits[0].source, *more))
 
 
 def assert_same(one, other):
@@ -52,14 +54,14 @@ def test_held_slices_give_the_same_batches_bit_for_bit(mixed):
 def test_files_are_read_once(mixed, monkeypatch):
     held = Resident(mixed, "cpu")
     before = held.training_batch(1, 2, seed=0)
-    monkeypatch.setattr("gleam.datasets.slices._read", None)
+    monkeypatch.setattr("gleam.datasets.scans._read", None)
     assert_same(held.training_batch(1, 2, seed=0), before)
 
 
 def test_arrays_stay_behind_when_pickled(splits):
     held = Resident(splits[0], "cpu")
     packed = pickle.dumps(held)
-    assert len(packed) < 5000 < sum(x.nbytes for volume in held._volumes for x in volume.values())
+    assert len(packed) < 5000 < sum(x.nbytes for volume in held.storage.volumes for x in volume.values())
     assert_same(pickle.loads(packed).training_batch(5, 2, seed=1), held.training_batch(5, 2, seed=1))
 
 
@@ -86,15 +88,15 @@ def test_a_batch_needs_no_index_that_would_be_copied(splits, monkeypatch):
 
 def test_what_does_not_fit_is_pinned_and_too_much_gets_one_sentence(mixed, monkeypatch):
     gpu = torch.device("cuda", 0)
-    sizes = [sum(8 * int(np.prod(shape)) for shape in resident.array_shapes(s).values()) for s in mixed.shapes]
+    sizes = [sum(8 * int(np.prod(shape)) for shape in array_shapes(s).values()) for s in mixed.shapes]
     free = sizes[0] + sizes[1] + 1000  # two files, and then one that is smaller than the room left over is not
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free + 500, 10**9))
-    assert resident._places(mixed, gpu, 500) == [gpu, gpu, "pinned", "pinned", "pinned"]
+    assert resident._places(mixed.scans, gpu, "train", 500) == [gpu, gpu, "pinned", "pinned", "pinned"]
     monkeypatch.setattr(resident, "host_bytes_available", lambda: 10_000)
     with pytest.raises(
         ValueError, match=r"the 14 slices of train need .* GB free for them on cuda:0 and .* on the host"
     ):
-        resident._places(mixed, gpu, 500)
+        resident._places(mixed.scans, gpu, "train", 500)
     with pytest.raises(
         ValueError, match=r"the 14 slices of train need 0\.0 GB of memory; there are 0\.0 GB on the host"
     ):
@@ -104,7 +106,7 @@ def test_what_does_not_fit_is_pinned_and_too_much_gets_one_sentence(mixed, monke
 def test_resident_slices_are_not_held_twice(splits):
     first = Resident(splits[0], "cpu")
     second = Resident(first, "cpu")
-    assert second._volumes is first._volumes and second.slices is splits[0]
+    assert second.storage.volumes is first.storage.volumes and second.scans == splits[0].scans
     assert_same(second.training_batch(0, 2, seed=0), splits[0].training_batch(0, 2, seed=0))
 
 
@@ -119,18 +121,21 @@ def test_other_masks_on_the_same_files_share_what_is_held(splits, monkeypatch):
     assert resident.on_device(train, "cpu") is train
     hold, checked, gpu = resident.hold, resident.numbered_device, torch.device("cuda", 0)
     monkeypatch.setattr(resident, "numbered_device", lambda device: device if device is gpu else checked("cpu"))
-    monkeypatch.setattr(resident, "hold", lambda slices, device: hold(slices, "cpu"))
-    monkeypatch.setattr(resident, "Resident", lambda slices, device, volumes: Resident(slices, "cpu", volumes=volumes))
+    monkeypatch.setattr(resident, "hold", lambda scans, device, name: hold(scans, "cpu", name=name))
+    memory, cpu = resident.Memory, torch.device("cpu")
+    monkeypatch.setattr(
+        resident, "Memory", lambda name, scans, device, volumes: memory(name, scans, cpu, volumes=volumes)
+    )
     first, second = (resident.on_device(replace(train, seed=seed), gpu) for seed in (1, 2))
     other = resident.on_device(val, gpu)
-    assert first._volumes is second._volumes is not other._volumes
+    assert first.storage.volumes is second.storage.volumes is not other.storage.volumes
     assert_same(second.training_batch(0, 2, seed=0), replace(train, seed=2).training_batch(0, 2, seed=0))
     del first, second
-    assert [files for files, _ in resident._HELD] == [val.files]
+    assert [scans for scans, _ in resident._MEMORIES] == [val.scans]
 
 
 def test_what_no_memory_holds_is_read_from_files(splits, monkeypatch, capsys):
-    def hold(slices, device):
+    def hold(scans, device, name):
         raise ValueError("the slices need more memory")
 
     monkeypatch.setattr(resident, "numbered_device", lambda device: torch.device("cuda", 0))
@@ -145,7 +150,7 @@ def test_the_host_says_how_much_memory_it_has():
 
 
 def test_series_have_maps_without_time():
-    assert resident.array_shapes((5, 3, 7, 24, 20)) == {
+    assert array_shapes((5, 3, 7, 24, 20)) == {
         "kspace": (5, 3, 7, 24, 20), "sens_maps": (5, 3, 1, 24, 20), "target": (5, 7, 24, 20)
     }  # fmt: skip
 
@@ -226,7 +231,7 @@ def test_the_next_batch_is_made_while_a_step_runs_and_the_host_stays_near(monkey
 def test_a_gpu_makes_the_batches_that_a_cpu_makes(mixed, reserve_bytes):
     """Held on the GPU, and held in pinned memory, which a reserve larger than the GPU asks for."""
     held = Resident(mixed, "cuda", reserve_bytes=reserve_bytes)
-    is_pinned = [volume["target"].is_pinned() for volume in held._volumes]
+    is_pinned = [volume["target"].is_pinned() for volume in held.storage.volumes]
     assert all(is_pinned) if reserve_bytes else not any(is_pinned)
     for step in (0, 1, 2, 7, 8, 3):
         ours, theirs = held.training_batch(step, 2, seed=3), mixed.training_batch(step, 2, seed=3)
@@ -250,19 +255,39 @@ def test_a_training_batch_makes_nobody_wait(splits):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_the_interface_is_that_of_slices():
-    public = {name for name in dir(Slices) if not name.startswith("_")} - {"fill", "files"}
-    assert public - set(dir(Resident)) == set()
+def test_resident_slices_are_slices_and_nothing_else_of_them_changes(splits):
+    held = Resident(splits[0], "cpu")
+    assert type(held) is Slices and replace(held, storage=None) == splits[0]
+    with pytest.raises(FrozenInstanceError):
+        held.storage = None
+
+
+def test_other_masks_in_the_same_memory_are_other_masks(mixed):
+    """Banks and batches made ahead belong to the slices, the arrays to their storage."""
+    held = Resident(mixed, "cpu")
+    held.training_batch(0, 2, seed=0), held[0]
+    other = replace(held, seed=mixed.seed + 1)
+    assert other.storage is held.storage and other.fingerprint != held.fingerprint
+    assert_same(other.training_batch(0, 2, seed=0), replace(mixed, seed=mixed.seed + 1).training_batch(0, 2, seed=0))
+    assert_same(other[0], replace(mixed, seed=mixed.seed + 1)[0])
+
+
+def test_fingerprints_stay_those_of_earlier_versions(splits):
+    """Runs and records are found by them."""
+    assert [slices.fingerprint for slices in splits] == FINGERPRINTS
+    assert [Resident(slices, "cpu").fingerprint for slices in splits] == FINGERPRINTS
 
 
 def test_room_is_kept_on_the_gpu_and_pinned_memory_is_taken_in_powers_of_two(mixed, monkeypatch):
     gpu = torch.device("cuda", 0)
-    needed = [[8 * torch.Size(s).numel() for s in resident.array_shapes(shape).values()] for shape in mixed.shapes]
+    needed = [[8 * torch.Size(s).numel() for s in array_shapes(shape).values()] for shape in mixed.shapes]
     total = sum(map(sum, needed))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (total, 4 * total))
     pinned = sum(1 << (n - 1).bit_length() for arrays in needed for n in arrays)
     monkeypatch.setattr(resident, "host_bytes_available", lambda: pinned / 0.9 + 1)
-    assert resident._places(mixed, gpu, None) == ["pinned"] * 5  # a quarter of the GPU is all that is free
+    assert (
+        resident._places(mixed.scans, gpu, "train", None) == ["pinned"] * 5
+    )  # a quarter of the GPU is all that is free
     monkeypatch.setattr(resident, "host_bytes_available", lambda: pinned / 0.9 - 10)
     with pytest.raises(ValueError, match="on the host"):
-        resident._places(mixed, gpu, None)
+        resident._places(mixed.scans, gpu, "train", None)

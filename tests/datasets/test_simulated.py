@@ -2,7 +2,7 @@
 
 import pickle
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import yaml
 
 import gleam
 from gleam import calibration, phantoms
-from gleam.datasets import cine, fastmri, load, mridata
+from gleam.datasets import Slices, cine, fastmri, load, mridata
 from gleam.datasets.splits import BRAINS, KNEES, files_by_split
-from gleam.phantoms import generate, simulated
+from gleam.phantoms import generate, phantom_scans, simulated
 from gleam.physics.fourier import fft2c, ifft2, ifft2c
 from gleam.physics.sense import Batch
 
@@ -95,7 +95,7 @@ def test_processes_draw_what_one_process_draws(monkeypatch):
     settings = {**KNEE, "n_val": 0, "n_test": 0}
     alone = simulated.knees(**MASKS, n_jobs=1, **settings)[0]
     monkeypatch.setattr(generate, "VOXELS_PER_PROCESS", 1)
-    monkeypatch.setattr(simulated, "VOXELS_PER_TASK", 2 * 48 * 40)
+    monkeypatch.setattr(phantom_scans, "VOXELS_PER_TASK", 2 * 48 * 40)
     shared = simulated.knees(**MASKS, n_jobs=2, **settings)[0]
     assert_close(shared.training_batch(0, 3, seed=0), alone.training_batch(0, 3, seed=0))
     assert shared.fingerprint == alone.fingerprint
@@ -107,7 +107,7 @@ def knee():
     settings = {"n_train": 1, "n_val": 0, "n_test": 0, "n_slices": 8, "matrix": (96, 80), "n_coils": 8, "n_jobs": 1}
     jsense = partial(calibration.jsense, kernel_width=8, calibration_width=20)
     splits = (simulated.knees(**MASKS, calibrate=c, **settings)[0] for c in (None, jsense))
-    return [split._volumes[0] for split in splits]
+    return [split.storage.volumes[0] for split in splits]
 
 
 def test_the_phantoms_own_maps_are_normalised_and_explain_the_coils(knee):
@@ -153,6 +153,18 @@ def test_a_split_can_be_sent_to_another_process():
     packed = pickle.dumps(train)
     assert len(packed) < 20_000
     assert_close(pickle.loads(packed)[0], train[0])
+    assert_close(replace(train, storage=None)[0], train[0])  # drawn when needed
+
+
+def test_fingerprints_stay_those_of_earlier_versions():
+    """Runs and records are found by them."""
+    settings = {"n_train": 1, "n_val": 0, "n_test": 1, "n_jobs": 1}
+    knees = simulated.knees(**MASKS, mask_seed=2, **{**KNEE, "n_slices": 4, **settings})
+    assert [split.fingerprint for split in knees] == ["aa2f6315b3e122e7", "615622cb391f1998", "1a8c850a8761e807"]
+    scans = phantom_scans.PhantomScans(generate.planned(phantoms.heart, **{**HEART}), None, torch.device("cpu"), 1)
+    make_mask = partial(gleam.masks.kt_variable_density, acceleration=3, n_center=2)
+    train = replace(scans, jobs=[job for job in scans.jobs if job["split"] == "train"])
+    assert Slices("train", train, make_mask, n_masks=5).fingerprint == "fc56ef53e7a1c0f2"
 
 
 PAPER = yaml.safe_load((Path(__file__).parents[2] / "notebooks" / "paper.yaml").read_text())["phantoms"]
@@ -169,7 +181,8 @@ PAPER = yaml.safe_load((Path(__file__).parents[2] / "notebooks" / "paper.yaml").
 def test_the_papers_sizes_and_counts(write, size, n_slices):
     jobs = generate.planned(write, **PAPER[write.__name__])
     shapes = {
-        split: [simulated._shape(job) for job in jobs if job["split"] == split] for split in ("train", "val", "test")
+        split: [phantom_scans._shape(job) for job in jobs if job["split"] == split]
+        for split in ("train", "val", "test")
     }
     assert {shape[1:] for own in shapes.values() for shape in own} == {size}
     assert tuple(sum(shape[0] for shape in own) for own in shapes.values()) == n_slices
@@ -218,12 +231,12 @@ def test_a_split_without_subjects_is_empty_and_cannot_be_trained_on(tmp_path):
 def test_a_gpu_measures_what_a_cpu_measures(make):
     for ours, theirs in zip(make(device="cuda"), make(), strict=True):
         assert ours[0].target.is_cuda
-        for key, values in ours._volumes[0].items():
-            torch.testing.assert_close(values.cpu(), theirs._volumes[0][key], rtol=1e-4, atol=1e-4)
+        for key, values in ours.storage.volumes[0].items():
+            torch.testing.assert_close(values.cpu(), theirs.storage.volumes[0][key], rtol=1e-4, atol=1e-4)
 
 
 def test_kspace_is_in_fft_order():
-    volume = simulated.knees(**MASKS, **{**KNEE, "n_train": 1}, n_jobs=1)[0]._volumes[0]
+    volume = simulated.knees(**MASKS, **{**KNEE, "n_train": 1}, n_jobs=1)[0].storage.volumes[0]
     combined = (volume["sens_maps"].conj() * ifft2(volume["kspace"])).sum(1)
     torch.testing.assert_close(combined, volume["target"], rtol=1e-4, atol=1e-4)
     energy = fft2c(volume["target"]).abs().square().sum(0)
