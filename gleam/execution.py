@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -156,7 +157,7 @@ def channels_last(x: Tensor, n_features: int) -> bool:
     if torch.is_autocast_enabled(x.device.type):
         return True
     if x.is_cuda:
-        return torch.backends.cudnn.conv.fp32_precision == "tf32"
+        return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
     is_series = x.ndim == 4
     return n_features >= 32 if is_series else n_features % 16 != 0
 
@@ -168,7 +169,7 @@ def is_capturing() -> bool:
 
 def autocast_as_now(device_type: str) -> Callable[[], torch.autocast]:
     """Return a function that makes contexts with the current state of autocast, to repeat a computation later."""
-    settings = {
+    settings: dict[str, Any] = {
         "device_type": device_type,
         "dtype": torch.get_autocast_dtype(device_type),
         "enabled": torch.is_autocast_enabled(device_type),

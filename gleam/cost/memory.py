@@ -6,6 +6,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,16 +40,17 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, held: Iterable[Tensor] = (), *, device: str | torch.device = "cpu") -> None:
         super().__init__()
-        self.blocks = weakref.WeakKeyDictionary()
+        self.blocks: weakref.WeakKeyDictionary[Any, _Block] = weakref.WeakKeyDictionary()
         self.device_type = torch.device(device).type
         self.live = self.peak = 0
-        self.alive, self.at_peak = set(), set()
+        self.alive: set[_Block] = set()
+        self.at_peak: set[_Block] = set()
         self.label("held", held)
 
     @property
     def split(self) -> dict[str, int]:
         """Bytes at the peak by kind: the kinds of :meth:`label`, and activations."""
-        total = Counter()
+        total: Counter[str] = Counter()
         for block in self.at_peak:
             total[block.kind] += block.size
         return dict(total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -56,7 +57,8 @@ def measure(
     A script that calls this needs `if __name__ == "__main__":`.
     """
     checked_device(device)
-    n_modules = n_modules or len(network.iterations)
+    iterations: Any = network.iterations
+    n_modules = n_modules or len(iterations)
     methods = {
         "GLEAM": Greedy(n_modules),
         "P-GLEAM, in turn": ParallelGreedy(n_modules, pipelined=False),

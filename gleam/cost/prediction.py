@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,8 +67,9 @@ class MemoryModel:
         held = [s["weights"] + s["optimizer"] for s in plain]
         working = [tuple(sum(s.values()) - h for s, h in zip(way, held, strict=True)) for way in (plain, checkpointed)]
         weights = [s["weights"] for s in plain]
+        iterations: Any = network.iterations
         return cls(
-            len(network.iterations),
+            len(iterations),
             fixed_bytes=2 * held[0] - held[1],
             weight_bytes=held[1] - held[0],
             plain=working[0],

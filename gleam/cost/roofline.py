@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from math import log2, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +103,8 @@ def work(network: nn.Module, strategy: Strategy, batch: Batch, *, computed: bool
         raise ValueError(f"a step of {strategy} depends on values or on several devices; count it with computed=True")
     batch = batch if computed else batch.to("cpu")  # some operators on CUDA do not work with shapes alone
     network = copy.deepcopy(network).to(batch.target.device).train()
-    with nullcontext() if computed else FakeTensorMode(allow_non_fake_inputs=True) as shapes_only:
+    mode: Any = nullcontext() if computed else FakeTensorMode(allow_non_fake_inputs=True)
+    with mode as shapes_only:
         if not computed:
             network = copy.deepcopy(network)
             batch = type(batch)(*(shapes_only.from_tensor(getattr(batch, f.name)) for f in fields(batch)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +63,7 @@ class Cost:
 
     @classmethod
     def measured(
-        cls, step_seconds: Sequence[float], split: dict[str, int], device: str | torch.device, **parts: object
+        cls, step_seconds: Sequence[float], split: dict[str, int], device: str | torch.device, **parts: Any
     ) -> Cost:
         """The cost of a step on `device` from the seconds of each round and the bytes at the peak by kind.
 
@@ -152,7 +153,7 @@ def paired(
     dict of name to tuple of float
         Seconds of each round.
     """
-    seconds = {name: [] for name in steps}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(n_warmup + n_rounds):
         for name, step in steps.items():
             elapsed = timed(step, device)

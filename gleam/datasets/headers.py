@@ -38,9 +38,9 @@ class Header:
         Whether this project simulated the scan.
     """
 
-    encoded: tuple[int, int, int]
-    recon: tuple[int, int, int]
-    centers: tuple[int | None, int | None]
+    encoded: tuple[int, ...]
+    recon: tuple[int, ...]
+    centers: tuple[int | None, ...]
     spacing: tuple[float, float, float]
     oversampling: float
     trajectory: str

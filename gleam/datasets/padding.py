@@ -76,4 +76,5 @@ def cropped(start: int, stop: int, n: int, n_cropped: int) -> tuple[int, int]:
         Number of lines before, and pixels after the crop.
     """
     edges = (2 * (edge - n // 2) - 1 for edge in (start, stop))  # half a line below, in halves of a line
-    return tuple(n_cropped // 2 - (-edge * n_cropped) // (2 * n) for edge in edges)
+    first, last = (n_cropped // 2 - (-edge * n_cropped) // (2 * n) for edge in edges)
+    return first, last

@@ -96,7 +96,7 @@ def prepare(
     done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
     missing = [path for path in known if path not in done]
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
-        errors = []
+        errors: list[Exception] = []
         for path, prepared, sha in _results(job, missing, n_jobs, errors):
             done[path] = prepared
             hashes.add(path, sha)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,7 @@ class Conv3d(nn.Conv3d):
 
 _FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
 CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
-_LAYOUTS = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
+_LAYOUTS: dict[type[nn.Module], torch.memory_format] = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
 
 
 def lay_out(network: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> None:
@@ -82,7 +83,9 @@ def lay_out(network: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> 
     optimizers : iterable of Optimizer
         Those that train `network`.
     """
-    layouts = {layer.weight: _LAYOUTS[type(layer)] for layer in network.modules() if type(layer) in _LAYOUTS}
+    layouts: dict[Any, torch.memory_format] = {
+        layer.weight: _LAYOUTS[type(layer)] for layer in network.modules() if type(layer) in _LAYOUTS
+    }
     for p, layout in layouts.items():
         if not p.is_contiguous(memory_format=layout):
             p.data = p.data.contiguous(memory_format=layout)

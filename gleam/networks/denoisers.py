@@ -5,7 +5,9 @@ This is the only place where a complex image becomes two real channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -166,8 +168,9 @@ class ResidualCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Complex images to complex images of the same shape."""
-        _check_dims(x, self.body[-1])
-        return x + to_complex(self.body(to_channels(x, self.body[-1].in_channels)))
+        last: Any = self.body[-1]
+        _check_dims(x, last)
+        return x + to_complex(self.body(to_channels(x, last.in_channels)))
 
 
 class PlainCNN(nn.Module):
@@ -259,7 +262,8 @@ class PlainCNN(nn.Module):
 
         The product of the :func:`operator_norm` of the layers; differentiable. The constant itself may be far smaller.
         """
-        return torch.stack([operator_norm(layer.weight) for layer in self.layers]).prod()
+        layers: Iterable[Any] = self.layers
+        return torch.stack([operator_norm(layer.weight) for layer in layers]).prod()
 
     def _scale(self):
         return self.lipschitz / self.lipschitz_bound().clamp_min(self.lipschitz)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,8 @@ class MoDLIteration(nn.Module):
                 f"{type(self.denoiser).__name__} cannot be inverted; MoDL needs a CNN with a method inverse"
             )
         z = x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
-        return self.denoiser.inverse(z)
+        inverse: Any = self.denoiser.inverse
+        return inverse(z)
 
     def data_consistency(self, z: Tensor, batch: Batch, start: Tensor) -> Tensor:
         """x+ (Eq. 8) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""

@@ -153,7 +153,7 @@ def modl(
     )
 
 
-def split(iterations: Sequence, n_modules: int) -> list[list]:
+def split(iterations: Sequence, n_modules: int) -> list[Sequence]:
     """Cut a list of iterations into `n_modules` contiguous modules of nearly equal length, the longer ones first.
 
     Raises ValueError unless 1 <= n_modules <= N.

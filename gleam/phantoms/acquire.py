@@ -30,10 +30,10 @@ class Phase:
         """Phase in radians, float32, shape (s, y, x), on `grid`: three arrays of positions in mm."""
         s, y, x = np.meshgrid(*(np.asarray(g) / 80 for g in grid), indexing="ij", sparse=True)
         one, *f = self.factors  # of 1, s, y, x, sy, yx, sx, ss, yy, xx, yyy, xxx, yxx, xyy
-        plane = one + f[1] * y + f[2] * x + f[4] * y * x + f[7] * y**2 + f[8] * x**2
+        plane: np.ndarray = one + f[1] * y + f[2] * x + f[4] * y * x + f[7] * y**2 + f[8] * x**2
         plane = plane + f[9] * y**3 + f[10] * x**3 + f[11] * y * x**2 + f[12] * x * y**2
         # The terms without s, and the two with it, are small arrays: only their sum has the size of the grid.
-        rest = f[0] * s + f[3] * s * y + f[6] * s**2, f[5] * s * x
+        rest: Any = f[0] * s + f[3] * s * y + f[6] * s**2, f[5] * s * x
         plane, *rest = (part.astype(np.float32) for part in (plane, *rest))
         return plane + rest[0] + rest[1] + np.float32(0.2) * self.field(grid)
 
@@ -48,7 +48,8 @@ class Banding:
     def __call__(self, grid: Sequence[np.ndarray]) -> np.ndarray:
         """Factor of the signal, 0 to 1, float32, shape (s, y, x), on `grid`: three arrays of positions in mm."""
         s, y, x = np.meshgrid(*(np.asarray(g) / 110 for g in grid), indexing="ij", sparse=True)
-        angle = sum(f * term for f, term in zip(self.factors, (1, s, y, x, x * y, x**2, y**2), strict=True))
+        terms: Sequence[Any] = (1, s, y, x, x * y, x**2, y**2)
+        angle: Any = sum(f * term for f, term in zip(self.factors, terms, strict=True))
         angle = angle + 0.3 * self.field(grid)
         dark = 0.7 * np.exp(-(((np.abs(angle) - np.pi) / 0.6) ** 2)) + 0.03 * angle**2 / (1 + angle**2)
         return (1 - dark).astype(np.float32)

@@ -114,7 +114,8 @@ class Brain:
             float32; fluid is about 1.
         """
         offsets = SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
-        return np.mean([self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets], axis=0, dtype=np.float32)
+        slices = [self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets]
+        return np.mean(slices, axis=0, dtype=np.float32)  # type: ignore[return-value]  # an array, since it has an axis
 
     def _thin(self, grid):
         noise = {name: field(grid) for name, field in self.fields.items()}

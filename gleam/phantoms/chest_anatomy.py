@@ -8,6 +8,7 @@ signal opposes that of water, and a voxel that holds both is dark.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Chest:
             float32: the signal with water positive, and the signed distances in mm to the cavity of the chest and to
             the aorta.
         """
-        noise = {name: field(grid) for name, field in self.fields.items()}
+        noise: dict[str, Any] = {name: field(grid) for name, field in self.fields.items()}
         s, y, x = (
             np.asarray(g, np.float32).reshape(shape)
             for g, shape in zip(grid, ((-1, 1, 1), (1, -1, 1), (1, 1, -1)), strict=True)

@@ -7,6 +7,7 @@ signed distance in mm, negative inside; :func:`cover` turns it into the fraction
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def spline_matrix(positions: np.ndarray, first: float, spacing: float, n_knots: 
 
 
 def interpolate(
-    lattice: np.ndarray, first: Sequence[float], spacing: Sequence[float], grid: Sequence[np.ndarray]
+    lattice: np.ndarray, first: Sequence[float], spacing: Sequence[float] | np.ndarray, grid: Sequence[np.ndarray]
 ) -> np.ndarray:
     """Evaluate a cubic B-spline on a regular grid.
 
@@ -186,9 +187,10 @@ def box(near: np.ndarray) -> tuple[slice, slice, slice]:
 
     Small shapes are drawn only in their box: outside it they cover nothing, and painting would change nothing.
     """
-    flat = near.any(axis=0)
+    flat: Any = near.any(axis=0)
     ends = [np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0)]
-    return (slice(None), *(slice(e[0], e[-1] + 1) if len(e) else slice(0) for e in ends))
+    y, x = (slice(e[0], e[-1] + 1) if len(e) else slice(0) for e in ends)
+    return slice(None), y, x
 
 
 def ellipse_box(u: np.ndarray, v: np.ndarray, a: float, b: float, margin: float) -> tuple[slice, slice, slice]:

@@ -44,7 +44,7 @@ MUSCLES = {
 }  # fmt: skip
 
 
-def profile(s: np.ndarray, table: Sequence[Sequence[float]]) -> list[np.ndarray]:
+def profile(s: np.ndarray, table: Sequence[Sequence[float]] | np.ndarray) -> list[np.ndarray]:
     """Interpolate rows of (s, values...) at the positions `s` (1D) in mm; returns each value as (s, 1, 1), float32."""
     rows = np.array(table, float)
     rows = rows[np.argsort(rows[:, 0])]

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -179,7 +180,8 @@ def unit_maps(
         complex64.
     """
     coils = acquire.Coils(rng, n_coils, grid, [0.6 * side for side in fov_mm], 60)
-    return (coils.bare(slice(None)) / coils.bare_rss)[:, 0]
+    maps: Any = coils.bare(slice(None))
+    return (maps / coils.bare_rss)[:, 0]
 
 
 def _header(settings):

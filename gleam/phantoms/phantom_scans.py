@@ -204,8 +204,8 @@ def measure(
     coils = scan.coils.as_arrays(lambda array: torch.from_numpy(array).to(device, single))
     factor, sigma = scan.scales(noise_free, coils)
     for index, part in scan.coil_images(noise_free, coils):
-        noise = white_noise(scan.noise, (*part.shape[:-2], *scan.encoded))
-        noise = cropped(_centred_ifft(torch.from_numpy(noise).to(device), scan.axes), scan.recon)
+        noise = torch.from_numpy(white_noise(scan.noise, (*part.shape[:-2], *scan.encoded))).to(device)
+        noise = cropped(_centred_ifft(noise, scan.axes), scan.recon)
         kspace = fft2(factor * cropped(part, scan.recon) + sigma * noise)
         volume["kspace"][index] = (kspace.swapaxes(0, 1) if kspace.ndim == 4 else kspace).to(torch.complex64)
     for s in range(scan.n_slices):

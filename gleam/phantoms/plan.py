@@ -13,7 +13,7 @@ from gleam.datasets.splits import SPLITS
 
 VERSION = 2  # raise it when the pixels of a phantom change: files of an older version are then written anew
 KINDS = ("knee", "brain", "heart")
-FOLDERS = {"knee": "mridata", "brain": fastmri.FOLDER, "heart": cine.OCMR}
+FOLDERS: dict[str, str | Path] = {"knee": "mridata", "brain": fastmri.FOLDER, "heart": cine.OCMR}
 MIN_SIDE = 32  # pixels of an image
 
 
@@ -51,7 +51,8 @@ def plan(
         If an argument makes no sense, or there is no subject.
     """
     counts = {split: count(f"n_{split}", n, 0) for split, n in zip(SPLITS, (n_train, n_val, n_test), strict=True)}
-    common = {"version": VERSION, "kind": kind, "n_slices": _slices(n_slices, counts, 4 if kind == "knee" else 1)}
+    common: dict[str, Any] = {"version": VERSION, "kind": kind}
+    common |= {"n_slices": _slices(n_slices, counts, 4 if kind == "knee" else 1)}
     common |= {"matrix": _matrix(matrix)} | ({"n_frames": count("n_frames", n_frames, 2)} if kind == "heart" else {})
     common |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
     common |= {"seed": count("seed", seed, 0)}

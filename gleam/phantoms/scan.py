@@ -7,7 +7,7 @@ does no input or output: :mod:`.subject` writes raw files from it, :mod:`gleam.p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from gleam.phantoms.brain_anatomy import Brain
 from gleam.phantoms.heart_anatomy import THICKNESS_MM, Heart
 from gleam.phantoms.heart_motion import Breathing, breathe
 from gleam.phantoms.knee_anatomy import Knee
+from gleam.physics.fourier import Array
 
 KNEE_FOV_MM = (120.0, 160.0, 153.6)
 KNEE_CENTRE_MM = 5.0
@@ -73,7 +74,15 @@ class Scan:
         Value that the 95th percentile of the combined image is scaled to; None: images are not scaled.
     """
 
-    unit = None
+    acquisition: str
+    field_strength: float
+    axes: tuple[int, ...]
+    unit: float | None = None
+    grid: Sequence[np.ndarray]
+    anatomy: Any
+    phase: Callable[[Sequence[np.ndarray]], np.ndarray]
+    coils: Coils
+    header: dict[str, Any]
 
     def __init__(self, job: dict) -> None:
         self.job, settings = job, job["settings"]
@@ -96,20 +105,21 @@ class Scan:
 
         `images` and `coils` are both NumPy's or both torch's, of the whole scan.
         """
-        total = coils.rss if images.ndim == 3 else coils.rss[:, None]
-        combined = cropped(abs(images), self.recon) * cropped(total, self.recon)
+        total: Any = coils.rss if images.ndim == 3 else coils.rss[:, None]
+        magnitude: Any = abs(images)
+        combined = cropped(magnitude, self.recon) * cropped(total, self.recon)
         combined = combined if isinstance(combined, np.ndarray) else combined.cpu().numpy()
         scale = float(np.percentile(combined, 95))
         return (1.0, self.level * scale) if self.unit is None else (self.unit / scale, self.level * self.unit)
 
-    def coil_images(self, images: np.ndarray | Tensor, coils: Coils) -> Iterator[tuple[Any, np.ndarray | Tensor]]:
+    def coil_images(self, images: Array, coils: Coils) -> Iterator[tuple[Any, Array]]:
         """Yield (index, coil images without noise) in the order in which the noise is drawn.
 
         The index is that of an array (slice, coil, ...). The images are those of one slice at a time, (coil, y, x) or,
         of a series, (time, coil, y, x).
         """
         for s, image in enumerate(images):
-            maps = coils.maps(slice(None), slice(s, s + 1))[:, 0]
+            maps: Any = coils.maps(slice(None), slice(s, s + 1))[:, 0]
             yield np.s_[s], (image * maps if image.ndim == 2 else image[:, None] * maps)
 
 
@@ -127,10 +137,11 @@ class KneeScan(Scan):
         spaces = {"encoded": shape, "encoded_fov_mm": KNEE_FOV_MM, "recon": shape, "recon_fov_mm": KNEE_FOV_MM}
         self.header = {**spaces, "n_slices": 1}
 
-    def coil_images(self, images: np.ndarray | Tensor, coils: Coils) -> Iterator[tuple[Any, np.ndarray | Tensor]]:
+    def coil_images(self, images: Array, coils: Coils) -> Iterator[tuple[Any, Array]]:
         """Same as :meth:`Scan.coil_images`, but all slices (slice, y, x) of one coil at a time."""
         for c in range(len(coils)):
-            yield np.s_[:, c], images * coils.maps(slice(c, c + 1))[0]
+            maps: Any = coils.maps(slice(c, c + 1))
+            yield np.s_[:, c], images * maps[0]
 
 
 class BrainScan(Scan):
@@ -209,10 +220,10 @@ class HeartScan(Scan):
         return images
 
 
-def cropped(images: np.ndarray | Tensor, shape: Sequence[int]) -> np.ndarray | Tensor:
+def cropped(images: Array, shape: Sequence[int]) -> Array:
     """The middle `shape` (y, x) of `images` (..., y, x)."""
     first = [n // 2 - m // 2 for n, m in zip(images.shape[-2:], shape, strict=True)]
     return images[..., first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
 
 
-SCANS = {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}
+SCANS: dict[str, type[Scan]] = {"knee": KneeScan, "brain": BrainScan, "heart": HeartScan}

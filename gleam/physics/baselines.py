@@ -180,7 +180,7 @@ def choose_lamda(
     several = np.ndim(lamdas[0]) > 0
     grids = [_extended(grid, n_extensions) for grid in (lamdas if several else [lamdas])]
     slices = [val[int(i)] for i in np.linspace(0, len(val) - 1, min(n_slices, len(val)))]
-    scores = {}
+    scores: dict[tuple[float, ...], float] = {}
 
     def score(place):
         key = tuple(grid[i] for (grid, _), i in zip(grids, place, strict=True))
@@ -200,7 +200,7 @@ def choose_lamda(
             beside = (*place[:axis], place[axis] + step, *place[axis + 1 :])
             while 0 <= beside[axis] < len(grids[axis][0]) and score(beside) < score(place):
                 place, beside = beside, (*place[:axis], beside[axis] + step, *place[axis + 1 :])
-    best = min(scores, key=scores.get)
+    best = min(scores, key=scores.__getitem__)
     for lamda, (grid, _) in zip(best, grids, strict=True):
         if len(grid) > 1 and lamda in (grid[0], grid[-1]) and lamda > 0:
             warnings.warn(

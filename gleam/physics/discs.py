@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
 
-def center(shape: tuple[int, int], width: int) -> np.ndarray:
+def center(shape: Sequence[int], width: int) -> np.ndarray:
     """True in the central square of `width` points."""
     mask = np.zeros(shape, bool)
     mask[tuple(slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)] = True
     return mask
 
 
-def distance_from_center(shape: tuple[int, int]) -> np.ndarray:
+def distance_from_center(shape: Sequence[int]) -> np.ndarray:
     """Distance of each grid point (y, x) from the centre, in half widths of the grid."""
     y, x = (2 * (np.arange(n) - n // 2) / n for n in shape)
     return np.hypot(y[:, None], x[None, :])
@@ -32,7 +33,7 @@ def slope_of(shape: tuple[int, int], acceleration: float, n_calibration: int) ->
     return low
 
 
-def discs(shape: tuple[int, int], slope: float, generator: np.random.Generator) -> np.ndarray:
+def discs(shape: Sequence[int], slope: float, generator: np.random.Generator) -> np.ndarray:
     """The points of the disc sampling that :func:`gleam.masks.poisson_disc` describes, without its centre."""
     inside = distance_from_center(shape) <= 1
     first, second = _conflicts(shape, slope)

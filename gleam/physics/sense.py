@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gleam import execution
-from gleam.physics.fourier import AXES, fft2, fft_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
+from gleam.physics.fourier import AXES, Array, fft2, fft_unscaled, ifft2, ifft2c, ifftshift2, to_fft_order
 
 COIL = 1
 # Samples of k-space that A^H A works on at a time. So few stay in the cache of a GPU, and their memory is small beside
@@ -135,14 +136,15 @@ def _combined_reals(m, s):
     return torch.stack([real.sum(COIL), -imaginary.sum(COIL)], dim=-1)
 
 
-def without_readout(mask: np.ndarray | Tensor) -> np.ndarray | Tensor:
+def without_readout(mask: Array) -> Array:
     """Cut an axis, y or x, along which all masks (..., y, x) are constant to length 1.
 
     Such an axis is the readout: columns are measured along all of y, the lines of k-t masks along all of x.
     """
     for axis in AXES:
         first = mask[..., :1, :] if axis == -2 else mask[..., :1]
-        if bool((mask == first).all()):
+        same: Any = mask == first
+        if bool(same.all()):
             mask = first
     return mask
 

@@ -72,7 +72,8 @@ def wavelet_slice(
         accelerate=True,
         max_iter=n_iterations,
     )
-    latest = collections.deque(maxlen=math.ceil(n_iterations / 4) if cycle_spinning else 1)  # the last quarter
+    n_latest = math.ceil(n_iterations / 4) if cycle_spinning else 1  # the last quarter
+    latest: collections.deque[np.ndarray] = collections.deque(maxlen=n_latest)
     while not method.done():
         method.update()
         latest.append(method.x.copy())

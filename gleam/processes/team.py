@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,7 +68,7 @@ class Team:
         """
         if self.size == 1:
             return dict(entries)
-        parts = [None] * self.size
+        parts: list[Any] = [None] * self.size
         with self.talking():
             dist.all_gather_object(parts, {k: v.cpu() if torch.is_tensor(v) else v for k, v in entries.items()})
         return {key: value for part in reversed(parts) for key, value in part.items()}

@@ -34,7 +34,9 @@ class Watch(threading.Thread):
         self.n_steps_done = self.n_rounds = 0
         self.is_over = False
         self.lock = threading.Lock()
-        self.beats, self.silent_rounds, self.left = {}, {}, set()
+        self.beats: dict[int, bytes | None] = {}
+        self.silent_rounds: dict[int, int] = {}
+        self.left: set[int] = set()
         self.beat()
 
     def start(self) -> None:

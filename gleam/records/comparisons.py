@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -77,10 +78,11 @@ def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None
     for method, record in records.items():
         if record.n_parameters is None or baseline not in records:
             continue
-        worse = [m for m in ("psnr", "ssim_object") if record.value(m) < records[baseline].value(m)]
+        values: dict[str, Any] = {m: (record.value(m), records[baseline].value(m)) for m in ("psnr", "ssim_object")}
         pairs = [
-            f"{_LABEL[m]} {record.value(m):.{_DIGITS[m]}f} against {records[baseline].value(m):.{_DIGITS[m]}f}"
-            for m in worse
+            f"{_LABEL[m]} {own:.{_DIGITS[m]}f} against {other:.{_DIGITS[m]}f}"
+            for m, (own, other) in values.items()
+            if own < other
         ]
         behind += [f"{method} ({', '.join(pairs)})"] if pairs else []
     if not behind:

@@ -85,12 +85,12 @@ def curves(
     """
     with _axis(6, 3.4) as (figure, axis):
         for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
-            y = np.atleast_2d(np.asarray(y, float))
-            mean, spread = y.mean(0), y.std(0)
+            curve = np.atleast_2d(np.asarray(y, float))
+            mean, spread = curve.mean(0), curve.std(0)
             if "y" in log:
                 mean = np.where(mean > 0, mean, np.nan)  # an exact zero has no place on this axis
             (line,) = axis.plot(x, mean, marker=marker, ms=4, lw=1.6, label=name, color=COLORS.get(name))
-            if len(y) > 1:
+            if len(curve) > 1:
                 axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, lw=0)
         if reference is not None:
             axis.axhline(reference, color="black", lw=0.8, ls="--")

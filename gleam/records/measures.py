@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from gleam.cost.timing import paired_ratio
 from gleam.records.archive import newest_date
@@ -68,7 +69,8 @@ def _counts(runs):
 
 def share_of_bf16_peak(runs: Runs, *, ladder: str) -> float | None:
     """FLOP per second of the fastest bf16 step over the measured rate of bf16 matrix products."""
-    step, limits = fastest_bf16(_rungs(runs, ladder)), runs.get(("limits", "Device"))
+    step: Any = fastest_bf16(_rungs(runs, ladder))
+    limits = runs.get(("limits", "Device"))
     n_operations = _value(step, "flops_per_step")
     limit = _value(limits, "bf16_flops_per_second")
     return n_operations / step.cost["seconds_per_step"] / limit if n_operations and limit else None
@@ -92,7 +94,7 @@ def time_ratio(runs: Runs, *, experiment: str, method: str, other: str) -> float
 
 def largest_time_ratio(runs: Runs, *, experiments: Sequence[str], method: str, other: str) -> float | None:
     """The largest of several :func:`time_ratio`; None if one of them is missing, since it might be the largest."""
-    ratios = [time_ratio(runs, experiment=e, method=method, other=other) for e in experiments]
+    ratios: list[Any] = [time_ratio(runs, experiment=e, method=method, other=other) for e in experiments]
     return None if None in ratios else max(ratios)
 
 
@@ -103,7 +105,8 @@ def psnr_shift(runs: Runs, *, experiment: str, method: str, other: str) -> float
     """
     shifts = []
     for seed in SEEDS:
-        a, b = (runs.get((f"{experiment}_seed{seed}", name)) for name in (method, other))
+        pair: list[Any] = [runs.get((f"{experiment}_seed{seed}", name)) for name in (method, other)]
+        a, b = pair
         if None in (_value(a, "psnr"), _value(b, "psnr")) or a.n_steps_done != b.n_steps_done:
             return None
         shifts.append(a.value("psnr") - b.value("psnr"))
@@ -127,7 +130,8 @@ MEASURES = {
 
 def fastest_bf16(rungs: Iterable[Record]) -> Record | None:
     """The record of the fastest bf16 step in an ablation (`rungs`: its records); None if no such step was timed."""
-    timed = [record for record in rungs if record.method.startswith("bf16") and _value(record, "seconds_per_step")]
+    bf16 = (record for record in rungs if record.method.startswith("bf16"))
+    timed: list[Any] = [record for record in bf16 if _value(record, "seconds_per_step")]
     return min(timed, key=lambda record: record.cost["seconds_per_step"], default=None)
 
 

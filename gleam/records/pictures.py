@@ -19,7 +19,7 @@ from gleam.datasets.volume import REAL_ANATOMY
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.spines.top": False,

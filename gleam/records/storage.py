@@ -92,7 +92,8 @@ class Record:
         """What the test data were: "phantoms", "scans", or scans with simulated coils; empty if not recorded."""
         if self.data.get("test", {}).get("acquisition") == REAL_ANATOMY:
             return REAL_ANATOMY
-        return {True: "phantoms", False: "scans"}.get(self.data.get("is_phantom"), "")
+        sources: dict[bool | None, str] = {True: "phantoms", False: "scans"}
+        return sources.get(self.data.get("is_phantom"), "")
 
     @property
     def progress(self) -> str:

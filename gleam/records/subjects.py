@@ -94,7 +94,7 @@ def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] 
 
     `runs` and the errors raised are those of :func:`paired`.
     """
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
     for metric in metrics:
         for method, values in paired(runs, base, metric).items():
             mean = values.mean()

@@ -94,7 +94,7 @@ def archive_caption(found: dict[str, Record]) -> str:
     """
     if not found:
         return ""
-    steps = {}
+    steps: dict[str, list[str]] = {}
     for method, run in found.items():
         if run.progress:
             steps.setdefault(run.progress, []).append(method)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,8 @@ class WholeNetwork(Strategy):
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """One list with all iterations."""
-        return split(network.iterations, 1)
+        iterations: Any = network.iterations
+        return split(iterations, 1)
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One update of the network from the loss of its last output."""
@@ -188,7 +189,8 @@ class Greedy(Strategy):
 
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """The iterations cut into `n_modules` lists; ValueError if there are fewer iterations than modules."""
-        return split(network.iterations, self.n_modules)
+        iterations: Any = network.iterations
+        return split(iterations, self.n_modules)
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
         """Run `iterations` on `x` as `within` does."""
@@ -278,10 +280,10 @@ def optimizers(
     a tensor on the device, which a captured step reads anew each time; change it by :func:`set_learning_rate`. Raises
     ValueError as :func:`parameters_by_module`.
     """
-    found = []
+    found: list[Optimizer] = []
     for parameters in parameters_by_module(strategy, network):
         can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex weights
-        rate = learning_rate
+        rate: float | Tensor = learning_rate
         if can_fuse and all(p.is_cuda for p in parameters):
             rate = torch.tensor(learning_rate, device=parameters[0].device)
         found.append(torch.optim.Adam(parameters, lr=rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse))

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import final
+from typing import Any, final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -174,7 +174,7 @@ class Fast(Strategy):
 
 
 # One per optimizer. The optimizer is deleted when a training run ends, and then the memory of its graph is freed.
-_REPLAYS = WeakKeyDictionary()
+_REPLAYS: WeakKeyDictionary[Optimizer, Replay] = WeakKeyDictionary()
 
 
 class Replay:
@@ -202,7 +202,10 @@ class Replay:
     ):
         self.strategy = strategy
         self.record, self.offset = record or _record_graph, offset or _random_offset
-        self.n_steps, self.recorded, self.replay, self.is_ordinary = Counter(), None, None, False
+        self.n_steps: Counter[tuple] = Counter()
+        self.recorded: tuple | None = None
+        self.replay: Any = None
+        self.is_ordinary = False
 
     def __call__(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One step on `batch`; returns the losses."""

@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Monitor:
 def combined(diagnostics: Iterable[dict]) -> dict:
     """The :meth:`Monitor.diagnostics` of several processes as one."""
     diagnostics = list(diagnostics)
-    fallbacks = Counter()
+    fallbacks: Counter[int] = Counter()
     for one in diagnostics:
         fallbacks.update(dict(one["fallbacks_at"]))
     n_inversions = sum(one["n_inversions"] for one in diagnostics)
@@ -252,12 +252,14 @@ def inversion_errors(network: nn.Module, batch: Batch) -> list[float]:
         Relative error of the input of each iteration, the largest over the batch; inf from where an inverse did not
         converge.
     """
-    errors = [math.inf] * len(network.iterations)
+    iterations: Any = network.iterations
+    iterates: Any = network.iterates
+    errors = [math.inf] * len(iterations)
     with torch.no_grad():
-        *inputs, x = network.iterates(batch)
+        *inputs, x = iterates(batch)
         for i in reversed(range(len(inputs))):
             try:
-                x = network.iterations[i].inverse(x, batch)
+                x = iterations[i].inverse(x, batch)
             except NotConverged:
                 break
             errors[i] = _relative_error(x, inputs[i])

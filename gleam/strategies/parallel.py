@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -130,7 +130,8 @@ class ParallelGreedy(Strategy):
         batch = batch.part(place.replica, self.n_replicas)
         average = place.averaging(len(batch) / n_slices, batch.target.device)
         losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in modules]
-        x = network.start(batch) if len(batch) and 0 in place.mine else None
+        unrolled: Any = network
+        x: Any = unrolled.start(batch) if len(batch) and 0 in place.mine else None
         for m in place.mine:
             if len(batch):
                 x = x if m == 0 or m - 1 in place.mine else place.receive(m - 1, batch.target)
@@ -287,7 +288,7 @@ def spread(network: nn.Module, strategy: Strategy, devices: Sequence[str | torch
         for iteration in (iteration for m in numbers for iteration in modules[m]):
             iteration.to(device)
             hooks.append(iteration.register_forward_pre_hook(partial(_bring, torch.device(device))))
-    network._spread = hooks
+    network._spread = hooks  # type: ignore[assignment]  # torch declares modules and tensors only
     return network
 
 

@@ -68,7 +68,7 @@ class Checkpoint:
 
     def state_of(self, m: int) -> dict[int, dict[str, Tensor]]:
         """State of the optimizer of module `m`, by number of the parameter."""
-        state = {}
+        state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(f"{m}.", self.optimizer_state).items():
             i, name = key.split(".", 1)
             state.setdefault(int(i), {})[name] = value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -34,7 +35,8 @@ def reconstruct(method: nn.Module | Callable[[Batch], Tensor], batch: Batch) -> 
         if not isinstance(method, nn.Module):
             return method(batch)
         method.eval()
-        return EndToEnd().propagate(method.iterations, method.start(batch), batch)
+        network: Any = method
+        return EndToEnd().propagate(network.iterations, network.start(batch), batch)
 
 
 def evaluate(

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,18 +108,18 @@ def fit(
     each can go on from the other's checkpoint.
     """
     devices = _devices(device)
-    positive = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
+    positive: dict[str, float | None] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
     positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
     _check(positive, {"train": train, "val": val})
     keep_freed_memory()
     team = strategy.team
     with team.telling_failures():
         devices = [numbered_device(d) for d in devices]
-        own = strategy.settled(devices[0])
+        own: Any = strategy.settled(devices[0])
         # "auto" may differ between machines: all processes take the number format of the first
         precision = team.merge({"precision": own.precision})["precision"]
         strategy = replace(own, precision=precision) if own != strategy and precision else own
-        settings = {
+        settings: dict[str, Any] = {
             "strategy": repr(strategy.equivalent), "precision": strategy.precision,
             "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
             "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,

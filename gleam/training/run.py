@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ class TrainingRun:
         name = run_identity(network, strategy.equivalent, train, val, settings)
         self.path = run_dir / name / "checkpoint.safetensors"
         self.fit = Fit(settings)
-        self.best = {}
+        self.best: dict[str, torch.Tensor] = {}
 
     @contextmanager
     def held(self, name: object) -> Iterator[None]:
@@ -149,7 +150,9 @@ class TrainingRun:
         memory-efficient learning), when a killed run goes on from its checkpoint, and when another process trains the
         iteration, whose generator has not advanced through the iterations before (P-GLEAM).
         """
-        numbers, now = {id(iteration): i for i, iteration in enumerate(self.network.iterations)}, []
+        iterations: Any = self.network.iterations
+        numbers = {id(iteration): i for i, iteration in enumerate(iterations)}
+        now: list[int] = []
         replica = [self.strategy.replica] if self.strategy.replica else []  # replicas have different slices
 
         def seed(step):
@@ -160,7 +163,7 @@ class TrainingRun:
             _seed_generators(_seed_of([*now, numbers[id(iteration)], *replica], self.fit.settings))
 
         with ExitStack() as hooks:
-            for iteration in self.network.iterations:
+            for iteration in iterations:
                 hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
             yield seed
 
@@ -179,7 +182,7 @@ class TrainingRun:
 
     def validate(self) -> None:
         """Add a row to the history, and keep the weights if their nRMSE is the lowest so far."""
-        part = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
+        part: dict[str, Any] = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
         table = evaluate(self.network, self.val, device=self.device, scores=("nrmse",), **part)
         scores = self.team.merge(table["nrmse"].to_dict())
         nrmse = float(np.mean([scores[i] for i in sorted(scores)]))
