@@ -14,7 +14,7 @@ from gleam.records.storage import Record
 METRICS = ("ssim", "nrmse", "psnr")
 MISSING = "–"
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
-NONE_ARCHIVED = "none yet: needs a run on a GPU, see “make records”"
+NONE_ARCHIVED = "none yet: see “make reproduce PROFILE=standard” and, for a GPU, “make records”"
 NOT_RUN = "not run in this build"
 
 

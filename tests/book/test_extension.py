@@ -159,9 +159,11 @@ def test_a_caption_says_what_the_data_were(data, sentence):
 def test_a_table_without_any_run_says_so(two_runs, parse):
     rows = cells(parse(TABLE.replace("record-table:: knee", "record-table:: heart")))
     assert [row[0] for row in rows[4:]] == [
-        "Full scale, archived", "none yet: needs a run on a GPU, see “make records”", "This build",
+        "Full scale, archived",
+        "none yet: see “make reproduce PROFILE=standard” and, for a GPU, “make records”",
+        "This build",
         "not run in this build",
-    ]  # fmt: skip
+    ]
 
 
 def test_a_number_of_a_run_that_is_not_archived_says_so(two_runs, parse):

@@ -17,7 +17,7 @@ from gleam.physics.fourier import fft2c, fftshift2, ifft2, ifft2c
 from gleam.physics.sense import Batch
 
 pytestmark = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
-REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[1] / "data"))
+REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2] / "data"))
 
 
 def write_cfl(path, array):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from test_records import make
+from made_records import make
 
 from gleam import records
 from gleam.records.archive import archive

@@ -23,7 +23,7 @@ from gleam.strategies.parallel import assignment, spread
 from gleam.training.identity import weights_digest
 from gleam.training.run import _module_of_key
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 pgd, modl = partial(unrolled.pgd, n_features=4, seed=1), partial(unrolled.modl, n_features=4, mu=4.0, n_cg=3, seed=1)
 EQUAL = {  # number of processes: (network, strategy, sizes of the mini-batches)
     2: [

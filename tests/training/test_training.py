@@ -100,7 +100,7 @@ print(fit.n_steps_done, identity.weights_digest(net))
 
 def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     here = Path(__file__).parent
-    command, paths = [sys.executable, "-c", SCRIPT, str(tmp_path)], [str(here), str(here.parent)]
+    command, paths = [sys.executable, "-c", SCRIPT, str(tmp_path)], [str(here), str(here.parent), str(here.parents[1])]
     process = subprocess.Popen([*command, "run", *paths], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("run/*/checkpoint.safetensors")) and time.monotonic() < deadline:
