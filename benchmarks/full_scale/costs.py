@@ -8,7 +8,7 @@ import torch
 from compare import Row, end_to_end_step, peak_bytes
 
 from full_scale.jobs import Failed, Job, sentence
-from gleam import Fast, Greedy, cost, execution
+from gleam import Fast, cost, execution
 from gleam.cost import roofline
 from gleam.cost.step import Step
 from gleam.processes.allocator import keep_freed_memory
@@ -152,7 +152,7 @@ def _try(rungs, reasons, name, build):
 
 def _build(setting, case, batch, precision, compiled, captured, multiple):
     options = {"precision": precision, "compiled": compiled, "captured": captured, "channel_multiple": multiple}
-    network, fast = case.network(case.deep), Fast(Greedy(case.n_modules), **options)
+    network, fast = case.network(case.deep), Fast(case.greedy, **options)
     step = Step(network, fast, batch, device=setting.device)
     split = step.peak_split()
     step.settle()
@@ -183,7 +183,7 @@ def _plain(setting, case, batch, precision):
 
     peak = peak_bytes(Row(step, [module, [optimizer]]), batch, setting.device)
     options = EXACT | {"precision": precision}
-    settings = case.describe() | options | {"n_iterations": case.n_iterations, "strategy": "plain PyTorch, end to end"}
+    settings = case.describe() | options | {"n_iterations": case.shallow, "strategy": "plain PyTorch, end to end"}
     counted = Fast(case.methods()["End-to-end"][1], **options)
     return Rung(step, {"not split": peak}, network, counted, settings)
 

@@ -31,9 +31,11 @@ class Data:
     def _draw(self, kind, acceleration):
         setting = self.setting
         return getattr(simulated, kind)(
-            **setting.sizes.data[kind], **setting.sizes.masks[kind], acceleration=acceleration, seed=0,
-            device=setting.device, cache_dir=setting.work / "masks",
-        )  # fmt: skip
+            **setting.sizes.data(kind),
+            acceleration=acceleration,
+            device=setting.device,
+            cache_dir=setting.work / "masks",
+        )
 
     @staticmethod
     def has(*packages):

@@ -7,6 +7,7 @@ from full_scale import plan
 from full_scale.jobs import Job, work_through
 from gleam import cost
 from gleam.files import n_cores
+from gleam.training.experiments import LONGER
 
 # weight of the l1 norm in the paper, by experiment; weights of total variation in space and in time
 WAVELET = {"mridata_pgd_R12": 0.07, "mridata_pgd_R16": 0.06, "mridata_modl_R4": 0.12, "mridata_modl_R16": 0.06}
@@ -69,7 +70,7 @@ def _score(setting, data, run):
 
 def _cost(setting, run):
     """The cost of a step in fp32, as the paper's, if it was measured, and what the record says about it."""
-    method = "End-to-end" if run.method == plan.LONGER else run.method
+    method = "End-to-end" if run.method == LONGER else run.method
     found = setting.find(f"cost_{run.case_name}_fp32", method)
     return (cost.Cost(**found.cost), {"cost_precision": "fp32"}) if found else (None, {})
 
@@ -84,7 +85,7 @@ def _cs(setting, data, table):
     if run.kind == "hearts":
         function = gleam.baselines.spatiotemporal(0.0, *TOTAL_VARIATION, n_iterations=n_iterations[1])
     else:
-        function = gleam.baselines.wavelet(WAVELET[run.experiment], n_iterations=n_iterations[0])
+        function = gleam.baselines.wavelet(WAVELET.get(run.experiment, 0.01), n_iterations=n_iterations[0])
     evaluate = partial(_on_all_cores, function)
     return _baseline(setting, table, "CS", setting.sizes.seconds.get("cs", 0), evaluate, data, function.keywords)
 

@@ -1,34 +1,44 @@
 """Which networks the full-scale run trains, in which groups, and where their checkpoints are."""
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 
-from full_scale import costs
-from full_scale.problems import N_CHECKPOINTS, Case
-from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, records
+from full_scale.problems import Case
+from full_scale.sizes import Training
+from gleam import Fast, records
 from gleam.files import digest
 from gleam.training.checkpoints import load, load_fit
+from gleam.training.experiments import AS_DEEP, Experiment
 from gleam.training.identity import RESULTS_VERSION
 
-MUS = {4: 4.0, 16: 0.05}  # of MoDL, by acceleration
-LONGER = "End-to-end, equal compute"
+LAST = "Checkpointing", "MEL", AS_DEEP
+PER_SLICE = 300  # seconds between two validations, at most
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: what the table ``experiment`` calls ``method``. ``case_name``: whose sizes it has; ``kind`` and
-    ``acceleration``: of its data; ``n_iterations`` and ``strategy``: what is trained; ``training``: how long."""
+    """One training run: ``method`` of ``definition``. ``experiment``: what its records are called; ``case_name``: whose
+    sizes it has; ``strategy``: as it trains; ``training``: how long."""
 
+    definition: Experiment
     experiment: str
     method: str
     case_name: str
     case: Case
-    kind: str
-    acceleration: int
     n_iterations: int
-    strategy: object
-    training: object
+    strategy: Fast
+    training: Training
     seed: int = 0
+
+    @property
+    def kind(self):
+        """Of its data."""
+        return self.definition.data
+
+    @property
+    def acceleration(self):
+        """Of its masks."""
+        return self.definition.acceleration
 
     @property
     def name(self):
@@ -37,7 +47,8 @@ class Run:
 
     def network(self):
         """Untrained."""
-        return self.case.network(self.n_iterations, seed=self.seed)
+        make = self.definition.make_network
+        return partial(make.func, **make.keywords | {"seed": self.seed})(self.n_iterations)
 
     def folder(self, setting):
         """Where :func:`gleam.fit` keeps its checkpoint."""
@@ -75,23 +86,12 @@ class Run:
 
 
 def root(setting):
-    """Folder of all checkpoints of this code and these sizes: runs of other code are other runs."""
-    return setting.work / "runs" / digest([_code(), setting.sizes.name])[:12]
-
-
-@cache
-def _code():
-    """Digest of what decides the outcome of training: that of :func:`gleam.fit`, and the phantoms."""
-    return f"results{RESULTS_VERSION}"
-
-
-def fast_options(setting, case_name):
-    """Options of :class:`gleam.Fast` for training: those of the first time, since with others it is another run."""
-    return setting.notes.get("fast", case_name) or costs.fastest(setting, case_name)
+    """Folder of all checkpoints of this results version and these sizes."""
+    return setting.work / "runs" / digest([RESULTS_VERSION, setting.sizes.name])[:12]
 
 
 def foreign(setting):
-    """Checkpoints of other code, which are not used."""
+    """Checkpoints of other results versions or sizes, which are not used."""
     here = root(setting)
     found = (setting.work / "runs").glob("*/*/*/*/checkpoint.safetensors")
     return [path for path in found if here not in path.parents]
@@ -107,13 +107,12 @@ def checkpoints(setting):
 
 
 def precision_runs(setting):
-    """Short runs in every number format, for each seed."""
-    sizes = setting.sizes
-    case, acceleration = sizes.cases["pgd2d"], sizes.accelerations["knees"][12]
+    """Short runs of GLEAM in every number format, for each seed."""
+    sizes, case = setting.sizes, setting.sizes.cases["pgd2d"]
     return [
         Run(
-            f"precision_pgd2d_seed{seed}", precision, "pgd2d", case, "knees", acceleration, case.deep,
-            Fast(Greedy(case.n_modules), precision), replace(sizes.precision, seconds=seconds), seed,
+            case.experiment, f"precision_pgd2d_seed{seed}", precision, "pgd2d", case, case.deep,
+            Fast(case.greedy, precision), replace(sizes.precision, seconds=seconds), seed,
         )
         for seed in sizes.seeds
         for precision, seconds in sizes.precision_seconds.items()
@@ -121,41 +120,29 @@ def precision_runs(setting):
 
 
 def groups(setting):
-    """Lists of runs, most valuable first; the runs of one list have the same kind of data and take turns."""
-    knees = {R: _runs(setting, f"mridata_pgd_R{R}", "pgd2d", "knees", R) for R in (12, 16)}
-    modl = [run for R, mu in MUS.items() for run in _runs(setting, f"mridata_modl_R{R}", "modl2d", "knees", R, mu=mu)]
-    others = ("Checkpointing", "MEL")
-    return [
-        *knees.values(),
-        [run for run in modl if run.method not in others],
-        _runs(setting, "cine_pgd", "pgd3d", "hearts", longer=True),
-        _runs(setting, "cine_modl", "modl3d", "hearts"),
-        _runs(setting, "fastmri_pgd", "pgd2d_brain", "brains", longer=True),
-        [run for run in modl if run.method in others],
-    ]
+    """Lists of runs, most valuable first; the runs of one list have the same kind of data and take turns.
+
+    What can be said without being trained to the end, since its gradients are those of another method, comes last.
+    """
+    experiments = list(setting.sizes.experiments.values())
+    main = [[run for run in _runs(setting, one) if run.method not in LAST] for one in experiments]
+    return main + [[run for run in _runs(setting, one) if run.method in LAST] for one in experiments]
 
 
-def _runs(setting, experiment, name, kind, acceleration=None, *, longer=False, **options):
-    """The runs of one table: shallow end to end, maybe for as much compute as GLEAM has, and GLEAM."""
-    sizes = setting.sizes
-    case = sizes.cases[name].changed(**options)
-    acceleration = sizes.accelerations[kind][acceleration] if acceleration else sizes.accelerations[kind]
-    fast = fast_options(setting, name)
-    shallow = {"End-to-end": EndToEnd()} | ({LONGER: EndToEnd()} if longer else {})
-    shallow |= {"Checkpointing": Checkpointed()} if name.startswith("modl") else {}
-    shallow |= {"MEL": Invertible(N_CHECKPOINTS)} if name == "modl2d" else {}
-    methods = {method: (case.n_iterations, strategy) for method, strategy in shallow.items()}
-    methods |= {"GLEAM": (case.deep, Greedy(case.n_modules))}
+def _runs(setting, definition):
+    name = setting.sizes.case_name(definition)
+    case = setting.sizes.cases[name]
     return [
         Run(
-            experiment, method, name, case, kind, acceleration, n,
-            Fast(strategy, **costs.EXACT) if method == "MEL" else Fast(strategy, **fast),
-            _training(sizes, name, method, case.n_modules),
+            definition, definition.name, method, name, case, own.n_iterations, own.fast.settled(setting.device),
+            _training(setting, name, method, own.n_steps, definition.training["validate_every"]),
+            definition.training["seed"],
         )
-        for method, (n, strategy) in methods.items()
+        for method, own in definition.methods.items()
     ]  # fmt: skip
 
 
-def _training(sizes, name, method, n_modules):
-    training = sizes.training["MEL" if method == "MEL" else name]
-    return replace(training, n_steps=training.n_steps * (n_modules if method == LONGER else 1))
+def _training(setting, case_name, method, n_steps, validate_every):
+    """A call ends with a validation, so the slow steps of MEL are validated as often as fits into `PER_SLICE`."""
+    seconds = setting.sizes.step_seconds.get("MEL" if method == "MEL" else case_name, 0.01)
+    return Training(n_steps, min(validate_every, max(1, int(PER_SLICE / seconds))), seconds)

@@ -1,56 +1,60 @@
-"""The paper's networks at given sizes, and batches of random numbers to measure them with."""
+"""The experiments' networks at their own sizes, and batches of random numbers to measure them with."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from gleam import Checkpointed, EndToEnd, Greedy, Invertible, fourier, physics
-
-N_CHECKPOINTS = 7  # of memory-efficient learning, in the paper
+from gleam import Checkpointed, fourier, physics
+from gleam.training.experiments import Experiment
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network of the paper and what it is trained on.
+    """The network of an experiment and what it is trained on; ``shape``: ([time,] y, x)."""
 
-    ``make``: :func:`gleam.unrolled.pgd` or :func:`gleam.unrolled.modl`, ``options`` its other arguments; ``shape``:
-    ([time,] y, x); ``deep``: number of iterations with GLEAM, in ``n_modules`` modules.
-    """
-
-    make: object
-    n_iterations: int
-    n_features: int
+    experiment: Experiment
     shape: tuple
     n_coils: int
-    batch_size: int
-    deep: int
-    n_modules: int
-    options: dict = field(default_factory=dict)
+
+    @property
+    def shallow(self):
+        """Number of iterations end to end."""
+        return self.experiment.methods["End-to-end"].n_iterations
+
+    @property
+    def deep(self):
+        """Number of iterations with GLEAM."""
+        return self.experiment.methods["GLEAM"].n_iterations
+
+    @property
+    def greedy(self):
+        """The strategy of GLEAM."""
+        return self.experiment.methods["GLEAM"].strategy
 
     def network(self, n_iterations=None, *, seed=0):
         """The network, untrained."""
-        n_iterations = n_iterations or self.n_iterations
-        return self.make(n_iterations, self.n_features, n_dims=len(self.shape), seed=seed, **self.options)
+        make = self.experiment.make_network
+        return partial(make.func, **make.keywords | {"seed": seed})(n_iterations or self.shallow)
 
     def methods(self, *, with_inversion=False):
         """Dict of method to (number of iterations, strategy), as in the paper's tables."""
-        shallow = {"End-to-end": EndToEnd(), "Checkpointing": Checkpointed()}
-        shallow |= {"MEL": Invertible(N_CHECKPOINTS)} if with_inversion else {}
-        methods = {name: (self.n_iterations, strategy) for name, strategy in shallow.items()}
-        return methods | {"GLEAM": (self.deep, Greedy(self.n_modules))}
+        own = {name: (method.n_iterations, method.strategy) for name, method in self.experiment.methods.items()}
+        own.setdefault("Checkpointing", (self.shallow, Checkpointed()))
+        names = ("End-to-end", "Checkpointing", *(["MEL"] if with_inversion else []), "GLEAM")
+        return {name: own[name] for name in names}
 
     def batch(self, device="cpu", *, seed=0):
         """A mini-batch of random numbers on ``device``."""
-        return random_batch(self.shape, self.n_coils, self.batch_size, seed=seed).to(device)
+        batch_size = self.experiment.training["batch_size"]
+        return random_batch(self.shape, self.n_coils, batch_size, seed=seed).to(device)
 
     def describe(self):
         """What a record says about it."""
-        sizes = {name: getattr(self, name) for name in ("n_features", "batch_size", "n_coils")}
-        return sizes | {"matrix": list(self.shape), "network": self.make.__name__} | self.options
-
-    def changed(self, **options):
-        """The same with other ``options``."""
-        return replace(self, options=self.options | options)
+        make = self.experiment.make_network
+        sizes = {"batch_size": self.experiment.training["batch_size"], "n_coils": self.n_coils}
+        options = {name: value for name, value in make.keywords.items() if name != "seed"}
+        return sizes | {"matrix": list(self.shape), "network": make.func.__name__} | options
 
 
 def random_batch(shape, n_coils, batch_size, *, acceleration=4, seed=0):

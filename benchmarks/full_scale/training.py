@@ -6,7 +6,6 @@ import gleam
 from full_scale import evaluation, plan
 from full_scale.jobs import Job, work_through
 
-LEARNING = {"learning_rate": 1e-4, "weight_decay": 1e-4}  # constant; the paper's code, since the paper gives neither
 AT_ONCE = 1e-3  # seconds after which a call of gleam.fit shall return: at its next validation
 
 
@@ -52,10 +51,10 @@ def train(setting, data, run, **limits):
     """(network, :class:`gleam.Fit`) after training ``run``, up to the limits of :func:`gleam.fit`."""
     training, network = run.training, run.network()
     parts = data[run.kind, run.acceleration]
+    own = {"n_steps": training.n_steps, "validate_every": training.validate_every, "seed": run.seed}
     fit = gleam.fit(
-        network, parts[0], parts[1], run.strategy, n_steps=training.n_steps, batch_size=run.case.batch_size,
-        validate_every=training.validate_every, run_dir=run.folder(setting), seed=run.seed, device=setting.device,
-        name=run.name, **LEARNING, **limits,
+        network, parts[0], parts[1], run.strategy, run_dir=run.folder(setting), device=setting.device, name=run.name,
+        **run.definition.training | own, **limits,
     )  # fmt: skip
     return network, fit
 
@@ -118,7 +117,6 @@ class Turns:
 
     def _slice(self, run):
         setting = self.setting
-        setting.notes.put("fast", run.case_name, plan.fast_options(setting, run.case_name))
         _, fit = train(setting, self.data, run, max_seconds=AT_ONCE)
         steps, last = f"step {fit.n_steps_done} of {run.training.n_steps}", fit.history[-1]
         return f"{steps}, loss {last['loss'][-1]:.4f}, nRMSE {last['nrmse']:.4f}"

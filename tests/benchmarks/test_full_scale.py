@@ -18,7 +18,8 @@ from gleam import records
 from gleam.records import __main__ as measures
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from full_scale import checks, costs, packing, plan, program, training
+from driver import chapters
+from full_scale import checks, costs, packing, plan, profiles, program, training
 from full_scale.data import Data
 from full_scale.jobs import VERSION, Clock, Job, Setting, work_through
 from full_scale.sizes import PAPER, TINY
@@ -83,19 +84,19 @@ def every_stage_left_its_records(folder):
     assert {record.profile for record in everything.values()} == {"tiny"}
     assert {experiment for experiment, _ in everything} == {
         "correctness", *costs.ORDER, *(f"precision_pgd2d_seed{seed}" for seed in range(3)),
-        "mridata_pgd_R12", "mridata_pgd_R16", "mridata_modl_R4", "mridata_modl_R16", "cine_pgd", "cine_modl",
+        "mridata_pgd_R3", "mridata_pgd_R4", "mridata_modl_R2", "mridata_modl_R4", "cine_pgd", "cine_modl",
     }  # fmt: skip
     assert {m for e, m in everything if e == "cine_pgd"} == {
-        "Zero-filled", "End-to-end", "End-to-end, equal compute", "GLEAM",
+        "Zero-filled", "End-to-end", "End-to-end, equal compute", "End-to-end, as deep", "GLEAM",
     }  # fmt: skip
-    assert {m for e, m in everything if e == "mridata_modl_R4"} == {
+    assert {m for e, m in everything if e == "mridata_modl_R2"} == {
         "Zero-filled", "End-to-end", "Checkpointing", "MEL", "GLEAM",
     }  # fmt: skip
 
 
 def records_hold_what_tables_and_measures_read(folder):
     everything = found(folder)
-    trained = everything["mridata_pgd_R12", "GLEAM"]
+    trained = everything["mridata_pgd_R3", "GLEAM"]
     assert trained.n_steps_done == trained.settings["n_steps"] == 4 and trained.settings["learning_rate"] == 1e-4
     assert trained.cost["step_seconds"] == everything["cost_pgd2d_fp32", "GLEAM"].cost["step_seconds"]
     assert trained.is_phantom and len(trained.scores) == 4 and trained.history[-1]["step"] == 4
@@ -148,7 +149,7 @@ def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
         n_slices.append(0)
         return train(*arguments, **keywords)
 
-    wanted = ("--stages", "training,evaluation", "--only", "mridata_pgd_R12")
+    wanted = ("--stages", "training,evaluation", "--only", "mridata_pgd_R3")
     monkeypatch.setattr(training, "train", stopped)
     with pytest.raises(SystemExit):
         call(tmp_path, *wanted, "--out", f"{tmp_path}/out")
@@ -159,7 +160,7 @@ def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
     elsewhere = tmp_path / "elsewhere"
     status, _ = call(elsewhere, "--resume-from", f"{tmp_path}/out", "--stages", "evaluation", "--only", wanted[-1])
     partial = found(elsewhere)
-    assert status == 0 and partial["mridata_pgd_R12", "GLEAM"].progress == "2 of 4 steps"
+    assert status == 0 and partial["mridata_pgd_R3", "GLEAM"].progress == "2 of 4 steps"
     status, printed = call(elsewhere, *wanted)
     assert status == 0 and "step 4 of 4" in printed
     assert {run.n_steps_done for run in found(elsewhere).values()} == {None, 4}
@@ -168,7 +169,7 @@ def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
 def test_without_time_nothing_begins(tmp_path):
     status, printed = call(tmp_path, "--seconds", "0")
     assert status == 0 and not found(tmp_path)
-    assert "Left for another call: correctness, normal, 2D; " in printed and "mridata_pgd_R16/gleam" in printed
+    assert "Left for another call: correctness, normal, 2D; " in printed and "mridata_pgd_R4/gleam" in printed
 
 
 def test_jobs_that_were_not_finished_come_last(tmp_path):
@@ -233,21 +234,10 @@ def test_compiled_and_captured_rungs_have_the_channels_of_the_fastest(monkeypatc
     assert costs._best_multiple(setting, {"fp32": rungs["fp32"]}) == 8
 
 
-def test_training_keeps_the_options_it_began_with(tmp_path):
-    setting = Setting(TINY, "cpu", Clock(60), tmp_path / "results", tmp_path)
-    assert plan.fast_options(setting, "pgd2d") == {
-        "precision": "bf16", "compiled": False, "captured": True, "channel_multiple": 8,
-    }  # fmt: skip
-    options = {"precision": "bf16", "compiled": True, "captured": True, "channel_multiple": 1}
-    setting.notes.put("fast", "pgd2d", options)
-    (run, *_) = plan.groups(setting)[0]
-    assert run.strategy == gleam.Fast(gleam.EndToEnd(), **options)
-
-
 def test_groups_have_the_papers_runs():
     setting = Setting(PAPER, "cpu", Clock(60), Path("nowhere"), Path("nowhere"))
     runs = {(run.experiment, run.method): run for group in plan.groups(setting) for run in group}
-    assert len(runs) == sum(map(len, plan.groups(setting))) == 21
+    assert len(runs) == sum(map(len, plan.groups(setting))) == 23
     n_parameters = {key: sum(p.numel() for p in run.network().parameters()) for key, run in runs.items()}
     assert n_parameters["mridata_pgd_R12", "GLEAM"] == 2_191_216 == n_parameters["fastmri_pgd", "End-to-end"]
     assert n_parameters["fastmri_pgd", "GLEAM"] == 3 * 2_191_216
@@ -255,7 +245,8 @@ def test_groups_have_the_papers_runs():
     assert (n_parameters["cine_pgd", "End-to-end"], n_parameters["cine_pgd", "GLEAM"]) == (832_208, 2_496_624)
     assert runs["mridata_modl_R16", "MEL"].network().iterations[0].mu == 0.05
     assert runs["mridata_modl_R4", "MEL"].strategy.precision == "fp32"
-    assert all(run.training.n_steps / run.training.validate_every <= 75 for run in runs.values() if run.method != "MEL")
+    trained = [run.training for run in runs.values() if run.method != "MEL"]
+    assert max(training.n_steps / training.validate_every for training in trained) <= 150
 
 
 def test_checkpoints_of_other_code_are_not_used(tmp_path):
@@ -391,23 +382,34 @@ def test_brains_and_compressed_sensing_where_their_packages_are(tmp_path, monkey
     assert status == 0 and "left out" not in printed
     everything = found(tmp_path)
     tables = {experiment for experiment, _ in everything}
-    assert {"fastmri_pgd", "cine_modl", "mridata_pgd_R12"} < tables and len(everything) == 2 * len(tables)
-    shared = [everything[f"mridata_{network}_R16", "CS"].scores for network in ("pgd", "modl")]
-    assert shared[0] == shared[1] != everything["mridata_pgd_R12", "CS"].scores
+    assert {"fastmri_pgd", "cine_modl", "mridata_pgd_R3"} < tables and len(everything) == 2 * len(tables)
+    shared = [everything[f"mridata_{network}_R4", "CS"].scores for network in ("pgd", "modl")]
+    assert shared[0] == shared[1] != everything["mridata_pgd_R3", "CS"].scores
 
 
 def setting_in(folder, sizes=None):
     return Setting(sizes or TINY, "cpu", Clock(60), folder / "results", folder)
 
 
-def test_runs_have_the_papers_accelerations_and_lengths():
+def test_the_runs_are_those_of_the_chapters_with_the_profile_paper():
+    """One definition: the parameters that the chapters get, and the experiments that they make of them."""
+    root = Path(__file__).parents[2]
+    settings = chapters.read_settings(root, "paper")
+    given = {c.name: chapters.check_parameters(c, settings) for c in chapters.discover(root)}
+    for name in profiles.CHAPTERS:
+        assert given[name].items() <= PAPER.parameters[name].items()
+    expected = {
+        (one.name, name): (method.n_iterations, method.n_steps, method.strategy, one.acceleration)
+        for one in gleam.experiments.of_chapters(PAPER.parameters)
+        for name, method in one.methods.items()
+    }
     runs = [run for group in plan.groups(setting_in(Path("nowhere"), PAPER)) for run in group]
-    assert {run.experiment: run.acceleration for run in runs} == {
-        "mridata_pgd_R12": 12, "mridata_pgd_R16": 16, "mridata_modl_R4": 4, "mridata_modl_R16": 16,
-        "cine_pgd": 10, "cine_modl": 10, "fastmri_pgd": 8,
-    }  # fmt: skip
-    n_steps = {(run.experiment, run.method): run.training.n_steps for run in runs}
-    assert n_steps["cine_pgd", plan.LONGER] == 3 * n_steps["cine_pgd", "GLEAM"] == 75_000
+    assert expected == {
+        (run.experiment, run.method): (run.n_iterations, run.training.n_steps, run.strategy.strategy, run.acceleration)
+        for run in runs
+    }
+    validated = {run.method: run.training.validate_every for run in runs if run.experiment == "mridata_modl_R4"}
+    assert validated == {"End-to-end": 1000, "GLEAM": 1000, "Checkpointing": 1000, "MEL": 200}
 
 
 def test_a_checkpoint_belongs_to_its_results_version_and_sizes(tmp_path):
@@ -441,9 +443,8 @@ def test_what_was_done_is_noted(tmp_path):
 
 
 def test_a_group_is_scored_before_it_is_left(tmp_path):
-    status, _ = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R12")
+    status, _ = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R3")
     assert status == 0 and {method for _, method in found(tmp_path)} == {"End-to-end", "GLEAM"}
-    assert set(json.loads((tmp_path / "work" / "notes-tiny.json").read_text())["fast"]) == {"pgd2d"}
 
 
 def test_seeds_arrive(monkeypatch, tmp_path):
@@ -477,9 +478,9 @@ def test_a_run_that_fails_leaves_the_others_of_its_group_alone(tmp_path, monkeyp
         return train(setting, data, run, **limits)
 
     monkeypatch.setattr(training, "train", fails)
-    status, printed = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R12")
+    status, printed = call(tmp_path, "--stages", "training", "--only", "mridata_pgd_R3")
     assert status == 1 and printed.count("training diverged") == 1
-    assert found(tmp_path)["mridata_pgd_R12", "End-to-end"].n_steps_done == 4
+    assert found(tmp_path)["mridata_pgd_R3", "End-to-end"].n_steps_done == 4
 
 
 def test_time_is_kept_for_scoring(tmp_path, monkeypatch):
