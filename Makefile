@@ -22,7 +22,7 @@ reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where
 	@$(RUN) all
 
 test: $(STAMP)  ## The fast tests
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow"
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
 
 book: $(STAMP)  ## Only the book, from the chapters that have been run
 	@$(RUN) book

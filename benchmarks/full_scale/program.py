@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from full_scale import checks, costs, evaluation, packing, plan, training
+from full_scale import correctness, costs, evaluation, packing, plan, training
 from full_scale.data import Data
 from full_scale.jobs import Clock, Setting, work_through
 from full_scale.sizes import SIZES
@@ -54,7 +54,7 @@ def _stages(options, setting):
     chosen, after = (lambda name: options.only in name), _now_and_then(lambda: _pack(options, setting))
     data = Data(setting)
     do = {
-        "correctness": lambda: work_through(_chosen(checks.jobs(setting), chosen), setting, after=after),
+        "correctness": lambda: work_through(_chosen(correctness.jobs(setting), chosen), setting, after=after),
         "cost": lambda: work_through(_chosen(costs.jobs(setting), chosen), setting, after=after),
         "training": lambda: training.work(setting, data, chosen=chosen, after=after),
         "evaluation": lambda: evaluation.work(setting, data, chosen=chosen, after=after),
@@ -135,7 +135,7 @@ def _setting(options, started):
     clock = Clock(options.seconds - (TO_PACK if options.out else 0), started)
     setting = Setting(SIZES[options.sizes], options.device, clock, options.results / device, options.work)
     runs = itertools.chain(plan.precision_runs(setting), *plan.groups(setting))
-    names = [*costs.ORDER, *(job.name for job in checks.jobs(setting)), *(run.name for run in runs)]
+    names = [*costs.ORDER, *(job.name for job in correctness.jobs(setting)), *(run.name for run in runs)]
     if not any(options.only in name for name in names):
         raise ValueError(f"--only {options.only}: no job has that in its name; expected a part of {names[1]}, say")
     return setting

@@ -48,7 +48,6 @@ class Sizes:
     precision_part: int = 8
     cs_iterations: tuple = (100, 200)
     n_rounds: int = 15
-    probes: dict = field(default_factory=dict)
     limits: dict = field(default_factory=dict)
     compiled: bool = True
     seconds: dict = field(default_factory=dict)
@@ -87,9 +86,8 @@ PAPER = Sizes(
     parameters("paper"),
     precision=Training(500, 500, 0.2), precision_seconds={"fp32": 0.2, "tf32": 0.08, "bf16": 0.04},
     step_seconds={"pgd2d": 0.04, "modl2d": 0.06, "pgd2d_brain": 0.06, "pgd3d": 0.25, "modl3d": 0.25, "MEL": 1.5},
-    probes={"shapes": {"2D": (96, 80), "2D + time": (6, 48, 40)}, "n_features": 20},
     seconds={
-        "check": 15, "compile": 90, "limits": 15, "ladder": 240, "cost": 90, "cost with MEL": 150, "data": 120,
+        "check": 180, "limits": 15, "ladder": 240, "cost": 90, "cost with MEL": 150, "data": 120,
         "evaluation": 60, "cs": 450,
     },
 )  # fmt: skip
@@ -112,7 +110,6 @@ def _tiny():
 
 TINY = Sizes(
     "tiny", _tiny(), precision=Training(2, 2, 0.01), precision_part=1,
-    probes={"shapes": {"2D": (24, 16), "2D + time": (2, 24, 16)}, "n_features": 4},
     n_rounds=2, limits={"seconds": 0.02, "n": 64, "n_bytes": 2**16}, compiled=False, cs_iterations=(2, 2),
 )  # fmt: skip
 

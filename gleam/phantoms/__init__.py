@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from gleam.phantoms import magnitudes, simulated
 from gleam.phantoms.generate import brain, heart, knee
 
-__all__ = ["brain", "heart", "knee"]
+__all__ = ["brain", "heart", "knee", "magnitudes", "simulated"]

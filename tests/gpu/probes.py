@@ -1,4 +1,4 @@
-"""Computations that are done twice, on two devices or in two ways, to be compared: what :mod:`full_scale.checks` lists.
+"""Computations that are done twice, on two devices or in two ways, to be compared: what `checks` lists.
 
 Each takes ``at``, where and how large, and returns a list of tensors.
 """
@@ -8,9 +8,9 @@ import tempfile
 from dataclasses import dataclass, fields, replace
 
 import torch
+from problems import random_batch
 
 import gleam
-from full_scale.problems import random_batch
 from gleam import EndToEnd, Fast, Greedy, execution, metrics
 from gleam.networks.unrolled import modl, pgd
 from gleam.physics.solvers import conjugate_gradient
@@ -39,7 +39,8 @@ class At:
 
     def batch(self, kind="2D", seed=0):
         """Two random images."""
-        return random_batch(self.shapes[kind], 4, 2, seed=seed).to(self.device)
+        *frames, n_y, n_x = self.shapes[kind]
+        return random_batch(2, 4, (n_y, n_x), n_frames=frames[0] if frames else None, seed=seed).to(self.device)
 
     def network(self, name, n_iterations=3):
         """One of the networks "PGD", "MoDL", "MoDL, a contraction" and "PGD, 2D + time", untrained, on the CPU."""

@@ -1,23 +1,20 @@
-"""Correctness: what the device computes, beside the CPU and beside itself in another way; one record for each check."""
+"""What a device computes, beside the CPU and beside itself in another way, and how far the two may be apart."""
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 
-from full_scale import probes
-from full_scale.jobs import Failed, Job
-from full_scale.probes import relative_error
+from gpu import probes
+from gpu.probes import relative_error
+
 from gleam import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Offloaded, ParallelGreedy
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 
-EXPERIMENT = "correctness"
 STRATEGIES = {
     "End-to-end": EndToEnd(), "Checkpointing": Checkpointed(), "Offloading": Offloaded(), "MEL": Invertible(2),
     "GLEAM": Greedy(3), "GLEAM with checkpoints": Greedy(2, within=Checkpointed()),
 }  # fmt: skip
 NETWORKS = "PGD", "MoDL", "PGD, 2D + time"
 ROUNDING = 1e-4  # of fp32, in sums as long as these; TF32 would leave ten times as much
-NOT_FINITE = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -27,33 +24,6 @@ class Check:
     error: object
     bound: float = ROUNDING
     compiles: bool = False
-
-
-def jobs(setting):
-    """One job for each check; those that compile only where that is tried."""
-    return [
-        Job(
-            f"correctness, {name}", setting.sizes.seconds.get("compile" if check.compiles else "check", 0),
-            partial(_run, setting, name, check), partial(_is_good, setting, name, check),
-        )
-        for name, check in checks().items()
-        if setting.sizes.compiled or not check.compiles
-    ]  # fmt: skip
-
-
-def _is_good(setting, name, check):
-    record = setting.find(EXPERIMENT, name)
-    return record is not None and record.measures["relative_error"] <= check.bound
-
-
-def _run(setting, name, check):
-    error = check.error(probes.At(setting.device, **setting.sizes.probes))
-    error = error if error < NOT_FINITE else NOT_FINITE  # also what is not a number
-    setting.save(EXPERIMENT, name, measures={"relative_error": error, "bound": check.bound})
-    words = f"relative error {error:.1e}, bound {check.bound:.0e}"
-    if error > check.bound:
-        raise Failed(f"{words}; its record says so")
-    return words
 
 
 def checks():
