@@ -29,9 +29,8 @@ from gleam.strategies.fast import Fast
 class MemoryModel:
     """Peak bytes of a training step for any number of iterations and modules, from measurements with one and two.
 
-    Per iteration of the network a step holds weights and the state of Adam. Per iteration of the longest module it
-    holds gradients and what is kept for the backward pass. So memory is linear in N and stepwise in M. The model is for
-    one batch on one device and for iterations that are all alike.
+    A step holds weights and Adam's state per iteration of the network, gradients and activations per iteration of the
+    longest module: memory is linear in N and stepwise in M. For one batch, one device, and iterations that are alike.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ class MemoryModel:
     plain, checkpointed : (int, int)
         All other bytes at the peak with one and with two iterations in one module, without and with checkpoints.
     image_bytes, gradient_bytes : int
-        Bytes of an image of the batch, and of the gradients of one iteration.
+        Of an image of the batch; of the gradients of one iteration.
     """
 
     n_iterations: int
@@ -57,10 +56,7 @@ class MemoryModel:
     def measured(
         cls, network: nn.Module, batch: Batch, *, device: str | torch.device = "cpu", strategy: Strategy | None = None
     ) -> MemoryModel:
-        """The model of `network`, measured on one and two of its iterations, plain and checkpointed.
-
-        If `strategy` is a :class:`gleam.Fast`, steps are in its precision.
-        """
+        """The model of `network` from one and two of its iterations; in the precision of `strategy` if it is a `Fast`."""
         short = [_shortened(network, n) for n in (1, 2)]
         ways = [replace(strategy, strategy=s, compiled=False) if isinstance(strategy, Fast) else s for s in _WAYS]
         plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in ways)
