@@ -56,7 +56,7 @@ class MemoryModel:
     def measured(
         cls, network: nn.Module, batch: Batch, *, device: str | torch.device = "cpu", strategy: Strategy | None = None
     ) -> MemoryModel:
-        """The model of `network`, from one and two of its iterations; in the precision of `strategy` if it is `Fast`."""
+        """The model of `network`, from 1 and 2 of its iterations, in the precision of `strategy` if it is `Fast`."""
         short = [_shortened(network, n) for n in (1, 2)]
         ways = [replace(strategy, strategy=s, compiled=False) if isinstance(strategy, Fast) else s for s in _WAYS]
         plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in ways)
