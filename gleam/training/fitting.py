@@ -128,8 +128,8 @@ def fit(
         }  # fmt: skip
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = TrainingRun(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
-        kept = f"what was trained so far is kept in {run.path.parent}, and where there is room the same call goes on"
-        says_what_fits = explained(
+        kept = f"what was trained so far is kept in {run.path.parent}; the same call continues where memory is enough"
+        memory_advice = explained(
             network,
             strategy,
             lambda: train.training_batch(0, batch_size, seed),
@@ -137,7 +137,7 @@ def fit(
             n_devices=max(len(devices), team.size),
             note=lambda: kept if run.path.exists() else "",
         )
-        with _unchanged_on_failure(network), says_what_fits, run.held(name or strategy):
+        with _unchanged_on_failure(network), memory_advice, run.held(name or strategy):
             run.train(name or settings["strategy"], max_seconds)
         network.load_state_dict(run.best)
     return run.fit

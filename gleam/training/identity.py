@@ -50,9 +50,15 @@ def sources(network: nn.Module, strategy: Strategy) -> list[str]:
 
     Each as :func:`normalised` text, or the name of the class if Python cannot find its source.
     """
-    classes = {type(part) for part in (strategy, *network.modules())}
+    classes = {type(part) for part in (*_nested(strategy), *network.modules())}
     own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
     return [_source(c) for c in sorted(own, key=lambda c: c.__qualname__)]
+
+
+def _nested(strategy):
+    """The strategy and those inside it, as of `Fast(Greedy(within=...))`."""
+    inner = (value for value in vars(strategy).values() if isinstance(value, Strategy))
+    return [strategy, *(one for value in inner for one in _nested(value))]
 
 
 def _source(made):

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,6 +85,7 @@ import sys, time
 sys.path[:0] = sys.argv[3:]
 from problems import *
 from test_training import *
+from dataclasses import dataclass
 from functools import partial
 import torch
 torch.set_num_threads(1)
@@ -391,8 +393,15 @@ def test_only_code_of_your_own_is_part_of_a_runs_identity():
         def forward(self, x):
             return 2 * super().forward(x)
 
+    @dataclass(frozen=True)
+    class Mine(gleam.strategies.base.WholeNetwork):
+        def propagate(self, iterations, x, batch):
+            return EndToEnd().propagate(iterations, x, batch)
+
     network = gleam.unrolled.pgd(1, 2)
     assert identity.sources(network, gleam.Greedy(1)) == []
+    (inner,) = identity.sources(network, gleam.Fast(gleam.Greedy(1, within=Mine())))
+    assert "propagate" in inner
     network.more = Own(1, 1)
     (source,) = identity.sources(network, gleam.Greedy(1))
     assert "forward" in source
