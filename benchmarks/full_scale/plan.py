@@ -1,7 +1,6 @@
 """Which networks the full-scale run trains, in which groups, and where their checkpoints are."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from full_scale.problems import Case
 from full_scale.sizes import Training
@@ -47,8 +46,7 @@ class Run:
 
     def network(self):
         """Untrained."""
-        make = self.definition.make_network
-        return partial(make.func, **make.keywords | {"seed": self.seed})(self.n_iterations)
+        return self.definition.make_network(self.n_iterations, seed=self.seed)
 
     def folder(self, setting):
         """Where :func:`gleam.fit` keeps its checkpoint."""

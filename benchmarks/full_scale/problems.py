@@ -1,7 +1,6 @@
 """The experiments' networks at their own sizes, and batches of random numbers to measure them with."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
@@ -34,8 +33,7 @@ class Case:
 
     def network(self, n_iterations=None, *, seed=0):
         """The network, untrained."""
-        make = self.experiment.make_network
-        return partial(make.func, **make.keywords | {"seed": seed})(n_iterations or self.shallow)
+        return self.experiment.make_network(n_iterations or self.shallow, seed=seed)
 
     def methods(self, *, with_inversion=False):
         """Dict of method to (number of iterations, strategy), as in the paper's tables."""

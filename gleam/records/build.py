@@ -113,10 +113,10 @@ class Build:
         """
         runs = {}
 
-        def score(method, network, fit):
-            runs.update(self._evaluate(experiment, {method: network}, data, {method: fit}, costs))
+        def save(method, network, fit):
+            runs.update(self.score(experiment, data, {method: network}, fits={method: fit}, costs=costs))
 
-        trained = self.fit(experiment, data, on_done=score)
+        trained = self.fit(experiment, data, on_done=save)
         return replace(trained, runs={method: runs[method] for method in experiment.methods})
 
     def fit(self, experiment: Experiment, data: tuple[Slices, ...], *, on_done: Callable | None = None) -> Trained:
@@ -132,8 +132,11 @@ class Build:
         data: tuple[Slices, ...],
         methods: dict[str, Callable | Record],
         settings: dict | None = None,
+        *,
+        fits: dict[str, Fit] | None = None,
+        costs: dict[str, Cost] | None = None,
     ) -> dict[str, Record]:
-        """Score methods that need no training and save their records.
+        """Score methods and save their records.
 
         Parameters
         ----------
@@ -144,18 +147,24 @@ class Build:
             Of name to method, as in :func:`gleam.records.evaluate_all`.
         settings : dict, optional
             Of name to what was chosen for the method.
+        fits, costs : dict, optional
+            Of name to training and cost of a step, for methods that were trained.
 
         Returns
         -------
         dict
             Of name to :class:`gleam.Record`.
         """
-        return self._evaluate(experiment, methods, data, settings=settings)
-
-    def _evaluate(self, experiment, methods, data, fits=None, costs=None, settings=None):
-        given = {"profile": self.profile, "device": self.device}
         return evaluate_all(
-            experiment.name, methods, data, self.records_dir, fits=fits, costs=costs, settings=settings, **given
+            experiment.name,
+            methods,
+            data,
+            self.records_dir,
+            fits=fits,
+            costs=costs,
+            settings=settings,
+            profile=self.profile,
+            device=self.device,
         )
 
     def paper(self, experiment: Experiment) -> pd.DataFrame:
