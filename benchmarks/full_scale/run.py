@@ -16,20 +16,15 @@ ROOT = Path(__file__).parents[2]
 def main():
     """Run the program from the tree as it lies here."""
     sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
-    _without_progress_bars()
+    from tqdm import tqdm
+
+    begin = tqdm.__init__  # one line per job says more in a log than progress bars
+    tqdm.__init__ = lambda bar, *arguments, **options: begin(bar, *arguments, **options | {"disable": True})
     # a call that is stopped from outside still packs what it has
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     from full_scale import program
 
     return program.main(started=STARTED)
-
-
-def _without_progress_bars():
-    """One line per job says more in a log."""
-    from tqdm import tqdm
-
-    begin = tqdm.__init__
-    tqdm.__init__ = lambda bar, *arguments, **options: begin(bar, *arguments, **options | {"disable": True})
 
 
 if __name__ == "__main__":
