@@ -38,8 +38,17 @@ class Profile:
 
     @cached_property
     def parameters(self):
-        """Of each chapter with tables of the paper its parameters, and "phantoms"."""
-        return parameters(self.name, self.seed)
+        """What the chapters with tables of the paper get, by name, and "phantoms"; read without what runs notebooks."""
+        settings = yaml.safe_load(FILES[self.name].read_text(encoding="utf-8"))
+        seed, found = {"seed": self.seed}, {}
+        for _, chapter, _ in DATA.values():
+            cells = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
+            source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+            declared = {}
+            exec(source, {}, declared)  # assignments of literals
+            given = settings["common"] | settings.get(chapter, {}) | seed
+            found[chapter] = declared | {name: value for name, value in given.items() if name in declared}
+        return found | {"phantoms": {name: one | seed for name, one in settings["phantoms"].items()}}
 
     @cached_property
     def experiments(self):
@@ -73,17 +82,3 @@ class Profile:
         maps /= maps.abs().square().sum(1, keepdim=True).sqrt()
         mask = torch.rand(n, 1, *shape, generator=generator) < 1 / acceleration
         return physics.Batch.undersample(fourier.fft2(maps * target[:, None]), mask, maps, target)
-
-
-def parameters(profile, seed=0):
-    """What the chapters would get from a profile, read without the packages that run notebooks."""
-    settings = yaml.safe_load(FILES[profile].read_text(encoding="utf-8"))
-    found = {"phantoms": {name: one | {"seed": seed} for name, one in settings["phantoms"].items()}}
-    for _, chapter, _ in DATA.values():
-        cells = json.loads((NOTEBOOKS / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
-        source = next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
-        declared = {}
-        exec(source, {}, declared)  # assignments of literals
-        given = settings["common"] | settings.get(chapter, {}) | {"seed": seed}
-        found[chapter] = declared | {name: value for name, value in given.items() if name in declared}
-    return found

@@ -126,12 +126,11 @@ class Session:
 
     def _tidy(self, job):
         """Give back what the job before held on the GPU. Raises OSError if the GPU does not work any more."""
-        experiment, before = job.name.partition("/")[0], self.experiment
-        self.experiment = experiment
+        before, self.experiment = self.experiment, job.name.partition("/")[0]
         if torch.device(self.device).type != "cuda":
             return
         gc.collect()
-        if experiment != before and execution.compiled.cache_info().currsize:
+        if self.experiment != before and execution.compiled.cache_info().currsize:
             torch.compiler.reset()  # it compiles a function for a few kinds of arguments only, then no more
         try:
             torch.cuda.synchronize()

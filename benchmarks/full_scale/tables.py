@@ -132,13 +132,9 @@ class Tables:
     def _is_ready(self, experiment, names):
         """Make the data of an experiment; returns whether they are there. Without them the jobs of `names` are left."""
         key = experiment.data, experiment.acceleration
-
-        def load():
-            return ", ".join(f"{part.name} {len(part)}" for part in self.data(experiment))
-
-        job = Job(f"data, {key[0]}, R = {key[1]:g}", SECONDS["data"], load)
-        if key not in self.sets and not self.session.stopped(job.name):
-            yield job
+        name, action = f"data, {key[0]}, R = {key[1]:g}", lambda: f"{len(self.data(experiment)[0])} slices to train on"
+        if key not in self.sets and not self.session.stopped(name):
+            yield Job(name, SECONDS["data"], action)
         if key not in self.sets:
             self.session.left |= dict.fromkeys(names, True)
         return key in self.sets
