@@ -127,7 +127,7 @@ class Session:
     def _tidy(self, job):
         """Give back what the job before held on the GPU. Raises OSError if the GPU does not work any more."""
         before, self.experiment = self.experiment, job.name.partition("/")[0]
-        if torch.device(self.device).type != "cuda":
+        if before is None or torch.device(self.device).type != "cuda":
             return
         gc.collect()
         if self.experiment != before and execution.compiled.cache_info().currsize:

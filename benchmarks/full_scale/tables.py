@@ -1,4 +1,4 @@
-"""The paper's tables: networks that are trained on simulated phantoms, a slice at a time, and scores of all rows."""
+"""The paper's tables: networks trained on simulated phantoms, from validation to validation, and scores of all rows."""
 
 import gc
 import itertools
@@ -20,11 +20,12 @@ from gleam.training.checkpoints import load_fit
 from gleam.training.experiments import AS_DEEP, Experiment
 
 PRECISIONS = ("fp32", "tf32", "bf16")  # of the short runs that compare number formats
-LAST = "Checkpointing", "MEL", AS_DEEP  # what they are is known without training: their gradients are another's
+LAST = "Checkpointing", "MEL", AS_DEEP  # least to be learnt from: their gradients are those of another method
 AT_ONCE = 1e-3  # seconds after which gleam.fit shall return: at its next validation
 # The one number that is not the chapters' (1000): a call ends with a validation, and a step of MEL takes up to 1.5 s.
 MEL_VALIDATES_EVERY = 200
-SECONDS = {"data": 120, "slice": 190, "slice of MEL": 360, "scores": 60, "CS": 450}
+# upper bounds; "training": up to the next validation
+SECONDS = {"data": 120, "training": 190, "training of MEL": 360, "scores": 60, "CS": 450}
 N_FOR_LAMDA = 2  # validation slices on which the weight of compressed sensing is chosen; the chapters take 8
 TOTAL_VARIATION = (0.0, 0.05, 0.01)  # weights of wavelets, space and time: the paper's, as a search takes half an hour
 N_ITERATIONS = {"knees": 100, "brains": 100, "hearts": 200}  # of compressed sensing
@@ -151,9 +152,9 @@ class Tables:
             run.share = progress(session, run.name)[1]
         while going := [run for run in runs if not session.stopped(run.name) and not (run.fit and run.share >= 1)]:
             run = min(going, key=lambda run: run.share)
-            seconds = SECONDS["slice of MEL" if run.method == "MEL" else "slice"]
+            seconds = SECONDS["training of MEL" if run.method == "MEL" else "training"]
             reserve = sum(session.expected_seconds(self._scores(one)) for one in runs if one is run or one.fit)
-            yield Job(run.name, seconds, partial(self._slice, run), reserve=reserve)
+            yield Job(run.name, seconds, partial(self._train, run), reserve=reserve)
         for run in runs:
             if run.fit and run.fit.n_steps_done > self._n_scored(run):
                 yield self._scores(run)
@@ -163,7 +164,7 @@ class Tables:
         record = self.session.find(run.experiment.name, run.method)
         return (record.n_steps_done or 0) if record else 0
 
-    def _slice(self, run):
+    def _train(self, run):
         network, (train, val, _) = run.experiment.make_network(run.own.n_iterations), self.data(run.experiment)
         arguments = run.experiment.fit_arguments(run.method, network)
         if run.method == "MEL":

@@ -145,10 +145,10 @@ def test_a_job_that_fails_leaves_the_others_alone(tmp_path, monkeypatch):
 
 
 def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
-    fit, n_slices = gleam.fit, itertools.count()
+    fit, n_calls = gleam.fit, itertools.count()
 
     def stopped(*arguments, **keywords):
-        return fit(*arguments, **keywords) if next(n_slices) < 2 else sys.exit("stopped by SIGTERM")
+        return fit(*arguments, **keywords) if next(n_calls) < 2 else sys.exit("stopped by SIGTERM")
 
     monkeypatch.setattr(gleam, "fit", stopped)
     with pytest.raises(SystemExit):
@@ -164,18 +164,18 @@ def test_a_call_that_is_stopped_goes_on_in_the_next(tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_scored_as_far_as_it_is_and_goes_on_later(tmp_path, monkeypatch):
-    fit, n_slices = gleam.fit, itertools.count()
+    fit, n_calls = gleam.fit, itertools.count()
 
     def diverges(network, *arguments, name, **keywords):
-        if "GLEAM" in name and next(n_slices) > 0:
+        if "GLEAM" in name and next(n_calls) > 0:
             raise ValueError("training diverged")
         return fit(network, *arguments, name=name, **keywords)
 
     monkeypatch.setattr(gleam, "fit", diverges)
     status, printed = call(tmp_path, "--only", "R3/e,R3/g")
     assert status == 1 and printed.count("training diverged") == 1
-    slices = [line.split(":")[0].split("/")[1] for line in printed.splitlines() if ": step" in line]
-    assert slices == ["end-to-end", "gleam", "end-to-end", "end-to-end, scores", "gleam, scores"]
+    trained = [line.split(":")[0].split("/")[1] for line in printed.splitlines() if ": step" in line]
+    assert trained == ["end-to-end", "gleam", "end-to-end", "end-to-end, scores", "gleam, scores"]
     partial = found(tmp_path)
     assert partial["mridata_pgd_R3", "GLEAM"].progress == "2 of 4 steps"
     assert partial["mridata_pgd_R3", "End-to-end"].progress == "4 of 4 steps"
@@ -288,7 +288,7 @@ def test_experiments_are_those_of_the_chapters_with_the_profile_paper(tmp_path, 
     monkeypatch.setattr(gleam, "fit", fit)
     for experiment in session.profile.experiments.values():
         for method in experiment.methods:
-            Tables(session)._slice(Run(experiment, method))
+            Tables(session)._train(Run(experiment, method))
     assert len(validated) == 23
     changed = {name for name, every in validated.items() if every != 1000 and "mridata" in name}
     assert changed == {"mridata_modl_R4: MEL", "mridata_modl_R16: MEL"}  # a call has to come to a validation
