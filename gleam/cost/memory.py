@@ -36,6 +36,8 @@ class LiveBytes(TorchDispatchMode):
     ----------
     live, peak : int
         Bytes of the tensors that are alive, and their maximum.
+    trace : list of int
+        `live` after each operation.
     """
 
     def __init__(self, held: Iterable[Tensor] = (), *, device: str | torch.device = "cpu") -> None:
@@ -43,6 +45,7 @@ class LiveBytes(TorchDispatchMode):
         self.blocks: weakref.WeakKeyDictionary[Any, _Block] = weakref.WeakKeyDictionary()
         self.device_type = torch.device(device).type
         self.live = self.peak = 0
+        self.trace: list[int] = []
         self.alive: set[_Block] = set()
         self.at_peak: set[_Block] = set()
         self.label("held", held)
@@ -69,6 +72,7 @@ class LiveBytes(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.device.type == self.device_type:
                 if tensor.untyped_storage() not in given:  # else it is a view or was written in place
                     self._add(tensor.untyped_storage())
+        self.trace.append(self.live)
         return result
 
     def _add(self, storage):

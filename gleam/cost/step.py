@@ -86,6 +86,19 @@ class Step:
         split["activations"] += min(0, beyond)  # compiled layers keep fewer tensors than seen by LiveBytes
         return split | {"workspace": max(0, beyond)}
 
+    def trace(self) -> list[int]:
+        """Bytes of live tensors on the device after each operation of a step, beyond those that are held between steps.
+
+        Operations are those of torch, forward and backward; a fused kernel is one.
+        """
+        self._eagerly()  # as in peak_split
+        held = [t for tensors in self._held().values() for t in tensors]
+        live = LiveBytes(held, device=self.device)
+        between = live.live
+        with live:
+            self._eagerly()
+        return [n_bytes - between for n_bytes in live.trace]
+
     def _eagerly(self):
         """Take a step without a CUDA graph, since allocations cannot be seen in its replay."""
         self.strategy.eager.step(self.network, self.batch, self.optimizers)

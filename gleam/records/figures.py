@@ -29,7 +29,7 @@ from gleam.training import Fit
 
 __all__ = [
     "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "differences", "kspace_magnitude",
-    "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source", "stacked", "tradeoff",
+    "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 COLORS = {
@@ -105,6 +105,16 @@ def curves(
             figure.set_figwidth(8)
         else:
             axis.legend()
+    return figure
+
+
+def traces(lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str) -> Figure:
+    """Thin lines of many points, each against the number of the point: `lines` is a dict of label to values."""
+    with _axis(6, 3.2) as (figure, axis):
+        for name, values in lines.items():
+            axis.plot(values, lw=1.4, label=name, color=COLORS.get(name))
+        axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
+        axis.legend()
     return figure
 
 

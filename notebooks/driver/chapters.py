@@ -231,7 +231,7 @@ def _published_key(chapter):
 def publish(executed, chapter, key, root):
     """Clean an executed notebook and move it into the book, together with the key it was made from."""
     notebook = read_notebook(executed)
-    notebook.metadata.pop("papermill", None)
+    fill_in_time(notebook, notebook.metadata.pop("papermill", {}).get("duration"))
     notebook.metadata["made_from"] = key | {"records": _records(chapter, key["profile"], root)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
@@ -244,6 +244,14 @@ def publish(executed, chapter, key, root):
             label_caption(cell, key["parameters"])
             cell.outputs = [output for output in map(without_progress, cell.outputs) if output]
     write_text(chapter.published, nbformat.writes(notebook).replace(f"{root}/", ""))
+
+
+def fill_in_time(notebook, seconds):
+    """Replace ``{time}`` in the box that opens a chapter: minutes to read, and to run if it has been run."""
+    opening = notebook.cells[0]
+    n_words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    ran = "not run in this build" if seconds is None else f"{max(1, round(seconds / 60))} min to run (this build)"
+    opening.source = opening.source.replace("{time}", f"{max(1, round(n_words / 180))} min to read, {ran}")
 
 
 def label_caption(cell, parameters=None):
@@ -283,6 +291,7 @@ def fill_in_missing(chapters):
             "\n:::{admonition} This chapter has not been run in this build\n:class: warning\n"
             f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'
         )
+        fill_in_time(notebook, None)
         cells = []
         for cell in notebook.cells:
             cells.append(cell)

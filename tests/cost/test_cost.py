@@ -69,6 +69,14 @@ def test_gradients_are_told_from_activations(batch):
     assert splits[1]["weights"] == 3 * (one + 2000)  # buffers count among the weights
 
 
+@pytest.mark.parametrize("strategy", [EndToEnd(), Checkpointed(), Greedy(3)], ids=repr)
+def test_the_trace_of_a_step_peaks_where_the_peak_is_and_ends_with_nothing_but_losses(strategy, batch):
+    step = Step(unrolled.pgd(3, 8), strategy, batch)
+    trace, split = step.trace(), step.peak_split()
+    assert max(trace) == split["activations"] + split["gradients"]
+    assert 0 <= trace[-1] <= batch.target.nbytes  # the last module's output goes when the step returns
+
+
 def test_every_round_is_kept(costs):
     for one in costs.values():
         assert len(one.step_seconds) == 2 and min(one.step_seconds) <= one.seconds_per_step <= max(one.step_seconds)

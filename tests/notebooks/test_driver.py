@@ -47,6 +47,15 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_chapter_says_how_long_it_is_and_how_long_it_ran():
+    words = "word " * 360
+    cells = [nbformat.v4.new_markdown_cell("# One\nTime: {time}."), nbformat.v4.new_markdown_cell(words)]
+    for seconds, ran in ((200, "3 min to run (this build)"), (None, "not run in this build")):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(c.source) for c in cells])
+        chapters.fill_in_time(notebook, seconds)
+        assert notebook.cells[0].source == f"# One\nTime: 2 min to read, {ran}."
+
+
 def published(root, name):
     return nbformat.read(root / "book" / "chapters" / f"{name}.ipynb", as_version=4)
 

@@ -75,6 +75,11 @@ def test_curves_show_means_with_bands_on_the_scales_asked_for():
     assert figure.png().startswith(b"\x89PNG")
 
 
+def test_traces_hold_every_point():
+    (axis,) = figures.traces({"GLEAM": [1, 3, 2], "End-to-end": [1, 2]}, xlabel="x", ylabel="y").axes
+    assert [list(line.get_ydata()) for line in axis.lines] == [[1, 3, 2], [1, 2]] and axis.get_ylim()[0] == 0
+
+
 def test_stacked_bars_stand_on_each_other_and_say_their_height():
     figure = figures.stacked(
         {"GLEAM": {"forward": 1.0, "backward": 2.0}, "P-GLEAM": {"undivided": 1.5}}, ylabel="seconds"
