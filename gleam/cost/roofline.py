@@ -52,17 +52,44 @@ class Work:
         """Floating-point operations per byte."""
         return self.flops / self.bytes
 
-    def flops_per_second(self, seconds: float) -> float:
-        """Rate of the arithmetic in a step that takes `seconds`."""
-        return self.flops / seconds
 
-    def bytes_per_second(self, seconds: float) -> float:
-        """Rate of traffic in a step that takes `seconds`; may exceed the memory's if caches or fused kernels help."""
-        return self.bytes / seconds
+@dataclass(frozen=True)
+class TimedStep:
+    """A training step: its work, and the time that it took.
 
-    def allowed_flops_per_second(self, limits: Mapping[str, float], precision: str = "fp32") -> float:
-        """Highest rate that `limits` of :func:`limits` allow: the arithmetic's or, at this intensity, the memory's."""
-        return min(limits[f"{precision}_flops_per_second"], self.intensity * limits["copy_bytes_per_second"])
+    Parameters
+    ----------
+    work : Work
+    seconds : float
+    precision : str
+        Number format of its convolutions, such as "bf16".
+    """
+
+    work: Work
+    seconds: float
+    precision: str = "fp32"
+
+    @property
+    def flops_per_second(self) -> float:
+        """Rate of the arithmetic."""
+        return self.work.flops / self.seconds
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Rate of traffic; may exceed the memory's if caches or fused kernels help."""
+        return self.work.bytes / self.seconds
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """Where it lies in the roofline plot: (intensity, rate of the arithmetic)."""
+        return self.work.intensity, self.flops_per_second
+
+    def share(self, limits: Mapping[str, float]) -> float:
+        """Its rate over the highest that `limits` of :func:`limits` allow: the arithmetic's or the memory's."""
+        allowed = min(
+            limits[f"{self.precision}_flops_per_second"], self.work.intensity * limits["copy_bytes_per_second"]
+        )
+        return self.flops_per_second / allowed
 
 
 def work(network: nn.Module, strategy: Strategy, batch: Batch, *, computed: bool = True) -> Work:

@@ -3,7 +3,7 @@
 - `convolutions`: 2D and 3D convolutions in the current number format and memory layout.
 - `lipschitz`: how far a CNN can stretch an image. `denoisers`: CNNs of complex images; the only place where complex
   numbers become two channels.
-- `iterations`: one of PGD, one of MoDL. `unrolled`: the networks made of them.
+- `iterations`: one of PGD, one of MoDL, and two whose inverse is not watched. `unrolled`: the networks made of them.
 """
 
 from gleam.networks.denoisers import PlainCNN, ResidualCNN

@@ -129,9 +129,12 @@ class MoDLIteration(nn.Module):
             raise ValueError(
                 f"{type(self.denoiser).__name__} cannot be inverted; MoDL needs a CNN with a method inverse"
             )
-        z = x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
         inverse: Any = self.denoiser.inverse
-        return inverse(z)
+        return inverse(self.before_data_consistency(x_next, batch))
+
+    def before_data_consistency(self, x_next: Tensor, batch: Batch) -> Tensor:
+        """z = D(x), recovered from x+ (Eq. 11); images (batch, [time,] y, x)."""
+        return x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
 
     def data_consistency(self, z: Tensor, batch: Batch, start: Tensor) -> Tensor:
         """x+ (Eq. 8) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""
@@ -143,3 +146,21 @@ class MoDLIteration(nn.Module):
             n_iterations=self.n_cg,
             implicit=self.implicit,
         )
+
+
+class Unwatched(MoDLIteration):
+    """MoDL whose inverse returns what its fixed-point iteration ends with, converged or not, to look at failures."""
+
+    @torch.no_grad()
+    def inverse(self, x_next: Tensor, batch: Batch) -> Tensor:
+        """x from x+, without a gradient and without an error where the CNN cannot be inverted."""
+        inverse: Any = self.denoiser.inverse
+        return inverse(self.before_data_consistency(x_next, batch), tolerance=math.inf)
+
+
+class AsPublished(Unwatched):
+    """MoDL with the inverse of the authors' public code, whose operator has mu I twice: it takes z + x+ for z."""
+
+    def before_data_consistency(self, x_next: Tensor, batch: Batch) -> Tensor:
+        """z + x+, about twice the z of Eq. 11."""
+        return 2 * x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu

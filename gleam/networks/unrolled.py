@@ -114,6 +114,7 @@ def modl(
     learn_mu: bool = False,
     implicit: bool = False,
     lipschitz: float | None = None,
+    iteration: type[MoDLIteration] = MoDLIteration,
     seed: int = 0,
 ) -> Unrolled:
     """Unrolled MoDL: N iterations with a plain residual CNN each, weights not shared.
@@ -126,6 +127,8 @@ def modl(
         As in :class:`MoDLIteration`.
     lipschitz : float, optional
         As in :class:`gleam.networks.denoisers.PlainCNN`.
+    iteration : type
+        Class of the iterations, such as :class:`gleam.networks.iterations.Unwatched`.
 
     Returns
     -------
@@ -142,7 +145,7 @@ def modl(
     iterations of 50 features with mu 0.05 in 3D.
     """
     return Unrolled(
-        MoDLIteration(
+        iteration(
             _seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz),
             mu=mu,
             n_cg=n_cg,

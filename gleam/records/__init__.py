@@ -6,6 +6,7 @@
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `comparisons`: methods compared in words.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
+- `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.
 - `measures`: the ratios that `python -m gleam.records results` prints.
 
@@ -15,10 +16,21 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
+from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
 from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
-from gleam.records.subjects import compare_subjects, difference_table, paired, pooled
+from gleam.records.subjects import (
+    by_subject,
+    compare_subjects,
+    cross_validation,
+    difference_table,
+    differences_report,
+    folds_report,
+    groups_report,
+    paired,
+    pooled,
+)
 from gleam.records.tables import (
     ARCHIVED,
     METRICS,
@@ -47,13 +59,21 @@ __all__ = [
     "Trained",
     "archive_caption",
     "archived",
+    "archived_steps",
     "baseline_note",
+    "by_subject",
     "compare",
     "compare_subjects",
+    "cost_report",
+    "cross_validation",
     "difference_table",
+    "differences_report",
     "environment",
     "evaluate_all",
     "finished",
+    "folds_report",
+    "formats_table",
+    "groups_report",
     "half_width",
     "load",
     "load_experiment",
@@ -67,4 +87,5 @@ __all__ = [
     "slug",
     "table",
     "table_rows",
+    "work_table",
 ]

@@ -4,14 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from gleam.records.storage import Record, half_width
-from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
+from gleam.cost.timing import Cost, paired_ratio
+from gleam.records.storage import Record, half_width, load_experiment
+from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed, markdown_table, scores_table, table
 
 OF_A_FOLD = ("seed", "lamda")  # settings that differ between folds
+SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
+
+
+def cross_validation(
+    folder: str | Path, experiment: str, n_folds: int, methods: Sequence[str]
+) -> tuple[dict[int, dict[str, Record]], dict[str, Record]]:
+    """Load the records of a cross-validation: <experiment>_fold1, ..., and what was measured once, <experiment>_cost.
+
+    Parameters
+    ----------
+    folder : path
+        Holds <experiment>/<method>.json.
+    experiment : str
+        Name without the fold.
+    n_folds : int
+        Folds that have no records are left out.
+    methods : sequence of str
+        Which methods, in which order, the folds together have.
+
+    Returns
+    -------
+    folds : dict
+        Of fold, from 1, to a dict of method to record.
+    runs : dict
+        Of method to one record for all folds (:func:`pooled`).
+    """
+    found = {fold: load_experiment(folder, f"{experiment}_fold{fold}") for fold in range(1, n_folds + 1)}
+    folds = {fold: runs for fold, runs in found.items() if runs}
+    together = pooled(folds) | load_experiment(folder, f"{experiment}_cost") if folds else {}
+    return folds, {method: together[method] for method in methods if method in together}
 
 
 def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
@@ -127,3 +159,93 @@ def compare_subjects(ours: Record, theirs: Record, metrics: Sequence[str] = METR
 def _interval(mean, half, metric):
     digits = _DIGITS[metric]
     return f"{mean - half:+.{digits}f} to {mean + half:+.{digits}f}".replace("-", "−")
+
+
+def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], title: str, name: str) -> str:
+    """Table (MyST) of a cross-validation, what :func:`cross_validation` returned, whose caption begins with `title`."""
+    run: Any = runs["End-to-end"]
+    seconds = [record.history[-1]["seconds"] for found in folds.values() for record in found.values() if record.history]
+    lamdas = ", ".join(f"{found['CS'].settings['lamda']:g}" for found in folds.values())
+    ((_, *size),) = run.data["test"]["coil_y_x"]
+    caption = (
+        f"{title} at R = {run.data['test']['mask']['arguments']['acceleration']}: mean (half the width of its 95 % "
+        f"interval) over {run.table['subject'].nunique()} subjects, tested in {len(folds)} folds. "
+        f"{run.source.capitalize()}: {size[0]} × {size[1]}, noise of {run.settings['noise']:g} of the 95th percentile "
+        f"per real channel of each coil. {run.settings['n_steps']:,} steps in {run.settings['precision']}, "
+        f"{sum(seconds) / 3600:.1f} hours for all networks ({run.environment['device']}, {run.environment['date']}); "
+        f"cost of a step measured once. Weight of CS by fold: {lamdas}."
+    )
+    return markdown_table(table(runs, over=["interval"], metrics=SHOWN), caption, name)
+
+
+def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
+    """Table (MyST) of the differences to end-to-end training over subjects, and comparisons in words under it.
+
+    `runs` are those of one cross-validation (:func:`cross_validation`); caption and sentences begin with `title`.
+    """
+    gleam = [method for method in runs if method.startswith("GLEAM")]
+    pairs = [*((method, "End-to-end") for method in gleam), ("End-to-end", "CS"), *((method, "CS") for method in gleam)]
+    words = [compare_subjects(runs[one], runs[other], ("psnr", "ssim_object")) for one, other in pairs]
+    base: Any = runs["End-to-end"]
+    again: Any = runs.get("Checkpointing")
+    if again:
+        ratio = paired_ratio(Cost(**again.cost), Cost(**base.cost))
+        words.append(
+            "the gradients of checkpointing and of end-to-end training differ by "
+            f"{again.value('gradient_difference'):.1g} of their norm. A step with checkpoints takes {ratio:.2f} times "
+            f"as long, from {base.value('peak_bytes') / again.value('peak_bytes'):.1f} times less memory."
+        )
+    what = f"difference to end-to-end training, mean over subjects (95 % interval). {base.source.capitalize()}."
+    rows = markdown_table(difference_table(runs, "End-to-end", SHOWN), f"{title}: {what}", name)
+    return "\n".join([rows, *(f"- {title}: {sentence}" for sentence in words)])
+
+
+def by_subject(runs: dict[str, Record]) -> dict[str, dict[str, Record]]:
+    """Records of each test subject alone, of subject to method to record."""
+    subjects = sorted({row["subject"] for run in runs.values() for row in run.scores})
+    return {
+        subject: {
+            method: replace(run, scores=[row for row in run.scores if row["subject"] == subject])
+            for method, run in runs.items()
+        }
+        for subject in subjects
+    }
+
+
+def groups_report(
+    groups: dict[str, dict[str, Record]], methods: Sequence[str], title: str, name: str, *, of: str, base: str
+) -> str:
+    """Table (MyST) of scores in several groups, and under it the PSNR of each group as differences to one method.
+
+    Parameters
+    ----------
+    groups : dict
+        Of the name of a group to a dict of method to record.
+    methods : sequence of str
+        Order of the rows. Methods that a group lacks are left out.
+    title, name : str
+        Caption and label of the table.
+    of : str
+        What the groups are, for the head of their column.
+    base : str
+        The method to compare with.
+
+    Returns
+    -------
+    str
+    """
+    shared = [method for method in methods if all(method in runs for runs in groups.values())]
+    scores: Any = {
+        (group, method): {s: runs[method].value(s) for s in SHOWN if s in runs[method].table}
+        for group, runs in groups.items()
+        for method in shared
+    }
+    lines = [markdown_table(scores_table(scores, [of, "Method"]), title, name)]
+    for group in groups:
+        psnr = {method: scores[group, method]["psnr"] for method in shared}
+        gaps = [f"{method} {_signed(psnr[method] - psnr[base], 'psnr')}" for method in shared if method != base]
+        best = max(psnr, key=psnr.__getitem__)
+        lines.append(
+            f"- {of} {group}: PSNR minus that of {base}: {', '.join(gaps)}. The highest PSNR is that of {best}."
+        )
+    return "\n".join(lines)

@@ -162,8 +162,26 @@ def table_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return [str(name) for name in (*frame.index.names[blocks:], *frame.columns)], rows
 
 
-def markdown_table(frame: pd.DataFrame, caption: str, name: str) -> str:
-    """A table of text as numbered MyST with a caption, for a cell whose `mystnb.markdown_format` is `myst`."""
+def markdown_table(
+    frame: pd.DataFrame | Mapping, caption: str, name: str, *, index: Sequence[str] = ("Method",)
+) -> str:
+    """A numbered table in MyST, for a cell whose `mystnb.markdown_format` is `myst`.
+
+    Parameters
+    ----------
+    frame : DataFrame or dict
+        Text; a dict is of the key of a row, a str or a tuple, to a dict of column to cell.
+    caption, name : str
+        Caption and label of the table.
+    index : sequence of str
+        Names of the parts of a key, if `frame` is a dict.
+
+    Returns
+    -------
+    str
+    """
+    if not isinstance(frame, pd.DataFrame):
+        frame = pd.DataFrame.from_dict(frame, orient="index").rename_axis(list(index))
     header, rows = table_rows(frame)
     rows = [row if len(row) > 1 else [f"**{row[0]}**"] + [""] * (len(header) - 1) for row in rows]
     lines = [header, ["---"] * len(header), *rows]

@@ -137,7 +137,8 @@ def current_key(chapter, parameters, profile, folders, root):
     files = sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
     files += sorted((root / "data" / "published").glob("*.csv"))
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
-    files += archived_records(root) if any("records.archived(" in source for _, source, _ in cells) else []
+    shows_archive = any(re.search(r"records\.archived|build\.report", source) for _, source, _ in cells)
+    files += archived_records(root) if shows_archive else []
     files += _named_results(root, [source for _, source, _ in cells])
     return {
         "profile": profile,

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import gleam
 from gleam import execution, unrolled
 from gleam.cost import roofline
-from gleam.cost.roofline import Work, work
+from gleam.cost.roofline import TimedStep, Work, work
 from gleam.metrics import complex_l1
 from gleam.physics.sense import Batch
 from gleam.strategies.fast import Fast
@@ -62,7 +62,9 @@ def test_flops_are_in_proportion_to_the_batch_and_bytes_grow_evenly():
     assert two.flops == 2 * one.flops and three.flops == 3 * one.flops
     assert three.bytes - two.bytes == two.bytes - one.bytes > 0  # weights and optimizer do not depend on the batch
     assert one.bytes > two.bytes - one.bytes
-    assert (one.flops_per_second(0.5), one.bytes_per_second(0.5)) == (2 * one.flops, 2 * one.bytes)
+    timed = TimedStep(one, seconds=0.5)
+    assert (timed.flops_per_second, timed.bytes_per_second) == (2 * one.flops, 2 * one.bytes)
+    assert timed.point == (one.flops / one.bytes, 2 * one.flops)
     assert one.intensity == one.flops / one.bytes
 
 
@@ -181,9 +183,9 @@ def test_traffic_is_every_input_once_and_every_output_once(call, n_bytes):
 
 def test_the_lower_of_two_limits_decides():
     limits = {"fp32_flops_per_second": 60.0, "bf16_flops_per_second": 500.0, "copy_bytes_per_second": 4.0}
-    assert Work(200, 10).allowed_flops_per_second(limits) == 60
-    assert Work(200, 10).allowed_flops_per_second(limits, "bf16") == 80
-    assert Work(20, 10).allowed_flops_per_second(limits) == 8
+    assert TimedStep(Work(200, 10), seconds=1).share(limits) == 200 / 60
+    assert TimedStep(Work(200, 10), seconds=1, precision="bf16").share(limits) == 200 / 80
+    assert TimedStep(Work(20, 10), seconds=5).share(limits) == 4 / 8
 
 
 def test_a_fourier_transform_is_counted_once_over_all_its_axes():

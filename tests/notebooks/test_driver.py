@@ -262,8 +262,9 @@ def test_published_numbers_lists_and_pinned_versions_are_part_of_the_key(root, n
     assert chapters.current_key(chapter, {}, "quick", {}, root) != before
 
 
-def test_an_archived_run_is_part_of_the_key_of_a_chapter_that_shows_it(root):
-    write_chapter(root, "02_two", "records.archived('../results', 'x')")
+@pytest.mark.parametrize("call", ["records.archived('../results', 'x')", "build.report(table_1, runs)"])
+def test_an_archived_run_is_part_of_the_key_of_a_chapter_that_shows_it(call, root):
+    write_chapter(root, "02_two", call)
     keys = lambda: [chapters.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
     before = keys()
     for folder, profile in (("cpu", "quick"), ("gpu", "paper")):

@@ -244,6 +244,18 @@ def test_a_run_becomes_a_record(splits, tmp_path):
     assert table.loc[("R = 4", "CS")].tolist() == ["0.500", "30.12"]
 
 
+def test_a_dict_of_rows_is_a_table_too():
+    text = records.markdown_table({("4", "CS"): {"Sum": 7}, ("8", "CS"): {"Sum": 9}}, "C", "t", index=["R", "Method"])
+    assert text.splitlines()[4:] == [
+        "| R | Method | Sum |",
+        "| --- | --- | --- |",
+        "| 4 | CS | 7 |",
+        "| 8 | CS | 9 |",
+        ":::",
+    ]
+    assert "| Method | Sum |" in records.markdown_table({"CS": {"Sum": 7}}, "C", "t")
+
+
 def test_a_score_that_an_older_record_lacks_is_a_dash():
     record = make()  # holds no ssim_object
     assert record.value("ssim_object") is None and record.spread("ssim_object") is None

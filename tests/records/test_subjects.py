@@ -100,6 +100,37 @@ def test_a_sentence_calls_a_difference_clear_only_if_its_interval_leaves_out_zer
     assert "no clear difference (higher in 1 of 2" in records.compare_subjects(*wide.values(), ["psnr"])
 
 
+def test_a_cross_validation_is_loaded_by_fold_and_together(tmp_path):
+    for number, runs in FOLDS.items():
+        for run in runs.values():
+            records.save(replace(run, experiment=f"knees_fold{number}"), tmp_path)
+    records.save(replace(FOLDS[1]["GLEAM"], experiment="knees_cost", method="Checkpointing"), tmp_path)
+    folds, runs = records.cross_validation(tmp_path, "knees", 3, ["End-to-end", "Checkpointing", "CS", "GLEAM"])
+    assert list(folds) == [1, 2] and list(runs) == ["End-to-end", "Checkpointing", "GLEAM"]
+    assert len(runs["GLEAM"].scores) == 8 and len(runs["Checkpointing"].scores) == 4
+    assert list(records.cross_validation(tmp_path, "knees", 1, ["GLEAM"])[0]) == [1]
+    assert records.cross_validation(tmp_path, "brains", 3, ["GLEAM"]) == ({}, {})
+
+
+def test_records_of_subjects_hold_their_own_slices():
+    alone = records.by_subject(FOLDS[1])
+    assert list(alone) == ["knee-2", "knee-3"] and list(alone["knee-3"]) == ["GLEAM", "End-to-end"]
+    assert alone["knee-3"]["GLEAM"].value("psnr") == pytest.approx(31.5 - 0.7)
+    assert [row["subject"] for row in alone["knee-2"]["GLEAM"].scores] == ["knee-2"] * 2
+    assert records.by_subject({}) == {}
+
+
+def test_groups_are_compared_with_the_base_in_each():
+    groups = {"a": FOLDS[1], "b": FOLDS[2] | {"CS": FOLDS[2]["GLEAM"]}}
+    order = ["End-to-end", "CS", "GLEAM"]  # not all groups have CS
+    text = records.groups_report(groups, order, "Title", "tab-x", of="Fold", base="End-to-end")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0] == "| Fold | Method | SSIM | nRMSE | PSNR (dB) |"
+    assert [row.split(" | ")[:2] for row in rows[2:]] == [[f"| {g}", m] for g in "ab" for m in ("End-to-end", "GLEAM")]
+    assert "- Fold a: PSNR minus that of End-to-end: GLEAM −0.60 dB. The highest PSNR is that of End-to-end." in text
+    assert "- Fold b: PSNR minus that of End-to-end: GLEAM −0.40 dB." in text
+
+
 def test_a_record_says_what_its_data_were():
     record = FOLDS[1]["GLEAM"]
     assert record.source == REAL_ANATOMY == "real anatomy, simulated coils and noise"

@@ -6,6 +6,7 @@ from problems import complex_normal, random_batch
 
 from gleam import unrolled
 from gleam.networks.denoisers import PlainCNN, ResidualCNN, operator_norm
+from gleam.networks.iterations import AsPublished, MoDLIteration, Unwatched
 from gleam.physics.solvers import NotConverged, fixed_point
 from gleam.strategies.inversion import inversion_errors
 
@@ -158,6 +159,24 @@ def test_few_steps_of_conjugate_gradients_and_small_mu_cannot_be_inverted(batch)
     }
     assert errors[0.05, 3][-1] > 20 * errors[0.05, 10][-1] > 20 * errors[4.0, 10][-1]
     assert errors[0.05, 10][0] > 100 * errors[0.05, 10][-1]
+
+
+def test_inverses_to_look_at_failures_raise_no_error_and_the_published_one_takes_the_output_twice(batch):
+    watched, unwatched, published = (
+        unrolled.modl(1, 6, mu=4.0, n_cg=20, lipschitz=0.9, iteration=kind).iterations[0]
+        for kind in (MoDLIteration, Unwatched, AsPublished)
+    )
+    x_next = watched(batch.target, batch)
+    assert torch.equal(unwatched.inverse(x_next, batch), watched.inverse(x_next, batch))
+    z = watched.before_data_consistency(x_next, batch)
+    torch.testing.assert_close(published.before_data_consistency(x_next, batch), z + x_next)
+    for iteration in (watched, unwatched, published):
+        iteration.denoiser.lipschitz = None
+        for weight in iteration.denoiser.parameters():
+            weight.data.mul_(30)
+    with pytest.raises(NotConverged):
+        watched.inverse(x_next, batch)
+    assert all(iteration.inverse(x_next, batch).shape == x_next.shape for iteration in (unwatched, published))
 
 
 def test_a_cnn_without_an_inverse_is_named(batch):
