@@ -10,7 +10,7 @@ from gleam import Checkpointed, EndToEnd, Greedy, Invertible, cost, unrolled
 from gleam.cost import parallel as parallel_cost
 from gleam.cost import timing
 from gleam.cost.memory import LiveBytes
-from gleam.cost.step import KINDS, peak_split
+from gleam.cost.step import KINDS, Step, peak_split
 from gleam.metrics import complex_l1
 from gleam.strategies import Strategy
 
@@ -74,7 +74,7 @@ def test_the_trace_of_a_step_peaks_where_the_peak_is_and_ends_with_nothing_but_l
     step = Step(unrolled.pgd(3, 8), strategy, batch)
     trace, split = step.trace(), step.peak_split()
     assert max(trace) == split["activations"] + split["gradients"]
-    assert 0 <= trace[-1] <= batch.target.nbytes  # the last module's output goes when the step returns
+    assert 0 <= trace[-1] <= batch.target.nbytes + 4 * 3  # the last image and three losses
 
 
 def test_every_round_is_kept(costs):
