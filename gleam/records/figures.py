@@ -29,7 +29,8 @@ from gleam.training import Fit
 
 __all__ = [
     "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "differences", "kspace_magnitude",
-    "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source", "stacked", "traces", "tradeoff",
+    "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source", "stacked", "traces",
+    "tradeoff",
 ]  # fmt: skip
 
 COLORS = {
