@@ -3,6 +3,7 @@
 - Role ``{record}`experiment/method:value:format``` and directive ``{record-table}``: see `book_records`.
 - MathJax is copied from the package sphinx-mathjax-offline, only the files that the pages load (2 MB instead of 24).
 - "Edit" and "launch" buttons of a chapter point to notebooks/, not to the executed copy in book/chapters/.
+- A picture opens in its own size.
 - An image without alternative text is a warning, which the build turns into a failure.
 """
 
@@ -57,10 +58,23 @@ def demand_alt_text(app, doctree, docname):
             LOGGER.warning("<img> without alt in HTML output", location=raw, type="gleam", subtype="alt")
 
 
+def link_pictures(app, doctree, docname):
+    """Let each picture of a chapter open in its own size."""
+    if app.builder.format != "html":
+        return
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"] in app.env.images and not isinstance(image.parent, nodes.reference):
+            address = "../" * docname.count("/") + f"_images/{app.env.images[image['uri']][1]}"
+            link = nodes.reference("", "", refuri=address, classes=["enlarge"], reftitle="Enlarge")
+            image.replace_self(link)
+            link.append(image)
+
+
 def setup(app):
     """Connect everything; called by Sphinx."""
     book_records.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("html-page-context", point_buttons_to_notebooks, priority=900)
     app.connect("doctree-resolved", demand_alt_text)
+    app.connect("doctree-resolved", link_pictures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

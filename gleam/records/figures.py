@@ -18,6 +18,7 @@ from gleam.records import Record, half_width
 from gleam.records.pictures import (
     ERROR_GAIN,
     STYLE,
+    WIDTH,
     Figure,
     compare,
     kspace_magnitude,
@@ -51,7 +52,7 @@ def learning_curves(fits: dict[str, Fit], levels: dict[str, float] | None = None
     levels : dict, optional
         Of a method without training, such as CS, to its nRMSE, drawn as a dashed line.
     """
-    with _axis(6, 3.2) as (figure, axis):
+    with _axis(3.0) as (figure, axis):
         for i, (name, fit) in enumerate(fits.items()):
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
@@ -84,7 +85,7 @@ def curves(
     reference : float, optional
         A value of y to mark by a dashed line.
     """
-    with _axis(6, 3.4) as (figure, axis):
+    with _axis(3.1) as (figure, axis):
         for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
             curve = np.atleast_2d(np.asarray(y, float))
             mean, spread = curve.mean(0), curve.std(0)
@@ -102,8 +103,8 @@ def curves(
                 MaxNLocator(integer=all(float(v).is_integer() for x, _ in lines.values() for v in x))
             )
         if len(lines) > 4:
-            figure.legend(loc="outside right upper", fontsize=9)
-            figure.set_figwidth(8)
+            figure.legend(loc="outside lower center")
+            figure.set_figheight(3.1 + 0.2 * len(lines))
         else:
             axis.legend()
     return figure
@@ -111,7 +112,7 @@ def curves(
 
 def traces(lines: dict[str, Sequence[float]], *, xlabel: str, ylabel: str) -> Figure:
     """Thin lines of many points, each against the number of the point: `lines` is a dict of label to values."""
-    with _axis(6, 3.2) as (figure, axis):
+    with _axis(3.0) as (figure, axis):
         for name, values in lines.items():
             axis.plot(values, lw=1.4, label=name, color=COLORS.get(name))
         axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
@@ -131,17 +132,17 @@ def stacked(bars: dict[str, dict[str, float]], *, ylabel: str) -> Figure:
         Of the axis.
     """
     parts = list(dict.fromkeys(part for heights in bars.values() for part in heights))
-    with _axis(7, 3.4, **{"axes.grid.axis": "y", "axes.axisbelow": True}) as (figure, axis):
+    with _axis(3.6, **{"axes.grid.axis": "y", "axes.axisbelow": True}) as (figure, axis):
         bottom = np.zeros(len(bars))
         for part, color in zip(parts, itertools.cycle(["#0072b2", "#e69f00", "#8c8c8c", "#009e73", "#cc79a7"])):
             heights = np.array([heights.get(part, 0.0) for heights in bars.values()])
             axis.bar(range(len(bars)), heights, 0.65, bottom=bottom, label=part, color=color)
             bottom += heights
         for i, total in enumerate(bottom):
-            axis.text(i, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
-        axis.set_xticks(range(len(bars)), [name.replace(", ", ",\n") for name in bars])
+            axis.text(i, total, f"{total:.2f}", ha="center", va="bottom")
+        _name_ticks(axis, bars)
         axis.set(ylabel=ylabel, ylim=(0, 1.1 * bottom.max()))
-        figure.legend(loc="outside upper center", ncols=len(parts), fontsize=9)
+        figure.legend(loc="outside upper center", ncols=min(3, len(parts)))
     return figure
 
 
@@ -170,7 +171,7 @@ def predictions(
         A dotted line for comparison.
     """
     names = list(dict.fromkeys([*predicted, *measured]))
-    with _axis(8, 3.4) as (figure, axis):
+    with _axis(4.2) as (figure, axis):
         if ideal is not None:
             axis.plot(*ideal, color="black", lw=0.8, ls=":", label="ideal")
         for i, (name, marker) in enumerate(zip(names, itertools.cycle("os^Dv"))):
@@ -183,17 +184,17 @@ def predictions(
                 axis.plot(*measured[name], marker, color=color, ms=6, label=f"{name}: measured", zorder=3)
         axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None), ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside right upper", fontsize=9)
+        figure.legend(loc="outside lower center")
     return figure
 
 
 def tradeoff(points: dict[str, tuple[float, float]], *, xlabel: str, ylabel: str) -> Figure:
     """One point per method, named in the legend: `points` is a dict of label to (x, y). Both axes start at zero."""
-    with _axis(6, 4.8) as (figure, axis):
+    with _axis(5.0) as (figure, axis):
         _points(axis, points)
         right, top = (1.1 * max(values) for values in zip(*points.values(), strict=True))
         axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top))
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(loc="outside lower center")
     return figure
 
 
@@ -214,7 +215,7 @@ def roofline(points: dict[str, tuple[float, float]], limits: dict[str, float], *
     ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}
     places = [rate / bandwidth for rate in ceilings.values()] + [x for x, _ in points.values()]
     left, right = min(places) / 4, max(places) * 8
-    with _axis(6, 4.8) as (figure, axis):
+    with _axis(5.0) as (figure, axis):
         top = max(ceilings.values()) / bandwidth
         axis.plot([left, top], [left * bandwidth, top * bandwidth], color="black", lw=1.2)
         _beside(axis, f"memory: {_rate(bandwidth, 'B/s')}", (left, left * bandwidth), (8, -2), va="center")
@@ -225,7 +226,7 @@ def roofline(points: dict[str, tuple[float, float]], limits: dict[str, float], *
         axis.set(xscale="log", yscale="log", xlabel="intensity (FLOP per byte)", ylabel="achieved (FLOP/s)")
         labels = {"major_formatter": EngFormatter(), "minor_formatter": EngFormatter()}  # one notation in all decades
         axis.yaxis.set(minor_locator=LogLocator(subs=(2, 5)), **labels)
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9, title=label or None)
+        figure.legend(loc="outside lower center", title=label or None)
     return figure
 
 
@@ -242,7 +243,7 @@ def _rate(value, unit):
 
 
 def _beside(axis, text, point, offset, **alignment):
-    axis.annotate(text, point, offset, textcoords="offset points", fontsize=9, **alignment)
+    axis.annotate(text, point, offset, textcoords="offset points", **alignment)
 
 
 def per_slice(records: dict[str, Record], metric: str = "psnr", unit: str = "dB") -> Figure:
@@ -259,11 +260,11 @@ def per_slice(records: dict[str, Record], metric: str = "psnr", unit: str = "dB"
     """
     names = list(records)
     values = np.array([records[name].table[metric] for name in names])
-    with _axis(6, 3.2) as (figure, axis):
+    with _axis(3.0) as (figure, axis):
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):
             axis.plot(i, values[i].mean(), "o", ms=9, color=COLORS.get(name, "black"), zorder=2)
-        axis.set_xticks(range(len(names)), [name.replace(", ", ",\n") for name in names])
+        _name_ticks(axis, names)
         axis.set_ylabel(f"{metric.upper()} ({unit})" if unit else metric)
     return figure
 
@@ -280,22 +281,28 @@ def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
     ylabel : str
         Of the axis.
     """
-    with _axis(6, 3.4) as (figure, axis):
+    with _axis(3.1) as (figure, axis):
         places = range(by_subject.shape[1])
         axis.axhline(0, color="black", lw=0.8, ls="--")
         axis.plot(places, by_subject.to_numpy().T, color="#bbbbbb", lw=0.6, marker=".", ms=5, zorder=1)
         for i, (name, values) in enumerate(by_subject.items()):
             color = COLORS.get(name.split(", M =")[0], "black")
             axis.errorbar(i + 0.08, values.mean(), half_width(values), fmt="o", ms=8, capsize=5, color=color, zorder=2)
-        axis.set_xticks(places, [name.replace(", ", ",\n") for name in by_subject])
+        _name_ticks(axis, by_subject)
         axis.set_ylabel(ylabel)
         axis.margins(x=0.15)
     return figure
 
 
+def _name_ticks(axis, names):
+    """Names of methods below an axis, slanted if there are many."""
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(list(names)) > 4 else {}
+    axis.set_xticks(range(len(list(names))), [name.replace(", ", ",\n") for name in names], **slanted)
+
+
 @contextmanager
-def _axis(width, height, **style):
-    """A figure of that size in inches, and its only axis, in the book's style."""
+def _axis(height, **style):
+    """A figure of that height in inches, and its only axis, in the book's style."""
     with matplotlib.rc_context(STYLE | style):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         yield figure, figure.subplots()

@@ -6,6 +6,7 @@ Figures do not use `pyplot`: there is no current figure, none has to be closed, 
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +20,52 @@ from gleam.datasets.volume import REAL_ANATOMY
 from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
 
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 10,
+STYLE: dict[Any, Any] = {  # sizes that stay legible on a phone, where a figure is 340 px wide
+    "font.size": 11,
+    "axes.titlesize": 11,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
     "legend.frameon": False,
 }
+WIDTH = 4.6  # of curves
+PICTURES_WIDTH, N_COLUMNS = 5.4, 4  # of a row of pictures, and how many of them there are at most
+PANELS: dict[Any, Any] = STYLE | {"font.size": 12.5, "axes.titlesize": 12.5, "axes.grid": False}
 ERROR_GAIN = 4
 
 
 class Figure(matplotlib.figure.Figure):
-    """A figure that shows itself as PNG in any notebook, and is saved whole or not at all."""
+    """A figure that shows itself in any notebook: pictures as PNG, curves as SVG. It is saved whole or not at all."""
 
-    def png(self, dpi: float = 110) -> bytes:
+    def png(self, dpi: float = 200) -> bytes:
         """The figure as bytes of a PNG."""
+        return self._written("png", dpi=dpi)
+
+    def svg(self) -> str:
+        """The figure as SVG, the same text each time."""
+        with matplotlib.rc_context({"svg.hashsalt": "gleam"}):
+            return self._written("svg", metadata={"Date": None}).decode()
+
+    def _written(self, form, **options):
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight")
+        self.savefig(buffer, format=form, bbox_inches="tight", **options)
         return buffer.getvalue()
 
-    def save(self, path: str | Path, dpi: float = 100) -> None:
+    @property
+    def _has_pictures(self):
+        return any(axis.images for axis in self.axes)
+
+    def _repr_png_(self):
+        return self.png() if self._has_pictures else None
+
+    def _repr_svg_(self):
+        return None if self._has_pictures else self.svg()
+
+    def save(self, path: str | Path, dpi: float = 200) -> None:
         """Write the figure as PNG to `path`, whole or not at all."""
         with written_whole(path) as temporary:
             temporary.write_bytes(self.png(dpi))
-
-    _repr_png_ = png
 
 
 def compare(
@@ -58,7 +78,8 @@ def compare(
 ) -> Figure:
     """Reconstructions of one slice beside the reference, with their error maps on one scale.
 
-    PSNR (dB) and SSIM are written in the corner. Errors are magnified `ERROR_GAIN` times.
+    PSNR (dB) and SSIM are written in the corner. The error map is below its image, magnified `ERROR_GAIN` times; its
+    colour bar says how large errors are, in units of what is shown white.
 
     Parameters
     ----------
@@ -77,27 +98,28 @@ def compare(
     -----
     Figs. 3 to 5 of the paper.
     """
-    columns = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
-    target = columns["Ground truth"]
+    shown = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
+    target = shown["Ground truth"]
     window = window or float(np.percentile(_magnitude(target), 99))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=_size(target, aspect, len(columns), 2), layout="constrained")
-        axes = figure.subplots(2, len(columns))
-        for (name, image), top, bottom in zip(columns.items(), *axes, strict=True):
+    n_columns = min(N_COLUMNS, len(shown))
+    n_rows = -(-len(shown) // n_columns)
+    with matplotlib.rc_context(PANELS):
+        figure = Figure(figsize=_size(target, aspect, n_columns, 2 * n_rows), layout="constrained")
+        axes = figure.subplots(2 * n_rows, n_columns, squeeze=False)
+        for axis in axes.flat:
+            axis.axis("off")
+        for (name, image), top, bottom in zip(shown.items(), axes[::2].flat, axes[1::2].flat, strict=False):
             _image(top, _magnitude(image), window, aspect, title=name)
             if name == "Ground truth":
-                bottom.axis("off")
-                continue
-            _corner(top, f"PSNR {float(psnr(image, target)):.1f} dB\nSSIM {float(ssim(image, target)):.3f}")
-            error = np.abs(_magnitude(image) - _magnitude(target))
-            shown = bottom.imshow(ERROR_GAIN * error, cmap="inferno", vmin=0, vmax=window, aspect=aspect)
-            bottom.set(xticks=[], yticks=[])
-        axes[1, 0].set_ylabel(f"|error| x {ERROR_GAIN}")
-        bar = figure.colorbar(shown, cax=axes[1, -1].inset_axes([0.05, 0.1, 0.08, 0.8]))
+                break
+            _corner(top, f"{float(psnr(image, target)):.1f} dB\n{float(ssim(image, target)):.3f}")
+            error = ERROR_GAIN * np.abs(_magnitude(image) - _magnitude(target))
+            _image(bottom, error, window, aspect, cmap="inferno")
+        bar = figure.colorbar(axes[1, 0].images[0], cax=bottom.inset_axes([0.05, 0.05, 0.12, 0.9]))
         bar.set_ticks([0, window / 2, window], labels=["0", f"{50 / ERROR_GAIN:g} %", f"{100 / ERROR_GAIN:g} %"])
-        bar.set_label("error, in units of\nwhat is shown white", fontsize=8)
+        bar.set_label("error")
         if label:
-            figure.supxlabel(label, fontsize=9, color="#555555")
+            figure.supxlabel(textwrap.fill(label, 40), color="#555555")
     return figure
 
 
@@ -121,16 +143,16 @@ def panels(
     aspect : float or "auto"
         Height over width of a pixel; "auto" makes every panel square, whatever its sides are.
     n_columns : int, optional
-        Default: all in one row.
+        Default: all in one row, but at most four.
     cmap : str
         Colour map of matplotlib.
     label : str
         Written at the foot.
     """
-    n_columns = n_columns or len(images)
+    n_columns = n_columns or min(N_COLUMNS, len(images))
     n_rows = -(-len(images) // n_columns)
     first = next(iter(images.values()))
-    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+    with matplotlib.rc_context(PANELS):
         figure = Figure(figsize=_size(first, aspect, n_columns, n_rows), layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False)
         for axis in axes.flat:
@@ -139,7 +161,7 @@ def panels(
             magnitude = _magnitude(image)
             _image(axis, magnitude, window or max(np.percentile(magnitude, 99), 1e-12), aspect, title=title, cmap=cmap)
         if label:
-            figure.supxlabel(label, fontsize=9, color="#555555")
+            figure.supxlabel(textwrap.fill(label, 40 if n_columns > 1 else 20), color="#555555")
     return figure
 
 
@@ -171,16 +193,17 @@ def _magnitude(image):
 def _size(image, aspect, n_columns, n_rows):
     n_y, n_x = np.asarray(image).shape[-2:]
     height = 1 if aspect == "auto" else n_y * aspect / n_x
-    return 2.3 * n_columns, 2.3 * n_rows * height + 0.35 * n_rows
+    width = PICTURES_WIDTH / max(2, n_columns)
+    return width * n_columns, (width * height + 0.25) * n_rows
 
 
 def _image(axis, magnitude, window, aspect, title="", cmap="gray"):
     axis.imshow(magnitude, cmap=cmap, vmin=0, vmax=window, aspect=aspect)
-    axis.set(xticks=[], yticks=[], title=title)
+    axis.set_title(textwrap.fill(title, int(54 / axis.get_gridspec().ncols)))
 
 
 def _corner(axis, text):
     axis.text(
-        0.03, 0.03, text, transform=axis.transAxes, color="white", fontsize=8, va="bottom",
+        0.03, 0.03, text, transform=axis.transAxes, color="white", va="bottom",
         bbox={"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5},
     )  # fmt: skip

@@ -22,7 +22,7 @@ def test_compare_draws_every_method_with_scores_and_one_error_scale(images):
     titles = [axis.get_title() for axis in figure.axes]
     assert {"Zero-filled", "GLEAM", "Ground truth"} <= set(titles)
     corners = [t.get_text() for axis in figure.axes for t in axis.texts]
-    assert len(corners) == 2 and f"PSNR {float(psnr(images[0]['GLEAM'], images[1])):.1f} dB" in corners[1]
+    assert len(corners) == 2 and f"{float(psnr(images[0]['GLEAM'], images[1])):.1f} dB" in corners[1]
     errors = [axis.images[0] for axis in figure.axes if axis.images and axis.images[0].get_cmap().name == "inferno"]
     assert len({e.get_clim() for e in errors}) == 1 and len(errors) >= 2
     assert figure._repr_png_().startswith(b"\x89PNG")
@@ -73,6 +73,19 @@ def test_curves_show_means_with_bands_on_the_scales_asked_for():
     assert zero.get_ylim()[0] > 1e-5  # converged exactly: no line down to the floor
     assert len(axis.collections) == 1 and (axis.get_xscale(), axis.get_yscale()) == ("linear", "log")
     assert figure.png().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 9])
+def test_pictures_of_any_number_keep_one_width_so_that_their_letters_keep_their_size(n):
+    figure = figures.panels({f"image {i}": np.eye(8) for i in range(n)})
+    assert figure.get_figwidth() <= 5.4 + 1e-9
+    assert figure.axes[0].get_gridspec().nrows == -(-n // 4)
+
+
+def test_pictures_show_themselves_as_png_and_curves_as_svg_that_is_the_same_each_time():
+    picture, curve = figures.panels({"image": np.eye(8)}), figures.traces({"a": [1, 2]}, xlabel="x", ylabel="y")
+    assert picture._repr_svg_() is None and picture._repr_png_().startswith(b"\x89PNG")
+    assert curve._repr_png_() is None and curve._repr_svg_() == curve._repr_svg_() and "<svg" in curve.svg()
 
 
 def test_traces_hold_every_point():
