@@ -101,8 +101,7 @@ def compare(
     shown = {name: torch.as_tensor(image) for name, image in {**reconstructions, "Ground truth": target}.items()}
     target = shown["Ground truth"]
     window = window or float(np.percentile(_magnitude(target), 99))
-    n_columns = min(N_COLUMNS, len(shown))
-    n_rows = -(-len(shown) // n_columns)
+    n_rows, n_columns = _grid(len(shown))
     with matplotlib.rc_context(PANELS):
         figure = Figure(figsize=_size(target, aspect, n_columns, 2 * n_rows), layout="constrained")
         axes = figure.subplots(2 * n_rows, n_columns, squeeze=False)
@@ -149,8 +148,7 @@ def panels(
     label : str
         Written at the foot.
     """
-    n_columns = n_columns or min(N_COLUMNS, len(images))
-    n_rows = -(-len(images) // n_columns)
+    n_rows, n_columns = (-(-len(images) // n_columns), n_columns) if n_columns else _grid(len(images))
     first = next(iter(images.values()))
     with matplotlib.rc_context(PANELS):
         figure = Figure(figsize=_size(first, aspect, n_columns, n_rows), layout="constrained")
@@ -188,6 +186,12 @@ def kspace_magnitude(kspace: Tensor | np.ndarray) -> np.ndarray:
 
 def _magnitude(image):
     return np.abs(np.asarray(image))
+
+
+def _grid(n):
+    """Rows and columns for `n` pictures: rows of equal length, as far as possible."""
+    n_rows = -(-n // N_COLUMNS)
+    return n_rows, -(-n // n_rows)
 
 
 def _size(image, aspect, n_columns, n_rows):

@@ -14,7 +14,7 @@ from gleam.records.storage import Record
 METRICS = ("ssim", "nrmse", "psnr")
 MISSING = "–"
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
-NONE_ARCHIVED = "none yet: see “make reproduce PROFILE=standard” and, for a GPU, “make records”"
+NONE_ARCHIVED = "none yet: see “make records”"
 NOT_RUN = "not run in this build"
 
 
@@ -148,7 +148,7 @@ def table_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table of text, as lists.
 
     If the first level of the index has no name, as the blocks of :func:`table`, it is not a column. Instead each block
-    has a row above it with only its name, unless there is only one block.
+    has a row above it with only its name, unless there is only one block. A row without values has one cell.
     """
     blocks = frame.index.names[0] == ""
     rows, above = [], None
@@ -158,7 +158,7 @@ def table_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         if blocks:
             rows += [] if one_block or parts[0] == above else [[parts[0]]]
             above = parts.pop(0)
-        rows.append([str(cell) for cell in (*parts, *values)])
+        rows.append([str(cell) for cell in (*parts, *values)] if any(values) else [str(parts[0])])
     return [str(name) for name in (*frame.index.names[blocks:], *frame.columns)], rows
 
 

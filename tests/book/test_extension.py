@@ -160,7 +160,7 @@ def test_a_table_without_any_run_says_so(two_runs, parse):
     rows = cells(parse(TABLE.replace("record-table:: knee", "record-table:: heart")))
     assert [row[0] for row in rows[4:]] == [
         "Full scale, archived",
-        "none yet: see “make reproduce PROFILE=standard” and, for a GPU, “make records”",
+        "none yet: see “make records”",
         "This build",
         "not run in this build",
     ]
