@@ -46,6 +46,12 @@ def _rewrite(buttons):
         _rewrite(button.get("buttons", []))
 
 
+def drop_roles(app, pagename, templatename, context, doctree):
+    """Remove the roles of lists of references: docutils gives them ones that screen readers reject."""
+    for role in (' role="list"', ' role="doc-biblioentry"'):
+        context["body"] = context.get("body", "").replace(role, "")
+
+
 def demand_alt_text(app, doctree, docname):
     """Warn about each image that has no alternative text, also inside the HTML output of a cell."""
     for image in doctree.findall(nodes.image):
@@ -75,6 +81,7 @@ def setup(app):
     book_records.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("html-page-context", point_buttons_to_notebooks, priority=900)
+    app.connect("html-page-context", drop_roles)
     app.connect("doctree-resolved", demand_alt_text)
     app.connect("doctree-resolved", link_pictures)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
