@@ -399,11 +399,11 @@ def test_only_code_of_your_own_is_part_of_a_runs_identity():
             return EndToEnd().propagate(iterations, x, batch)
 
     network = gleam.unrolled.pgd(1, 2)
-    assert identity.sources(network, gleam.Greedy(1)) == []
-    (inner,) = identity.sources(network, gleam.Fast(gleam.Greedy(1, within=Mine())))
+    assert identity.sources(network, gleam.Greedy(1)) == {}
+    (inner,) = identity.sources(network, gleam.Fast(gleam.Greedy(1, within=Mine()))).values()
     assert "propagate" in inner
     network.more = Own(1, 1)
-    (source,) = identity.sources(network, gleam.Greedy(1))
+    (source,) = identity.sources(network, gleam.Greedy(1)).values()
     assert "forward" in source
 
 
