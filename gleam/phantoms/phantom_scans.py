@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import torch
@@ -129,7 +129,7 @@ def _drawn(jobs, n_jobs):
     n_processes = n_worthwhile(jobs, n_jobs)
     cut = [_parts(job) if n_processes > 1 else [(0, None)] for job in jobs]
     parts = {(i, k): (json.dumps(job), *part) for i, job in enumerate(jobs) for k, part in enumerate(cut[i])}
-    drawn: list[list[Any]] = [[None] * len(own) for own in cut]
+    drawn = [[None] * len(own) for own in cut]
     for (i, k), part in in_processes(_draw, parts, n_processes, work="drawing phantoms"):
         drawn[i][k] = part.result()
         if all(one is not None for one in drawn[i]):

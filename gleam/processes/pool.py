@@ -84,7 +84,7 @@ def in_processes(
 
 
 def _called(function, argument):
-    future: Future = Future()
+    future = Future()
     try:
         future.set_result(function(argument))
     except Exception as error:

@@ -13,7 +13,7 @@ from gleam.datasets.slices import Slices
 from gleam.files import digest
 from gleam.strategies.base import Strategy
 
-_told: dict[type, str] = {}
+_told: dict[type, str] = {}  # sources from the process that started this one
 
 # Raise it when tests/test_golden.py fails for a good reason. Results of different versions are never put in one table.
 RESULTS_VERSION = 2

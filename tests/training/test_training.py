@@ -140,7 +140,7 @@ def test_each_run_of_several_is_reported_when_it_is_complete_whatever_becomes_of
     seen = {}
     with pytest.raises(ValueError, match="diverged"):
         gleam.fit_all(runs, n_jobs=n_jobs, on_done=lambda name, net, fit: seen.update({name: (weights(net), fit)}))
-    assert list(seen) == ["good"]
+    assert list(seen) == ["good"] and torch.equal(weights(runs["bad"]["network"]), weights(network()))
     trained, fit = seen["good"]
     assert fit.n_steps_done == SETTINGS["n_steps"] and not torch.equal(trained, weights(network()))
 
