@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import multiprocessing
 import os
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -147,16 +145,6 @@ def described(function: Callable) -> dict:
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     return {"function": name, "arguments": arguments, "positional": [list(p.args) for p in partials if p.args]}
-
-
-def end_with_parent() -> None:
-    """Make a worker process end with the process that started it, even if that was killed; call it at its start."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def n_cores() -> int:

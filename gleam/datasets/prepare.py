@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import multiprocessing
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +14,10 @@ from tqdm.auto import tqdm
 
 from gleam.datasets.padding import whole
 from gleam.datasets.volume import Volume
-from gleam.files import check_writable, described, digest, end_with_parent, locked, n_cores, write_json, written_whole
+from gleam.files import check_writable, described, digest, locked, n_cores, write_json, written_whole
 from gleam.physics.calibration import EmptyMapsError
 from gleam.physics.fourier import ifft2c, to_fft_order
+from gleam.processes.pool import in_processes
 
 PREPARATION_VERSION = 3  # part of every key: raise it when the results of a preparation change
 DATASETS = ("kspace", "sens_maps", "target")
@@ -50,8 +46,8 @@ def prepare(
         Raw files.
     read, calibrate : callable
         Path to :class:`gleam.datasets.volume.Volume`, and centred k-space (coil, y, x) to sensitivity maps. They must
-        be top-level functions or `functools.partial` of them, because they are sent to other processes, and because
-        their names and arguments are part of the key of the cache.
+        be top-level functions, which a notebook's cell may define, or `functools.partial` of them, because their names
+        and arguments are part of the key of the cache.
     cache_dir : path
         Folder of the prepared files.
     settings : dict, optional
@@ -97,11 +93,16 @@ def prepare(
     missing = [path for path in known if path not in done]
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
         errors: list[Exception] = []
-        for path, prepared, sha in _results(job, missing, n_jobs, errors):
-            done[path] = prepared
+        files = {path: path for path in missing}
+        for path, one in in_processes(job, files, n_jobs or n_cores(), work="preparing files"):
+            try:
+                done[path], sha = one.result()
+            except (ValueError, OSError) as error:
+                errors.append(error)
+                continue
             hashes.add(path, sha)
             bar.update()
-            if progress and (left_out := _left_out(prepared)):
+            if progress and (left_out := _left_out(done[path])):
                 tqdm.write(f"{path}: no sensitivity map is left of slice {', '.join(map(str, left_out))}: left out")
     _raise_first(errors)
     return [done[path] for path in paths]
@@ -132,38 +133,6 @@ def is_whole(path: str | Path) -> bool:
         return False
 
 
-def _results(job, paths, n_jobs, errors):
-    """Yield the results of `job` as files finish; its errors go to `errors`, and the other files go on."""
-    n_jobs = min(n_jobs or n_cores(), len(paths))
-    if n_jobs <= 1:
-        for path in paths:
-            with _kept_in(errors):
-                yield job(path)
-        return
-    with _one_thread_each(), ProcessPoolExecutor(n_jobs, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        futures = [pool.submit(job, path) for path in paths]
-        try:
-            for future in as_completed(futures):
-                with _kept_in(errors):
-                    yield future.result()
-        except BrokenProcessPool:
-            raise OSError(
-                f"a process that prepared one of {len(paths)} files (the first is {paths[0]}) ended: either memory was "
-                f"short (set n_jobs below {n_jobs}; finished files are kept), or the calling script lacks "
-                'if __name__ == "__main__":, which new processes need'
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _kept_in(errors):
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        errors.append(error)
-
-
 def _raise_first(errors):
     if len(errors) == 1:
         raise errors[0]
@@ -172,27 +141,14 @@ def _raise_first(errors):
         raise kind(f"{errors[0]} (and {len(errors) - 1} more files cannot be prepared; finished files are kept)")
 
 
-@contextlib.contextmanager
-def _one_thread_each():
-    """Set the variables that numerical libraries read when a new process loads them."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
-    """Prepare `path` unless it is cached; returns (path, prepared file, sha256 of the raw file)."""
+    """Prepare `path` unless it is cached; returns (prepared file, sha256 of the raw file)."""
     sha = _sha256(path)
     prepared = _cached(path, sha, recipe, cache_dir)
     with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
         if not is_whole(prepared):
             _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
-    return path, prepared, sha
+    return prepared, sha
 
 
 def _write_prepared(prepared, path, sha, volume, calibrate, recipe):

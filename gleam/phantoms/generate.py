@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES
-from gleam.files import end_with_parent, n_cores, write_json, written_whole
+from gleam.files import n_cores, write_json, written_whole
 from gleam.phantoms.plan import VERSION, count, plan
 from gleam.phantoms.subject import settings_text, sizes, write_subject
 from gleam.phantoms.write import is_current
+from gleam.processes.pool import in_processes
 
 VOXELS_PER_PROCESS = 2_000_000  # about 10 s of work; a process takes seconds to start
 MANIFEST = "phantoms.json"
@@ -206,7 +205,9 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
     with tqdm(
         total=len(jobs), initial=len(jobs) - len(missing), desc=f"{jobs[0]['settings']['kind']} phantoms", unit="file"
     ) as bar:
-        for _ in _run(missing, n_jobs):
+        n_processes = n_worthwhile(missing, n_jobs)
+        for _, written in in_processes(write_subject, dict(enumerate(missing)), n_processes, work="drawing phantoms"):
+            written.result()
             bar.update()
     rows = []
     for job in jobs:
@@ -225,18 +226,3 @@ def n_worthwhile(jobs: Sequence[dict], n_jobs: int) -> int:
         for job in jobs
     )
     return max(1, min(count("n_jobs", n_jobs, 1), n_voxels // VOXELS_PER_PROCESS))
-
-
-def _run(jobs, n_jobs):
-    """Write the subjects, in this process if there is little to do; yields each path as it is finished."""
-    n_processes = n_worthwhile(jobs, min(n_jobs, max(1, len(jobs))))
-    if n_processes <= 1:
-        yield from map(write_subject, jobs)
-        return
-    # Spawned, not forked: the parent may run threads of torch.
-    with ProcessPoolExecutor(n_processes, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-        try:
-            yield from (done.result() for done in as_completed([pool.submit(write_subject, job) for job in jobs]))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

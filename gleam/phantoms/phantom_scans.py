@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import multiprocessing
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gleam.datasets.prepare import _maps, _one_thread_each
+from gleam.datasets.prepare import _maps
 from gleam.datasets.resident import Memory
 from gleam.datasets.scans import Scans, Storage
-from gleam.files import described, end_with_parent
+from gleam.files import described
 from gleam.phantoms.acquire import white_noise
 from gleam.phantoms.generate import n_worthwhile
 from gleam.phantoms.scan import BRAIN_FOV_MM, KNEE_FOV_MM, SCANS, cropped, draw
 from gleam.phantoms.subject import name as subject_name
 from gleam.phantoms.subject import sizes
 from gleam.physics.fourier import fft2, fft2c, ifft2
+from gleam.processes.pool import in_processes
 
 TRUE_MAPS = "the phantom's own coil sensitivities, normalised"
 VOXELS_PER_TASK = 1_500_000  # drawn at once by a process: a second's work, and 12 MB to hand over
@@ -105,16 +104,14 @@ class PhantomScans(Scans):
     def fill(self, volumes: Sequence[dict[str, Tensor]]) -> Iterator[None]:
         """Draw and measure all subjects into `volumes`; yields when each is done, in any order."""
         n_threads = N_THREADS if self.device.type == "cuda" else 1
-        with _drawn(self.jobs, self.n_jobs) as drawn, ThreadPoolExecutor(n_threads) as threads:
-            measuring = [
-                threads.submit(measure, job, images, volume, self.device, self.calibrate)
-                for job, images, volume in zip(self.jobs, drawn, volumes, strict=True)
-            ]
-            try:
-                yield from (done.result() for done in as_completed(measuring))
-            finally:
-                for one in measuring:
-                    one.cancel()
+        with ThreadPoolExecutor(n_threads) as threads:
+            measured: deque[Future] = deque()
+            for i, images in _drawn(self.jobs, self.n_jobs):
+                measured.append(threads.submit(measure, self.jobs[i], images, volumes[i], self.device, self.calibrate))
+                while len(measured) > n_threads or (measured and measured[0].done()):
+                    yield measured.popleft().result()
+            while measured:
+                yield measured.popleft().result()
 
     def storage(self) -> Storage:
         """The memory of `device`, drawn when it is first needed."""
@@ -127,20 +124,17 @@ def _shape(job):
     return settings["n_slices"], n_coils, *([settings["n_frames"]] if kind == "heart" else []), *settings["matrix"]
 
 
-@contextlib.contextmanager
 def _drawn(jobs, n_jobs):
-    """Per subject a function without arguments that returns its images, drawn meanwhile in processes if worthwhile."""
+    """Yield (number, images) of each subject as it is drawn, in processes if worthwhile."""
     n_processes = n_worthwhile(jobs, n_jobs)
-    if n_processes == 1:
-        yield [partial(_draw, json.dumps(job), 0, None) for job in jobs]
-        return
-    spawned = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(n_processes, spawned, end_with_parent) as pool:
-        try:
-            parts = [[pool.submit(_draw, json.dumps(job), *part) for part in _parts(job)] for job in jobs]
-            yield [partial(_joined, own) for own in parts]
-        finally:
-            pool.shutdown(cancel_futures=True)
+    cut = [_parts(job) if n_processes > 1 else [(0, None)] for job in jobs]
+    parts = {(i, k): (json.dumps(job), *part) for i, job in enumerate(jobs) for k, part in enumerate(cut[i])}
+    drawn = [[None] * len(own) for own in cut]
+    for (i, k), part in in_processes(_draw, parts, n_processes, work="drawing phantoms"):
+        drawn[i][k] = part.result()
+        if all(one is not None for one in drawn[i]):
+            images, drawn[i] = np.concatenate(drawn[i]), []
+            yield i, images
 
 
 def _parts(job):
@@ -150,19 +144,8 @@ def _parts(job):
     return [(start, min(start + n, settings["n_slices"])) for start in range(0, settings["n_slices"], n)]
 
 
-def _joined(parts: list[Future]):
-    try:
-        images = np.concatenate([part.result() for part in parts])
-        parts.clear()  # or the images of all subjects would stay in memory
-        return images
-    except BrokenProcessPool:
-        raise OSError(
-            "a process that draws phantoms ended: for want of memory (give a smaller n_jobs), or because the calling "
-            'script lacks if __name__ == "__main__":, which new processes need'
-        ) from None
-
-
-def _draw(job, start, stop):
+def _draw(part):
+    job, start, stop = part
     return _scan(job).images(start, stop)
 
 
@@ -173,7 +156,7 @@ def _scan(job):
 
 def measure(
     job: dict,
-    images: Callable[[], np.ndarray],
+    images: np.ndarray,
     volume: dict[str, Tensor],
     device: torch.device,
     calibrate: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -184,8 +167,8 @@ def measure(
     ----------
     job : dict
         The subject, from :func:`gleam.phantoms.generate.planned`.
-    images : callable
-        Returns the noise-free images of the subject (:meth:`gleam.phantoms.scan.Scan.images`).
+    images : array
+        The noise-free images of the subject (:meth:`gleam.phantoms.scan.Scan.images`).
     volume : dict of Tensor
         Filled in place: `kspace` (slice, coil, [time,] y, x), `sens_maps` and `target`, on any device.
     device : torch.device
@@ -199,7 +182,7 @@ def measure(
     is the same, and only of the noise is computed what the readers of raw files crop.
     """
     scan = draw(job)
-    noise_free = torch.from_numpy(images()).to(device)
+    noise_free = torch.from_numpy(images).to(device)
     single = torch.complex128 if device.type == "cuda" else torch.complex64  # on GPUs TF32 might be allowed
     coils = scan.coils.as_arrays(lambda array: torch.from_numpy(array).to(device, single))
     factor, sigma = scan.scales(noise_free, coils)

@@ -54,7 +54,7 @@ def knees(
     device : str or torch.device
         Where the arrays are kept and batches are made.
     n_jobs : int, optional
-        Processes that draw; default: one per core. A script that calls this needs `if __name__ == "__main__":`.
+        Processes that draw; default: one per core.
     cache_dir : path, optional
         Where banks of masks are kept; None: in memory.
     **subjects

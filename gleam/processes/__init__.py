@@ -2,12 +2,14 @@
 
 - `team`: the processes of one run, started by torchrun or here, and their communication.
 - `launching`: new processes on this machine, started in the same way as torchrun does.
+- `pool`: independent calls of one function, each in a process of its own.
 - `watching`: heartbeats; a process ends when another one has failed.
 - `allocator`: memory that a training step has freed stays with the process.
 """
 
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
+from gleam.processes.pool import in_processes
 from gleam.processes.team import ALONE, Team, TeamError, join
 
-__all__ = ["ALONE", "Team", "TeamError", "join", "keep_freed_memory", "launch"]
+__all__ = ["ALONE", "Team", "TeamError", "in_processes", "join", "keep_freed_memory", "launch"]

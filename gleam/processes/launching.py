@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -12,7 +13,6 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
-from gleam.files import end_with_parent
 from gleam.processes.team import TeamError, failure, join, n_steps_done
 
 
@@ -83,7 +83,7 @@ def launch(
 
 
 def _member(results, place, n_threads, work):
-    end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     place |= {"LOCAL_RANK": place["RANK"], "LOCAL_WORLD_SIZE": place["WORLD_SIZE"]}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLEAM_LAUNCHED": "1"}
@@ -98,6 +98,11 @@ def _member(results, place, n_threads, work):
     except BaseException as error:
         answer = _pickled_failure(error)
     results.send_bytes(answer)
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _loaded(work):

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +18,13 @@ from tqdm.auto import tqdm
 from gleam.cost.prediction import explained
 from gleam.datasets.slices import Slices
 from gleam.execution import checked_device, numbered_device
-from gleam.files import end_with_parent
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
+from gleam.processes.pool import in_processes
 from gleam.strategies.base import Strategy
 from gleam.strategies.parallel import ParallelGreedy, spread
 from gleam.training.checkpoints import Fit
+from gleam.training.identity import sources, tell
 from gleam.training.run import TrainingRun
 
 
@@ -184,7 +182,7 @@ def fit_parallel(
     if n_processes != 1:
         copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
         with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
-            launch(_fit_one, n_processes, arguments | copied, on_progress=lambda n: bar.update(max(0, n - bar.n)))
+            launch(_fit_one, n_processes, (arguments | copied, {}), on_progress=lambda n: bar.update(max(0, n - bar.n)))
             bar.update(n_steps - bar.n)
     return fit(network, strategy=strategy.equivalent, **arguments)  # loads the complete run from its checkpoint
 
@@ -193,7 +191,7 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
     """Several independent calls of :func:`fit`, `n_jobs` at a time, each in its own process.
 
     On CPU cores this scales better than threads inside one run. The processes leave checkpoints in `run_dir`, from
-    which the given networks are then filled. A script that calls this needs `if __name__ == "__main__":`.
+    which the given networks are then filled. Networks and strategies may be classes of a notebook's cell.
 
     Parameters
     ----------
@@ -212,25 +210,21 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
     Raises
     ------
     OSError
-        If a process ends without a message. Also what :func:`fit` raises in a run, after the others have finished.
+        If a process dies. Also what :func:`fit` raises in a run, after the others have finished.
     """
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     if n_jobs <= 1 or len(runs) <= 1:
         return {key: _done(key, runs, on_done) for key in runs}
-    context = multiprocessing.get_context("spawn")
-    n_threads = max(1, torch.get_num_threads() // n_jobs)
-    with ProcessPoolExecutor(min(n_jobs, len(runs)), context, _start_worker, (n_threads,)) as pool:
-        keys = {pool.submit(_fit_one, arguments): key for key, arguments in runs.items()}
-        done = (keys[future] for future in as_completed(keys) if future.exception() is None)
-        fits = {key: _done(key, runs, on_done) for key in done}
-        try:
-            for future in keys:
-                future.result()
-        except BrokenProcessPool:
-            raise OSError(
-                "a training process ended: either memory ran out (give a smaller n_jobs, the runs go on from their "
-                'checkpoints), or the calling script lacks if __name__ == "__main__":, which new processes need'
-            ) from None
+    work = {key: (own, sources(own["network"], own["strategy"].equivalent)) for key, own in runs.items()}
+    n_threads, fits, failures = max(1, torch.get_num_threads() // n_jobs), {}, {}
+    for key, trained in in_processes(_fit_one, work, n_jobs, work="training", n_threads=n_threads):
+        if error := trained.exception():
+            failures[key] = error
+        else:
+            fits[key] = _done(key, runs, on_done)
+    for key in runs:
+        if key in failures:
+            raise failures[key]
     return {key: fits[key] for key in runs}
 
 
@@ -273,14 +267,10 @@ def _devices(device):
     return devices
 
 
-def _start_worker(n_threads):
-    end_with_parent()
-    torch.set_num_threads(n_threads)
-
-
-def _fit_one(arguments):
-    # Train a copy: torch passes tensors to other processes as shared memory, and the caller's weights name the run.
-    fit(**arguments | {"network": copy.deepcopy(arguments["network"])})
+def _fit_one(work):
+    arguments, sources = work
+    tell(sources)
+    fit(**arguments)
 
 
 def _check(positive, splits):

@@ -13,6 +13,8 @@ from gleam.datasets.slices import Slices
 from gleam.files import digest
 from gleam.strategies.base import Strategy
 
+_told: dict[type, str] = {}  # sources from the process that started this one
+
 # Raise it when tests/test_golden.py fails for a good reason. Results of different versions are never put in one table.
 RESULTS_VERSION = 2
 
@@ -41,18 +43,23 @@ def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Sli
     The project's own code is represented by `RESULTS_VERSION`, which tests/test_golden.py guards. So training results
     stay valid when comments, docstrings or names of variables change.
     """
-    own = [settings, repr(network), sources(network, strategy), weights_digest(network)]
+    own = [settings, repr(network), list(sources(network, strategy).values()), weights_digest(network)]
     return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
 
 
-def sources(network: nn.Module, strategy: Strategy) -> list[str]:
+def sources(network: nn.Module, strategy: Strategy) -> dict[type, str]:
     """Source of the strategy and the layers that are not of torch or gleam: if your `forward` changes, so does the run.
 
-    Each as :func:`normalised` text, or the name of the class if Python cannot find its source.
+    Of class to :func:`normalised` text, or to the name of the class if Python cannot find its source.
     """
     classes = {type(part) for part in (*_nested(strategy), *network.modules())}
     own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
-    return [_source(c) for c in sorted(own, key=lambda c: c.__qualname__)]
+    return {c: _told.get(c) or _source(c) for c in sorted(own, key=lambda c: c.__qualname__)}
+
+
+def tell(found: dict[type, str]) -> None:
+    """Take these :func:`sources` for granted: a new process cannot read those of a class of a script or notebook."""
+    _told.update(found)
 
 
 def _nested(strategy):
