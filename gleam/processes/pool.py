@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed, wait
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def in_processes(
         If a process died. Calls that had finished are yielded before.
     """
     n_jobs = min(n_jobs, len(arguments))
-    if n_jobs <= 1:
+    if n_jobs <= 1 or find_spec("joblib") is None:  # `make records` also runs where only torch is installed
         yield from ((key, _called(function, argument)) for key, argument in arguments.items())
         return
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
