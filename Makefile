@@ -16,7 +16,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data archive benchmark records wheels lock lint clean help
+.PHONY: reproduce test book notebooks data archive edit benchmark records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -40,6 +40,10 @@ lint: $(STAMP)  ## Style, types, and notebooks without outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/[0-9][0-9]_*.ipynb)
+
+edit: $(VENV)/.teach  ## Open the chapters in JupyterLab, with small parameters and live controls
+	@$(RUN) data
+	@$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)
 
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
@@ -70,6 +74,9 @@ $(STAMP): pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test]"
 	@touch $@
+
+$(VENV)/.teach: pyproject.toml requirements.lock | $(STAMP)
+	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test,teach]" && touch $@
 
 # A folder of its own, without dependencies: nothing there can bring another torch or change a version in .venv.
 $(PEERS): benchmarks/requirements.txt | $(STAMP)

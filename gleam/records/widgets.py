@@ -1,15 +1,18 @@
-"""Interactive figures without a kernel: plain HTML with a native slider, which also works on a static page, offline."""
+"""Interactive figures: live controls where a kernel runs, a plain HTML slider on a static page, offline."""
 
 from __future__ import annotations
 
 import base64
 import html
 import itertools
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # matplotlib is not needed to show what is already drawn
     from gleam.records.figures import Figure
 
+STATIC = "GLEAM_STATIC"  # environment variable, set where a notebook is run to become a page
 _COUNTER = itertools.count()
 _PLAY_SCRIPT = (
     "const b=this,s=b.closest('figure').querySelector('input');"
@@ -74,3 +77,57 @@ class Slider:
 
     def __repr__(self) -> str:
         return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"
+
+
+class Explorer:
+    """A figure that is drawn anew when a control is moved, for the last line of a cell.
+
+    In JupyterLab the controls are live (ipywidgets), and every combination of their values is computed when it is asked
+    for. In a notebook that is run to become a page (the environment variable GLEAM_STATIC is set), a :class:`Slider`
+    over the first control is shown instead, the others at their first value.
+
+    Parameters
+    ----------
+    draw : callable
+        Of one keyword argument per control, to a :class:`gleam.records.figures.Figure`.
+    controls : dict
+        Of keyword to the values that can be chosen.
+    alt : str
+        Text for readers who do not see the picture.
+    """
+
+    def __init__(self, draw: Callable[..., Figure], controls: dict[str, Sequence], *, alt: str) -> None:
+        if not controls or not all(len(values) for values in controls.values()):
+            raise ValueError(f"controls={controls!r}: expected at least one control, each with at least one value")
+        self.draw, self.controls, self.alt = draw, controls, alt
+
+    def static(self) -> Slider:
+        """A slider over the first control."""
+        (name, values), *others = self.controls.items()
+        fixed = {other: choices[0] for other, choices in others}
+        return Slider({f"{v}": self.draw(**{name: v}, **fixed) for v in values}, name=name, alt=self.alt, dpi=110)
+
+    def live(self) -> Any:
+        """A box of ipywidgets: one slider per control, and the picture."""
+        import ipywidgets
+
+        picture = ipywidgets.HTML()
+        sliders = {
+            name: ipywidgets.SelectionSlider(description=name, options=list(values), continuous_update=False)
+            for name, values in self.controls.items()
+        }
+
+        def show(_=None):
+            png = self.draw(**{name: slider.value for name, slider in sliders.items()}).png(110)
+            data = base64.b64encode(png).decode()
+            picture.value = f'<img alt="{html.escape(self.alt)}" src="data:image/png;base64,{data}">'
+
+        for slider in sliders.values():
+            slider.observe(show, "value")
+        show()
+        return ipywidgets.VBox([*sliders.values(), picture])
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        display(self.static() if os.environ.get(STATIC) else self.live())

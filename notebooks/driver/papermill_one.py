@@ -26,6 +26,7 @@ if __name__ == "__main__":
     threading.Thread(target=end_with, args=[os.getppid()], daemon=True).start()
     with open(order) as text:
         parameters = json.load(text)
+    os.environ["GLEAM_STATIC"] = "1"  # widgets show what works on a page without a kernel
     streams = {"stdout_file": sys.stdout, "stderr_file": sys.stdout}
     try:
         papermill.execute_notebook(source, output, parameters, kernel_name="python3", progress_bar=False, **streams)

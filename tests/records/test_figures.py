@@ -163,3 +163,56 @@ def test_slider_needs_no_kernel_and_names_every_frame(images):
     assert not re.search(r"(src|href)=[\"']https?:", page)
     film = widgets.Slider({"1": figures.panels(named)}, name="Frame", alt="A knee.", play=True)._repr_html_()
     assert ">Play</button>" in film and "<button" not in page
+
+
+def drawn(asked):
+    """A function that draws, and notes what it was asked for."""
+
+    def draw(n, cmap):
+        asked.append((n, cmap))
+        return figures.panels({f"{n}": np.eye(n)}, cmap=cmap)
+
+    return draw
+
+
+def test_an_explorer_draws_what_its_controls_say():
+    asked = []
+    explorer = widgets.Explorer(drawn(asked), {"n": [4, 8, 16], "cmap": ["gray", "viridis"]}, alt="A diagonal.")
+    first, second, picture = explorer.live().children
+    shown = {picture.value}
+    first.value = 16
+    shown.add(picture.value)
+    second.value = "viridis"
+    shown.add(picture.value)
+    assert asked == [(4, "gray"), (16, "gray"), (16, "viridis")] and len(shown) == 3
+
+
+def test_an_explorer_on_a_page_is_a_slider_over_its_first_control():
+    asked = []
+    explorer = widgets.Explorer(drawn(asked), {"n": [4, 8], "cmap": ["gray", "viridis"]}, alt="A diagonal.")
+    page = explorer.static()._repr_html_()
+    assert asked == [(4, "gray"), (8, "gray")] and page.count("<img") == 2
+    with pytest.raises(ValueError, match="at least one value"):
+        widgets.Explorer(drawn(asked), {"n": []}, alt="")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_static", [False, True])
+def test_an_explorer_in_a_kernel(is_static, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    monkeypatch.delenv(widgets.STATIC, raising=False)
+    if is_static:
+        monkeypatch.setenv(widgets.STATIC, "1")
+    code = (
+        "import numpy as np\nfrom gleam import figures, widgets\n"
+        "explorer = widgets.Explorer(lambda n: figures.panels({'x': np.eye(n)}), {'n': [4, 8]}, alt='A diagonal.')\n"
+    )
+    cells = [code + "explorer", "box = explorer.live()\nold = box.children[1].value\nbox.children[0].value = 8\n"
+             "print(old != box.children[1].value)"]  # fmt: skip
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    first, second = (cell.outputs[0] for cell in notebook.cells)
+    assert ("application/vnd.jupyter.widget-view+json" in first.data) is not is_static
+    assert ("gleam-slider" in first.data.get("text/html", "")) is is_static and second.text == "True\n"
