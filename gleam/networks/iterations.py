@@ -44,7 +44,7 @@ class MoDLIteration(nn.Module):
     Parameters
     ----------
     denoiser : nn.Module
-        The CNN D, complex images (batch, [time,] y, x) to complex images.
+        The CNN f_theta, complex images (batch, [time,] y, x) to complex images.
     mu : float
         Weight of the CNN's output against the data, above 0; with `learn_mu` its initial value.
     n_cg : int
@@ -61,8 +61,8 @@ class MoDLIteration(nn.Module):
 
     Notes
     -----
-    `z = D(x)`. Then x+ minimises `||A x+ - y||^2 + mu ||x+ - z||^2`, that is, `(A^H A + mu I) x+ = A^H y + mu z`.
-    Conjugate gradients start at x.
+    `z = f_theta(x)` (Eq. 8). Then x+ minimises `||A x+ - y||^2 + mu ||x+ - z||^2`, that is,
+    `(A^H A + mu I) x+ = A^H y + mu z` (Eq. 7). Conjugate gradients start at x.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class MoDLIteration(nn.Module):
         return inverse(self.before_data_consistency(x_next, batch))
 
     def before_data_consistency(self, x_next: Tensor, batch: Batch) -> Tensor:
-        """z = D(x), recovered from x+ (Eq. 11); images (batch, [time,] y, x)."""
+        """z = f_theta(x), recovered from x+ (Eq. 11); images (batch, [time,] y, x)."""
         return x_next + (batch.sense.normal(x_next) - batch.zero_filled) / self.mu
 
     def data_consistency(self, z: Tensor, batch: Batch, start: Tensor) -> Tensor:
-        """x+ (Eq. 8) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""
+        """x+ (Eq. 7) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""
         mu = self.mu
         return conjugate_gradient(
             lambda v: batch.sense.normal(v, mu),
