@@ -1,71 +1,22 @@
-"""Pictures of the book: reconstructions, error maps, masks. Each function draws one figure and returns it.
-
-Figures do not use `pyplot`: there is no current figure, none has to be closed, the last line of a cell shows one.
-"""
+"""Pictures of the book: reconstructions, error maps, masks. Each function draws one figure and returns it."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import matplotlib
-import matplotlib.figure
 import numpy as np
 import torch
 from torch import Tensor
 
 from gleam.datasets.volume import REAL_ANATOMY
-from gleam.files import written_whole
 from gleam.metrics import psnr, ssim
+from gleam.records.canvas import STYLE, Figure
 
-STYLE: dict[Any, Any] = {  # sizes that stay legible on a phone, where a figure is 340 px wide
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
-WIDTH = 4.6  # of curves
 PICTURES_WIDTH, N_COLUMNS = 5.4, 4  # of a row of pictures, and how many of them there are at most
 PANELS: dict[Any, Any] = STYLE | {"font.size": 12.5, "axes.titlesize": 12.5, "axes.grid": False}
 ERROR_GAIN = 4
-
-
-class Figure(matplotlib.figure.Figure):
-    """A figure that shows itself in any notebook: pictures as PNG, curves as SVG. It is saved whole or not at all."""
-
-    def png(self, dpi: float = 200) -> bytes:
-        """The figure as bytes of a PNG."""
-        return self._written("png", dpi=dpi)
-
-    def svg(self) -> str:
-        """The figure as SVG, the same text each time."""
-        with matplotlib.rc_context({"svg.hashsalt": "gleam"}):
-            return self._written("svg", metadata={"Date": None}).decode()
-
-    def _written(self, form, **options):
-        buffer = io.BytesIO()
-        self.savefig(buffer, format=form, bbox_inches="tight", **options)
-        return buffer.getvalue()
-
-    @property
-    def _has_pictures(self):
-        return any(axis.images for axis in self.axes)
-
-    def _repr_png_(self):
-        return self.png() if self._has_pictures else None
-
-    def _repr_svg_(self):
-        return None if self._has_pictures else self.svg()
-
-    def save(self, path: str | Path, dpi: float = 200) -> None:
-        """Write the figure as PNG to `path`, whole or not at all."""
-        with written_whole(path) as temporary:
-            temporary.write_bytes(self.png(dpi))
 
 
 def compare(

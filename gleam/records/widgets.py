@@ -94,18 +94,23 @@ class Explorer:
         Of keyword to the values that can be chosen.
     alt : str
         Text for readers who do not see the picture.
+    play : bool
+        As in :class:`Slider`.
     """
 
-    def __init__(self, draw: Callable[..., Figure], controls: dict[str, Sequence], *, alt: str) -> None:
+    def __init__(
+        self, draw: Callable[..., Figure], controls: dict[str, Sequence], *, alt: str, play: bool = False
+    ) -> None:
         if not controls or not all(len(values) for values in controls.values()):
             raise ValueError(f"controls={controls!r}: expected at least one control, each with at least one value")
-        self.draw, self.controls, self.alt = draw, controls, alt
+        self.draw, self.controls, self.alt, self.play = draw, controls, alt, play
 
     def static(self) -> Slider:
         """A slider over the first control."""
         (name, values), *others = self.controls.items()
         fixed = {other: choices[0] for other, choices in others}
-        return Slider({f"{v}": self.draw(**{name: v}, **fixed) for v in values}, name=name, alt=self.alt, dpi=110)
+        figures = {f"{value}": self.draw(**{name: value}, **fixed) for value in values}
+        return Slider(figures, name=name, alt=self.alt, dpi=110, play=self.play)
 
     def live(self) -> Any:
         """A box of ipywidgets: one slider per control, and the picture."""
