@@ -2,7 +2,7 @@
 
 - `team`: the processes of one run, started by torchrun or here, and their communication.
 - `launching`: new processes on this machine, started in the same way as torchrun does.
-- `pool`: independent calls of one function, each in a process of its own.
+- `pool`: independent calls of one function, spread over worker processes.
 - `watching`: heartbeats; a process ends when another one has failed.
 - `allocator`: memory that a training step has freed stays with the process.
 """

@@ -1,4 +1,4 @@
-"""Independent calls of one function, each in a process of its own: training several networks, preparing files."""
+"""Independent calls of one function, spread over worker processes: training several networks, preparing files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def in_processes(
     """
     n_jobs = min(n_jobs, len(arguments))
     if n_jobs <= 1 or find_spec("joblib") is None:  # `make records` also runs where only torch is installed
-        yield from ((key, _called(function, argument)) for key, argument in arguments.items())
+        yield from ((key, _call_here(function, argument)) for key, argument in arguments.items())
         return
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
@@ -66,7 +66,7 @@ def in_processes(
     with caller, ours, ProcessPoolExecutor(n_jobs, **worker) as pool:
         try:
             for key, argument in arguments.items():
-                keys[pool.submit(_call, function, argument)] = key
+                keys[pool.submit(_call_in_worker, function, argument)] = key
             for future in as_completed(keys):
                 if isinstance(future.exception(), TerminatedWorkerError):
                     has_died = True
@@ -84,7 +84,7 @@ def in_processes(
         )
 
 
-def _called(function, argument):
+def _call_here(function, argument):
     future = Future()
     try:
         future.set_result(function(argument))
@@ -113,7 +113,7 @@ def _end_with(caller):
     os._exit(1)
 
 
-def _call(function, argument):
+def _call_in_worker(function, argument):
     if _is_over.is_set():  # it was in the queue already
         raise KeyboardInterrupt
     return function(argument)

@@ -8,6 +8,7 @@
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.
+- `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.

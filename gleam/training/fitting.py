@@ -188,7 +188,7 @@ def fit_parallel(
 
 
 def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> dict:
-    """Several independent calls of :func:`fit`, `n_jobs` at a time, each in its own process.
+    """Several independent calls of :func:`fit`, `n_jobs` at a time, in as many worker processes.
 
     On CPU cores this scales better than threads inside one run. The processes leave checkpoints in `run_dir`, from
     which the given networks are then filled. Networks and strategies may be classes of a notebook's cell.
@@ -214,21 +214,21 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
     """
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     if n_jobs <= 1 or len(runs) <= 1:
-        return {key: _done(key, runs, on_done) for key in runs}
+        return {key: _fit_and_report(key, runs, on_done) for key in runs}
     work = {key: (own, sources(own["network"], own["strategy"].equivalent)) for key, own in runs.items()}
     n_threads, fits, failures = max(1, torch.get_num_threads() // n_jobs), {}, {}
     for key, trained in in_processes(_fit_one, work, n_jobs, work="training", n_threads=n_threads):
         if error := trained.exception():
             failures[key] = error
         else:
-            fits[key] = _done(key, runs, on_done)
+            fits[key] = _fit_and_report(key, runs, on_done)
     for key in runs:
         if key in failures:
             raise failures[key]
     return {key: fits[key] for key in runs}
 
 
-def _done(key, runs, on_done):
+def _fit_and_report(key, runs, on_done):
     found = fit(**runs[key])  # returns at once if another process has trained it
     if on_done is not None:
         on_done(key, runs[key]["network"], found)

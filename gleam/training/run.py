@@ -128,7 +128,7 @@ class TrainingRun:
                 losses.append(self.strategy.step(self.network, batch, self.optimizers))
                 bar.update()
                 self.team.report(step + 1)
-        self.losses = self.share([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
+        self.losses = self.exchange([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
         if not all(map(math.isfinite, self.losses)):
             raise ValueError(
                 f"training diverged before step {last}: the loss is not finite; lower learning_rate={rate:g}"
@@ -167,7 +167,7 @@ class TrainingRun:
                 hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
             yield seed
 
-    def share(self, losses: list[float]) -> list[float]:
+    def exchange(self, losses: list[float]) -> list[float]:
         """Bring the weights of all modules to every process of the team; returns the losses of all modules."""
         if self.team.size == 1:
             return losses
