@@ -16,7 +16,7 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 
 from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
-from gleam.records.comparisons import baseline_note, compare
+from gleam.records.comparisons import SMALLEST, baseline_note, compare
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
@@ -54,6 +54,7 @@ __all__ = [
     "PAPER",
     "RESULTS_VERSION",
     "SCHEMA",
+    "SMALLEST",
     "THIS_BUILD",
     "Build",
     "Record",

@@ -197,23 +197,51 @@ def test_environment_names_device_and_versions():
     assert found["device"] and found["versions"]["torch"] and found["date"].count("-") == 2
 
 
-def test_comparison_is_paired_and_says_which_way():
-    n = 12
-    base = np.linspace(28, 34, n)
-    a, b, same = (make(m, psnr=p) for m, p in (("GLEAM", base - 0.5), ("End-to-end", base), ("CS", base[::-1])))
-    agree = "same sign in 6 of 6 subjects"
-    said = records.compare(a, b)
-    assert said.startswith("GLEAM against End-to-end: SSIM +0.000, no clear difference")
-    assert f"PSNR −0.50 dB, worse ({agree})" in said
-    assert f"PSNR +0.50 dB, better ({agree})" in records.compare(b, a)
-    assert "PSNR +0.00 dB, no clear difference (same sign in 0 of 6 subjects)" in records.compare(b, same)
+BASE = np.linspace(28, 34, 12)  # PSNR of two slices of each of six subjects
+
+
+def test_a_difference_that_is_large_and_clear_has_a_direction_and_a_swap_turns_it():
+    a, b = make("GLEAM", psnr=BASE - 0.5), make("End-to-end", psnr=BASE)
     for row in a.scores:
         row["nrmse"] -= 0.01
-    assert f"nRMSE −0.010, better ({agree})" in records.compare(a, b)
+    assert records.compare(a, b) == (
+        "GLEAM against End-to-end: no difference that matters in SSIM (+0.000); better in nRMSE (−0.010); worse in "
+        "PSNR (−0.50 dB). One training run each."
+    )
+    said = records.compare(b, a, ["psnr", "nrmse"])
+    assert said.startswith("End-to-end against GLEAM: better in PSNR (+0.50 dB); worse in nRMSE (+0.010).")
+
+
+@pytest.mark.parametrize("metric", ["ssim", "nrmse", "psnr"])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_small_difference_does_not_matter_however_clear_it_is(metric, sign):
+    smallest = records.SMALLEST[metric]
+    for shift, says in ((0, False), (0.1 * smallest, False), (0.9 * smallest, False), (1.1 * smallest, True)):
+        a, b = make("GLEAM", psnr=BASE), make("CS", psnr=BASE)
+        for row in a.scores:
+            row[metric] += sign * shift
+        said = records.compare(a, b, [metric])
+        assert ("better in" in said or "worse in" in said) == says == ("no difference that matters" not in said)
+
+
+def test_a_large_difference_that_one_subject_or_the_test_denies_is_not_clear():
+    a, b = make("GLEAM", psnr=BASE - 0.5), make("End-to-end", psnr=BASE)
     b.scores[0]["psnr"] -= 1.5  # one subject now says otherwise, although the test over slices does not
-    assert "PSNR −0.38 dB, no clear difference (same sign in 5 of 6 subjects)" in records.compare(a, b)
+    assert "not clear in PSNR (−0.38 dB)." in records.compare(a, b)
+    few = [make(m, psnr=BASE[:4] + shift) for m, shift in (("GLEAM", 1.0), ("CS", 0.0))]
+    assert "not clear in PSNR (+1.00 dB)." in records.compare(*few), "four slices cannot reach p < 0.05"
     with pytest.raises(ValueError, match="same slices"):
         records.compare(make(), b)
+
+
+def test_a_comparison_says_how_little_it_rests_on():
+    a, b = make("GLEAM", psnr=BASE[:6] + 1), make("CS", psnr=BASE[:6])
+    said = records.compare(a, b)
+    assert said.count("subjects") == 1 and "in these 3 subjects: " in said
+    assert said.endswith("One training run each.")
+    untrained = replace(b, n_parameters=None)
+    assert records.compare(a, untrained).endswith(" One training run.")
+    assert records.compare(untrained, untrained).endswith("matters in SSIM (+0.000), nRMSE (+0.000), PSNR (+0.00 dB).")
 
 
 def test_methods_are_picked_in_order(tmp_path):
