@@ -81,9 +81,10 @@ def progress(session, name):
     """(newest checkpoint of a run, share of its steps that it has taken); (None, 0) without one that can be read."""
     paths = (session.work / "runs" / name).glob("*/checkpoint.safetensors")
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
-    with suppress(ValueError):
-        fit = load_fit(newest)
-        return newest, fit.n_steps_done / fit.settings["n_steps"]
+    if newest is not None:
+        with suppress(ValueError):
+            fit = load_fit(newest)
+            return newest, fit.n_steps_done / fit.settings["n_steps"]
     return None, 0
 
 

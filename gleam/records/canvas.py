@@ -69,8 +69,9 @@ class Figure(matplotlib.figure.Figure):
 
 def name_ticks(axis: Axes, names: Iterable[str]) -> None:
     """Names of methods below an axis, slanted if there are many."""
-    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(list(names)) > 4 else {}
-    axis.set_xticks(range(len(list(names))), [name.replace(", ", ",\n") for name in names], **slanted)
+    labels = [name.replace(", ", ",\n") for name in names]
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 4 else {}
+    axis.set_xticks(range(len(labels)), labels, **slanted)
 
 
 @contextmanager

@@ -78,11 +78,10 @@ def panels(
     *,
     window: float | None = None,
     aspect: float | str = 1.0,
-    n_columns: int | None = None,
     cmap: str = "gray",
     label: str = "",
 ) -> Figure:
-    """Magnitudes of images, side by side.
+    """Magnitudes of images, at most four in a row.
 
     Parameters
     ----------
@@ -92,14 +91,12 @@ def panels(
         Common upper limit. Default: each image has its own 99th percentile.
     aspect : float or "auto"
         Height over width of a pixel; "auto" makes every panel square, whatever its sides are.
-    n_columns : int, optional
-        Default: all in one row, but at most four.
     cmap : str
         Colour map of matplotlib.
     label : str
         Written at the foot.
     """
-    n_rows, n_columns = (-(-len(images) // n_columns), n_columns) if n_columns else _grid(len(images))
+    n_rows, n_columns = _grid(len(images))
     first = next(iter(images.values()))
     with matplotlib.rc_context(PANELS):
         figure = Figure(figsize=_size(first, aspect, n_columns, n_rows), layout="constrained")

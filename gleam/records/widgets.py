@@ -16,8 +16,8 @@ STATIC = "GLEAM_STATIC"  # environment variable, set where a notebook is run to 
 _COUNTER = itertools.count()
 _PLAY_SCRIPT = (
     "const b=this,s=b.closest('figure').querySelector('input');"
-    "if(b.timer){clearInterval(b.timer);b.timer=0;b.firstChild.data='Play';return}"
-    "b.firstChild.data='Pause';b.timer=setInterval(()=>{"
+    "if(b.timer){clearInterval(b.timer);b.timer=0;b.textContent='Play';return}"
+    "b.textContent='Pause';b.timer=setInterval(()=>{"
     "if(!b.isConnected)return clearInterval(b.timer);s.value=(+s.value+1)%(+s.max+1);s.oninput()},80)"
 )
 N_PRINTED = 4  # frames that stand side by side on paper

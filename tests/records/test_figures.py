@@ -32,7 +32,7 @@ def test_other_figures_draw(images):
     named, target = images
     fit = Fit({}, history=[{"step": 1, "nrmse": 0.3}, {"step": 2, "nrmse": 0.2}], best_step=2, best_nrmse=0.2)
     drawn = [
-        figures.panels({**named, "k": figures.kspace_magnitude(target)}, n_columns=2, label="phantom"),
+        figures.panels({**named, "k": figures.kspace_magnitude(target)}, label="phantom"),
         figures.masks({"R = 4": np.eye(8, dtype=bool)}),
         figures.learning_curves({"GLEAM": fit}),
     ]
