@@ -10,8 +10,8 @@ import numpy as np
 from gleam.records.storage import Record
 from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
 
-# The smallest differences that matter. Another seed alone moves mean PSNR by one or two tenths of a decibel, and the
-# other scores in proportion; every score here comes from one training.
+# The smallest differences that matter, by convention: every score here comes from one training, and until several seeds
+# of an experiment are archived nobody knows how far another seed would move it.
 SMALLEST = {"ssim": 0.005, "ssim_object": 0.005, "nrmse": 0.003, "psnr": 0.2}
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
 
