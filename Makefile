@@ -56,7 +56,7 @@ records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to
 wheels: $(STAMP)  ## Fetch what brains and compressed sensing need, into wheels/, for make records WHEELS=wheels
 	@$(BIN)/python -m pip download -qq --no-deps --only-binary=:all: --python-version $(or $(FOR),3.12) $(LINUX:%=--platform manylinux_2_%_x86_64) -d wheels -c requirements.lock nilearn nibabel sigpy pywavelets joblib
 
-lock: $(STAMP)  ## Write requirements.lock from what .venv holds
+lock: $(STAMP)  ## Write requirements.lock from what .venv holds (one without the packages of make edit)
 	@{ sed -n '/^#/p' requirements.lock; $(BIN)/pip freeze --all --exclude-editable --exclude pip --exclude gleam-mri | sed 's/+[A-Za-z0-9.]*$$//'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && touch $(STAMP)
 
