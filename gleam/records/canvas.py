@@ -68,10 +68,12 @@ class Figure(matplotlib.figure.Figure):
 
 
 def name_ticks(axis: Axes, names: Iterable[str]) -> None:
-    """Names of methods below an axis, slanted if there are many."""
-    labels = [name.replace(", ", ",\n") for name in names]
-    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 4 else {}
-    axis.set_xticks(range(len(labels)), labels, **slanted)
+    """Names of methods below an axis: on two lines, or slanted if there are many."""
+    labels = list(names)
+    if len(labels) > 4:
+        axis.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor")
+    else:
+        axis.set_xticks(range(len(labels)), [label.replace(", ", ",\n") for label in labels])
 
 
 @contextmanager
