@@ -155,6 +155,8 @@ def _joined(rank, size, host, port):
     attempt = _meet(stores[0], rank, size)
     watch = Watch(dist.PrefixStore(attempt, stores[0]), rank, size)
     watch.start()
+    team = Team(rank, size, watch)
+    atexit.register(_leave, team, rank == 0 and not is_served)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
@@ -162,8 +164,6 @@ def _joined(rank, size, host, port):
     if not dist.is_initialized():
         store = dist.PrefixStore(f"{attempt}/group", stores[1])
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_FOREVER)
-    team = Team(rank, size, watch)
-    atexit.register(_leave, team, rank == 0 and not is_served)
     return team
 
 

@@ -32,7 +32,7 @@ class Watch(threading.Thread):
         super().__init__(daemon=True)
         self.store, self.rank, self.size = store, rank, size
         self.n_steps_done = self.n_rounds = 0
-        self.is_over = False
+        self.over = threading.Event()
         self.lock = threading.Lock()
         self.beats: dict[int, bytes | None] = {}
         self.silent_rounds: dict[int, int] = {}
@@ -46,17 +46,16 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         """Send and read heartbeats until :meth:`leave`, or until the first process has left."""
-        while not self.is_over:
-            time.sleep(BEAT)
+        while not self.over.wait(BEAT):
             try:
                 self.beat()
                 self.listen()
                 failure = self.failure() or self.silence(PATIENCE)
-                if failure and not self.is_over:
+                if failure and not self.over.is_set():
                     self._note(failure)
             except RuntimeError:
                 failure = "" if 0 in self.left else "the store where the processes meet is gone"
-            if failure and not self.is_over:
+            if failure and not self.over.is_set():
                 self._end(failure)
             if 0 in self.left:
                 return
@@ -114,8 +113,13 @@ class Watch(threading.Thread):
         return self.silence(seconds / 2)
 
     def leave(self) -> None:
-        """Declare that this process ends normally, so that its silence is no failure."""
-        self.is_over = True
+        """Declare that this process ends normally, so that its silence is no failure, and end the watching thread.
+
+        A thread that is inside the store while the interpreter ends aborts the process.
+        """
+        self.over.set()
+        if self.is_alive() and threading.current_thread() is not self:
+            self.join(PATIENCE)
         with self.lock, suppress(RuntimeError):
             self.store.set(f"left/{self.rank}", "")
 
@@ -126,11 +130,10 @@ class Watch(threading.Thread):
     def _guard(self):
         """End the process if the rounds of the watching thread have stopped: its store does not answer."""
         seen, n_rounds = None, 0
-        while not self.is_over and self.is_alive():
+        while not self.over.wait(BEAT) and self.is_alive():
             n_rounds, seen = (n_rounds + 1 if seen == self.n_rounds else 0), self.n_rounds
             if n_rounds * BEAT >= PATIENCE:
                 self._end("the store where the processes meet does not answer: its process or machine has stopped")
-            time.sleep(BEAT)
 
     def _end(self, failure):
         with suppress(OSError, ValueError):

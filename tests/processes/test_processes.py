@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -74,14 +75,14 @@ def test_a_store_that_is_gone_ends_the_process_unless_all_is_over(watches, monke
 
     def gone(*_):
         if ended:
-            second.is_over = True
+            second.over.set()
         raise RuntimeError("Broken pipe")
 
     monkeypatch.setattr(second, "beat", gone)
     second.run()
     assert ended and "the store where the processes meet is gone" in capsys.readouterr().err
     ended.clear()
-    second.is_over = False
+    second.over.clear()
     first.leave()
     second.listen()
     second.run()
@@ -92,7 +93,7 @@ def test_a_frozen_store_is_noticed_by_a_thread_that_does_not_use_it(watches, mon
     first, _ = watches
     monkeypatch.setattr(watching, "BEAT", 0.01)
     monkeypatch.setattr(watching, "PATIENCE", 0.05)
-    monkeypatch.setattr(os, "_exit", lambda code: setattr(first, "is_over", True))
+    monkeypatch.setattr(os, "_exit", lambda code: first.over.set())
     monkeypatch.setattr(first, "is_alive", lambda: True)
     first._guard()
     assert "does not answer" in capsys.readouterr().err
@@ -129,6 +130,38 @@ def test_a_watch_ends_its_process_and_says_why(watches, monkeypatch, capsys):
     first.run()
     assert ended == [1]
     assert "process 0 ends, because process 1 of 2 stopped: ValueError: the magnet quenched" in capsys.readouterr().err
+
+
+ENDING = """
+import atexit
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from gleam.processes import watching
+
+
+def listen():
+    with suppress(RuntimeError):
+        store.wait(["never set"], timedelta(milliseconds=30))
+
+
+watching.BEAT = 0.0
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+watch = watching.Watch(store, 0, 3)
+watch.listen = listen
+watch.start()
+atexit.register(watch.leave)
+time.sleep(0.1)
+"""
+
+
+def test_a_process_that_has_left_does_not_abort_while_its_watch_asks_the_store():
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
 
 
 def test_launched_processes_give_their_results_and_end():
