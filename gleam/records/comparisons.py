@@ -51,24 +51,32 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS, leve
     for metric in metrics:
         difference = a[metric] - b[metric]
         text = f"{_LABEL[metric].removesuffix(' (dB)')} ({_signed(difference.mean(), metric)})"
-        found.setdefault(_verdict(difference, metric, level), []).append(text)
+        found.setdefault(verdict(difference.mean(), metric, is_clear=_is_clear(difference, level)), []).append(text)
     n_subjects, n_trained = a.index.unique("subject").size, sum(r.n_parameters is not None for r in (ours, theirs))
     where = f" in these {n_subjects} subjects" if n_subjects < FEW_SUBJECTS else ""
-    words = "; ".join(f"{verdict} in {', '.join(scores)}" for verdict, scores in found.items())
+    words = "; ".join(f"{word} in {', '.join(scores)}" for word, scores in found.items())
     trained = ("", " One training run.", " One training run each.")[n_trained]
     return f"{ours.method} against {theirs.method}{where}: {words}.{trained}"
 
 
-def _verdict(difference, metric, level):
-    """Better, worse, not clear, or no difference that matters."""
-    from scipy.stats import wilcoxon
+def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
+    """What a mean difference of a score, as it is printed, is called: better, worse, not clear, or none that matters.
 
-    mean, subjects = difference.mean(), difference.groupby("subject").mean()
-    if abs(mean) < SMALLEST[metric]:
+    `is_clear` is the outcome of a test of whether the difference is more than chance.
+    """
+    if abs(round(mean, _DIGITS[metric])) < SMALLEST[metric]:
         return "no difference that matters"
-    if wilcoxon(difference).pvalue >= level or (np.sign(subjects) != np.sign(mean)).any():
+    if not is_clear:
         return "not clear"
     return "better" if (mean > 0) == (metric != "nrmse") else "worse"
+
+
+def _is_clear(difference, level):
+    """Whether a Wilcoxon test of slices has p < `level`, and the means of all subjects have the same sign."""
+    from scipy.stats import wilcoxon
+
+    signs = np.sign(difference.groupby("subject").mean())
+    return difference.any() and wilcoxon(difference).pvalue < level and (signs == np.sign(difference.mean())).all()
 
 
 def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None = None, baseline: str = "CS") -> str:

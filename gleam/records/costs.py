@@ -60,13 +60,17 @@ def cost_report(
             "Seconds": f"{cost.seconds_per_step:.3f}",
             "Time, relative": f"{time:.2f}",
             "Peak (MB)": f"{cost.peak_bytes / 1e6:.2f}",
-            "Peak, relative": f"{cost.peak_bytes / own.peak_bytes:.2f}",
+            "Times less": f"{own.peak_bytes / cost.peak_bytes:.1f}",
         }
         if paper is not None:
-            for column, label in {"seconds_per_step": "Paper: time", "memory_gb": "Paper: peak"}.items():
-                known = method in paper.index
-                rows[method][label] = f"{paper[column][method] / paper[column][base]:.2f}" if known else MISSING
-    how = f"Relative: over {base}, times as medians of paired ratios. Memory: {own.memory_kind} ({own.device})."
+            seconds, gigabytes = paper["seconds_per_step"], paper["memory_gb"]
+            known = method in paper.index
+            rows[method]["Paper: time"] = f"{seconds[method] / seconds[base]:.2f}" if known else MISSING
+            rows[method]["Paper: times less"] = f"{gigabytes[base] / gigabytes[method]:.1f}" if known else MISSING
+    how = (
+        f"Relative time: over {base}, the median of paired ratios. Times less: memory of {base} over the method's. "
+        f"Memory: {own.memory_kind} ({own.device})."
+    )
     return markdown_table(rows, f"{title}. {how}", name)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
+from gleam.records.comparisons import verdict
 from gleam.records.storage import Record, half_width, load_experiment
 from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed, markdown_table, scores_table, table
 
@@ -138,20 +139,18 @@ def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] 
 def compare_subjects(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> str:
     """One sentence on how the scores of `ours` differ from those of `theirs`, subject by subject.
 
-    A difference is called better or worse only if its 95 % interval over subjects excludes zero, and if it shows in the
-    printed digits. Raises ValueError as :func:`paired`.
+    A mean difference below :data:`gleam.records.SMALLEST` does not matter. A larger one is called better or worse if
+    its 95 % interval over subjects excludes zero, else not clear. Raises ValueError as :func:`paired`.
     """
     words = []
     for metric in metrics:
         values = paired({ours.method: ours, theirs.method: theirs}, theirs.method, metric)[ours.method]
         mean, half = values.mean(), half_width(values)
-        is_clear = abs(mean) > half and round(mean, _DIGITS[metric]) != 0
-        verdict = "no clear difference" if not is_clear else "better" if (mean > 0) == (metric != "nrmse") else "worse"
-        n_higher = int((values > 0).sum())
+        found = verdict(mean, metric, is_clear=abs(mean) > half)
         words.append(
             f"{_LABEL[metric].removesuffix(' (dB)')} {_signed(mean, metric)} "
-            f"({_interval(mean, half, metric)}), {verdict} "
-            f"(higher in {n_higher} of {len(values)} subjects)"
+            f"({_interval(mean, half, metric)}), {found} "
+            f"(higher in {int((values > 0).sum())} of {len(values)} subjects)"
         )
     return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
 

@@ -90,8 +90,9 @@ def test_every_claim_has_an_archived_number_once_all_was_run(two_runs, tmp_path)
     rows = [line for line in CLAIMS.splitlines() if "{record}" in line]
     references = re.findall(r"\{archived\}`([^`]+)`", CLAIMS)
     assert len(references) == len(rows) and all("{archived}" in line for line in rows if line.startswith("|"))
+    measures = dict.fromkeys(["times_as_fast_as_gleam", "n_falls", "largest_fall"], 1.0)
     for experiment, method in {pair for text in references for pair in re.findall(r"(\w+)/([^:]+):", text)}:
-        archive(tmp_path, method, experiment)
+        archive(tmp_path, method, experiment, measures=measures)
     assert None not in [book_records.evaluate(text, book_records.look_up_archived) for text in references]
 
 

@@ -94,10 +94,10 @@ def test_a_sentence_calls_a_difference_clear_only_if_its_interval_leaves_out_zer
     assert said.startswith(
         "GLEAM against End-to-end: PSNR −0.50 dB (−0.84 to −0.16), worse (higher in 0 of 4 subjects)"
     )
-    assert said.endswith("nRMSE +0.000 (+0.000 to +0.000), no clear difference (higher in 0 of 4 subjects).")
+    assert said.endswith("nRMSE +0.000 (+0.000 to +0.000), no difference that matters (higher in 0 of 4 subjects).")
     assert "better (higher in 4 of 4" in records.compare_subjects(other, one, ["psnr"])
     wide = records.pooled({1: fold(1, {"GLEAM": (-2, 1), "End-to-end": (0, 0)})})
-    assert "no clear difference (higher in 1 of 2" in records.compare_subjects(*wide.values(), ["psnr"])
+    assert "not clear (higher in 1 of 2" in records.compare_subjects(*wide.values(), ["psnr"])
 
 
 def test_a_cross_validation_is_loaded_by_fold_and_together(tmp_path):
