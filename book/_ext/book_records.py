@@ -4,8 +4,10 @@ A chapter writes its records with ``gleam.records.save`` to _work/<profile>/reco
 full-scale runs are archived as results/<device>/<experiment>/<method>.json.
 """
 
+import operator
 import os
 import shutil
+import statistics
 from pathlib import Path
 
 from docutils import nodes
@@ -94,15 +96,22 @@ def look_up_published(reference):
 def evaluate(text, look_up=look_up):
     """Text for ``A:format``, ``A / B:format`` or ``A - B:format``, where A and B are references; None if not run.
 
-    The format, after the last colon, is one of Python's format language.
+    The format, after the last colon, is one of Python's format language. The ratio of two ``step_seconds`` is the
+    median over rounds, as :func:`gleam.cost.paired_ratio` has it; the two must have been measured in one run.
     """
     expression, _, form = text.rpartition(":")
-    for sign, combine in ((" / ", lambda a, b: a / b), (" - ", lambda a, b: a - b)):
+    for sign, combine in ((" / ", _ratio), (" - ", operator.sub)):
         if sign in expression:
             terms = [look_up(part) for part in expression.split(sign)]
             return None if None in terms else format(combine(*terms), form)
     value = look_up(expression)
     return None if value is None else format(value, form)
+
+
+def _ratio(a, b):
+    if not isinstance(a, list):
+        return a / b
+    return statistics.median(one / other for one, other in zip(a, b, strict=True))
 
 
 class RecordRole(SphinxRole):

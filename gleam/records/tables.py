@@ -104,11 +104,24 @@ def archive_caption(found: dict[str, Record]) -> str:
         " and ".join(sorted({run.environment.get("device", "") for run in found.values()} - {""})),
         " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])),
         " and ".join(sorted({run.source for run in found.values()} - {""})),
+        _tested(next(iter(found.values()))),
         "; ".join(done) or "nothing trained yet",
         _formats("trained in", "precision", found),
         _formats("memory and time in", "cost_precision", found),
     ]
     return f"*{archive_name(found)}*: {', '.join(part for part in parts if part)}."
+
+
+def _tested(run):
+    """Acceleration, sizes and number of the test data; empty if nothing was tested."""
+    test = run.data.get("test", {})
+    axes = next((name for name in test if name.startswith("coil_")), "")
+    if not (run.scores and axes):
+        return ""
+    sizes = " × ".join(str(n) for n in test[axes][0][1:])
+    what = "series" if "time" in axes else "slices"
+    acceleration = f"R = {test['mask']['arguments']['acceleration']:g}, " if test.get("mask") else ""
+    return f"{acceleration}{sizes}, tested on {len(run.scores)} {what} of {run.table['subject'].nunique()} subjects"
 
 
 def archive_name(found: dict[str, Record] | None) -> str:

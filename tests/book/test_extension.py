@@ -22,11 +22,11 @@ CLAIMS = (Path(__file__).resolve().parents[2] / "book" / "claims.md").read_text(
 def two_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(book_records, "records_dir", lambda: tmp_path)
     monkeypatch.setattr(book_records, "ARCHIVE", tmp_path / "results")
-    for method, psnr, peak in (("End-to-end", 30.0, 8e6), ("GLEAM", 29.0, 2e6)):
+    for method, psnr, peak, rounds in (("End-to-end", 30.0, 8e6, [1, 2, 4]), ("GLEAM", 29.0, 2e6, [3, 3, 4])):
         scores = [
             {"subject": s, "slice": 0, "psnr": psnr + d, "nrmse": 0.1, "ssim": 0.9} for s, d in (("a", -1), ("b", 1))
         ]
-        cost = {"peak_bytes": peak, "seconds_per_step": 0.5}
+        cost = {"peak_bytes": peak, "seconds_per_step": 0.5, "step_seconds": rounds}
         data = {"is_phantom": True}
         records.save(records.Record("knee", method, scores, data, settings={"n_steps": 7}, cost=cost), tmp_path)
 
@@ -41,6 +41,7 @@ def two_runs(tmp_path, monkeypatch):
         ("knee/gleam:settings.n_steps:", "7"),
         ("knee/end-to-end:peak_bytes / knee/gleam:peak_bytes:.1f", "4.0"),
         ("knee/end-to-end:psnr - knee/gleam:psnr:.1f", "1.0"),
+        ("knee/gleam:step_seconds / knee/end-to-end:step_seconds:.2f", "1.50"),
         ("knee/checkpointed:psnr:.1f", None),
         ("knee/checkpointed:psnr - knee/gleam:psnr:.1f", None),
     ],

@@ -124,6 +124,10 @@ def test_a_caption_says_where_and_how_far_an_archived_run_got():
     assert records.archive_caption({"CS": cs, "GLEAM": gleam}) == (
         "*Full scale, archived*: NVIDIA H200, 2026-12-01 to 2026-12-02, phantoms, 12,000 of 50,000 steps."
     )
+    test = {"coil_y_x": [[8, 320, 256]], "mask": {"arguments": {"acceleration": 12}}}
+    said = records.archive_caption({"GLEAM": replace(gleam, data={"is_phantom": True, "test": test})})
+    n_subjects = gleam.table["subject"].nunique()
+    assert f"phantoms, R = 12, 320 × 256, tested on {len(gleam.scores)} slices of {n_subjects} subjects, 12,000" in said
     other = full_scale("End-to-end", n_steps_done=50_000, data={"is_phantom": False})
     said = records.archive_caption({"GLEAM": gleam, "End-to-end": other})
     assert said.endswith("phantoms and scans, 12,000 of 50,000 steps (GLEAM); 50,000 of 50,000 steps (End-to-end).")
