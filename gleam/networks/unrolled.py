@@ -1,7 +1,7 @@
 """Unrolled networks: a start and a list of iterations, each of them data consistency and a CNN.
 
 Every strategy in :mod:`gleam.strategies` trains any network that has a method `start(batch)` and an attribute
-`iterations`, an `nn.ModuleList` of modules called as `iteration(x, batch)`.
+`iterations`, an `nn.ModuleList` of modules called as `iteration(x, batch)` (:mod:`gleam.networks.protocol`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from gleam.networks import protocol
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 from gleam.networks.iterations import MoDLIteration, PGDIteration
 from gleam.physics.sense import Batch
@@ -19,6 +20,9 @@ from gleam.physics.sense import Batch
 
 class Unrolled(nn.Module):
     """Iterations applied one after the other to the zero-filled image of a :class:`gleam.physics.Batch`.
+
+    A class of your own may derive from it, with another `start` and with `setup` and `image`
+    (:mod:`gleam.networks.protocol`).
 
     Parameters
     ----------
@@ -54,16 +58,20 @@ class Unrolled(nn.Module):
         """
         if n_iterations is not None and not 0 <= n_iterations <= len(self.iterations):
             raise ValueError(f"n_iterations={n_iterations} must be between 0 and {len(self.iterations)}")
+        batch = protocol.setup(self, batch)
         x = self.start(batch)
         for iteration in self.iterations[:n_iterations]:
             x = iteration(x, batch)
-        return x
+        return protocol.image(self, x, batch)
 
     def iterates(self, batch: Batch) -> list[Tensor]:
-        """All of x(0), x(1), ..., x(N)."""
-        images = [self.start(batch)]
+        """The images of x(0), x(1), ..., x(N)."""
+        batch = protocol.setup(self, batch)
+        x = self.start(batch)
+        images = [protocol.image(self, x, batch)]
         for iteration in self.iterations:
-            images.append(iteration(images[-1], batch))
+            x = iteration(x, batch)
+            images.append(protocol.image(self, x, batch))
         return images
 
 

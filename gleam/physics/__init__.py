@@ -4,6 +4,7 @@
 - `masks`: sampling patterns and banks of them; `discs`: Poisson discs. `calibration`: sensitivity maps, by SigPy.
 - `sense`: the operator :class:`Sense` and :class:`Batch`, the mini-batch that everything else works on.
 - `solvers`: conjugate gradients and fixed points of any callable, with gradients.
+- `losses`: what training minimises, of an image and its batch.
 - `baselines`: zero-filled image, compressed sensing with wavelets or spatio-temporal total variation (`sparse`).
 """
 

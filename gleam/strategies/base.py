@@ -2,14 +2,16 @@
 
 A strategy takes one gradient step on one mini-batch. It cuts the iterations of a network into modules, each with its
 own optimizer, and updates each module once. It works on any network that is a start plus a list of iterations
-(:mod:`gleam.networks.unrolled`). How the activations inside a module are kept is a second, independent choice.
+(:mod:`gleam.networks.protocol`). How the activations inside a module are kept is a second, independent choice.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -18,8 +20,9 @@ from torch.optim import Optimizer
 from torch.utils.checkpoint import checkpoint
 
 from gleam import execution
-from gleam.metrics import complex_l1
+from gleam.networks import protocol
 from gleam.networks.unrolled import split
+from gleam.physics.losses import Loss, complex_l1, named
 from gleam.physics.sense import Batch
 from gleam.processes.team import ALONE, Team
 
@@ -49,6 +52,8 @@ class Strategy(ABC):
         The processes that train together.
     replica : int
         Number of the replica that this process belongs to. Replicas are copies of the network that share a mini-batch.
+    loss : callable, or a sequence of them
+        Of (image, batch), one for all modules or one per module (:mod:`gleam.losses`).
     """
 
     is_capturable: bool = True
@@ -58,6 +63,7 @@ class Strategy(ABC):
     is_pipelined: bool = True
     team: Team = ALONE
     replica: int = 0
+    loss: Loss | Sequence[Loss] = staticmethod(complex_l1)
 
     @abstractmethod
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
@@ -84,6 +90,16 @@ class Strategy(ABC):
         list of Tensor
             The loss of each module, detached, on the device of that module.
         """
+
+    def losses(self, network: nn.Module) -> list[Loss]:
+        """The loss of each module; ValueError if there are more or fewer than modules."""
+        n_modules, own = len(self.modules(network)), self.loss
+        found: Any = list(own) if isinstance(own, list | tuple) else [own] * n_modules
+        if len(found) != n_modules:
+            raise ValueError(
+                f"{self} has {len(found)} losses and {n_modules} modules; expected one loss, or {n_modules}"
+            )
+        return found
 
     def mine(self, network: nn.Module) -> list[int]:
         """Numbers of the modules that this process trains."""
@@ -115,6 +131,15 @@ class Strategy(ABC):
     def finish(self) -> None:  # noqa: B027  (most strategies have nothing to wait for)
         """Wait until other processes have received all that this one sent."""
 
+    def __repr__(self) -> str:
+        """Code that makes the strategy; the paper's loss goes without saying, since it is part of a run's name."""
+        own: Any = self
+        declared: Any = fields(own) if is_dataclass(self) else ()
+        shown = {f.name: repr(getattr(self, f.name)) for f in declared if f.repr and f.name != "loss"}
+        if self.loss is not complex_l1:
+            shown["loss"] = named(self.loss)
+        return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in shown.items())})"
+
 
 class WholeNetwork(Strategy):
     """A strategy with one module, the whole network; a subclass defines how activations are kept."""
@@ -130,9 +155,17 @@ class WholeNetwork(Strategy):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EndToEnd(WholeNetwork):
-    """Backpropagation through the whole network, all activations kept (Eq. 9)."""
+    """Backpropagation through the whole network, all activations kept (Eq. 9).
+
+    Parameters
+    ----------
+    loss : callable
+        Of (image, batch).
+    """
+
+    loss: Loss | Sequence[Loss] = complex_l1
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
         """Run `iterations` on `x` and keep every activation."""
@@ -142,20 +175,57 @@ class EndToEnd(WholeNetwork):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpointed(WholeNetwork):
-    """Backpropagation with a checkpoint per iteration: keeps x(i) only and recomputes the rest (Section V-B3)."""
+    """Backpropagation with a checkpoint per iteration: keeps x(i) only and recomputes the rest (Section V-B3).
+
+    Buffers, such as the running statistics of batch normalisation, are updated by the first computation alone.
+
+    Parameters
+    ----------
+    loss : callable
+        Of (image, batch).
+    """
+
+    loss: Loss | Sequence[Loss] = complex_l1
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
         """Run `iterations` on `x`; keep the input of each and recompute the rest in the backward pass."""
         for iteration in iterations:
             keeps_random_state = not execution.is_capturing()  # a captured step draws no random numbers
-            x = checkpoint(iteration, x, batch, use_reentrant=False, preserve_rng_state=keeps_random_state)
+            contexts = partial(_contexts, iteration, buffers_of(iteration))
+            x = checkpoint(
+                iteration, x, batch, use_reentrant=False, preserve_rng_state=keeps_random_state, context_fn=contexts
+            )
         return x
 
 
+def _contexts(iteration, before):
+    """For the first computation of an iteration and the second one."""
+    return nullcontext(), as_before(iteration, before)
+
+
+def buffers_of(iteration: nn.Module) -> list[Tensor]:
+    """Copies of the buffers of an iteration that changes them when it trains; empty for others."""
+    return [b.clone() for b in iteration.buffers()] if iteration.training else []
+
+
+@contextmanager
+def as_before(iteration: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
+    """Context for computing an iteration again: its buffers are those of `before`, and afterwards what they were."""
+    own = list(iteration.buffers())[: len(before)]
+    now = [b.clone() for b in own]
+    for buffer, value in zip(own, before, strict=True):
+        buffer.copy_(value)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(own, now, strict=True):
+            buffer.copy_(value)
+
+
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Greedy(Strategy):
     """GLEAM: modules with their own loss and update, and no gradient between them (Algorithm 1, Eq. 10).
 
@@ -167,10 +237,13 @@ class Greedy(Strategy):
         Number of modules.
     within : Strategy
         How activations inside a module are kept; `Greedy(3, within=Checkpointed())` also checkpoints each iteration.
+    loss : callable, or a sequence of them
+        Of (image, batch), one for all modules or one per module (:mod:`gleam.losses`).
     """
 
     n_modules: int
     within: Strategy = field(default_factory=EndToEnd)
+    loss: Loss | Sequence[Loss] = complex_l1
 
     @property
     def is_capturable(self) -> bool:
@@ -207,18 +280,43 @@ class Greedy(Strategy):
 
 def _decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
+    batch = protocol.setup(network, batch)
     x, losses = network.start(batch), []
-    for module, optimizer in zip(strategy.modules(network), optimizers, strict=True):
-        x, loss = forward_module(strategy, module, x, batch)
+    for m, optimizer in enumerate(optimizers):
+        x, loss = forward_module(strategy, network, m, x, batch)
         losses.append(update_module(loss, optimizer))
-        x = x.detach()
+        x, batch = protocol.detached(x), protocol.detached(batch)
     return losses
 
 
-def forward_module(strategy: Strategy, module: Sequence[nn.Module], x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return x(m) and its local loss for the input x(m-1) of a module (Eq. 10)."""
-    x = strategy.propagate(module, x, batch)
-    return x, complex_l1(x, batch.to(x.device).target)
+def forward_module(strategy: Strategy, network: nn.Module, m: int, x: Any, batch: Any) -> tuple[Any, Tensor]:
+    """Return x(m) and its local loss for the input x(m-1) of module `m` (Eq. 10).
+
+    Raises
+    ------
+    ValueError
+        If the image of x(m) has not the shape of the target, or the loss is not one number.
+    """
+    x = strategy.propagate(strategy.modules(network)[m], x, batch)
+    batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
+    with _fixed(protocol.outside_iterations(network) if m and hasattr(network, "image") else []):
+        image = protocol.image(network, x, batch)
+    loss = strategy.losses(network)[m](image, batch)
+    if not isinstance(loss, Tensor) or loss.ndim or loss.is_complex():
+        found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss {named(strategy.losses(network)[m])} gives {found}; expected one real number")
+    return x, loss
+
+
+@contextmanager
+def _fixed(parameters):
+    """Context in which gradients do not reach these parameters, which another module trains."""
+    trained = [p.requires_grad_(False) for p in parameters if p.requires_grad]
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)
 
 
 def update_module(loss: Tensor, optimizer: Optimizer, average: Callable | None = None) -> Tensor:
@@ -262,12 +360,13 @@ def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn
     """
     groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
     owners = [{id(p) for p in group} for group in groups]
-    known = set().union(*owners)
-    if sum(map(len, owners)) > len(known):
-        raise ValueError(f"{strategy} cannot train modules that share weights; give each iteration its own")
+    if shared := [name for name, p in network.named_parameters() if sum(id(p) in own for own in owners) > 1]:
+        raise ValueError(
+            f"{strategy} cannot train modules that share weights, such as {shared[0]}; give each iteration its own"
+        )
     if not all(groups):
         raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
-    groups[0] += [p for p in network.parameters() if id(p) not in known]
+    groups[0] += protocol.outside_iterations(network)
     return [list({id(p): p for p in group}.values()) for group in groups]
 
 

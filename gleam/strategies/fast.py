@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gleam import execution
+from gleam.networks import protocol
 from gleam.networks.convolutions import lay_out
 from gleam.physics.sense import Batch
 from gleam.processes.team import Team
@@ -86,6 +87,11 @@ class Fast(Strategy):
         return self.captured and self.strategy.is_capturable
 
     @property
+    def loss(self) -> Any:
+        """As `strategy`."""
+        return self.strategy.loss
+
+    @property
     def needs_fp32(self) -> bool:
         """As `strategy`."""
         return self.strategy.needs_fp32
@@ -137,7 +143,7 @@ class Fast(Strategy):
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
         """As `strategy`, with convolutions in this precision."""
-        with self._execution(x.device.type):
+        with self._execution(protocol.device_of(x, batch.target.device).type):
             return self.strategy.propagate(iterations, x, batch)
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:

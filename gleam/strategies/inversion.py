@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gleam import execution
+from gleam.networks import protocol
+from gleam.physics.losses import Loss, complex_l1
 from gleam.physics.sense import Batch
 from gleam.physics.solvers import NotConverged
-from gleam.strategies.base import WholeNetwork
+from gleam.strategies.base import WholeNetwork, as_before, buffers_of
 
 
 class InversionWarning(UserWarning):
@@ -92,7 +94,7 @@ def _diagnostics(n_inversions, fallbacks, error):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Invertible(WholeNetwork):
     """Memory-efficient learning: backpropagation that keeps few images and recovers the others by inversion (Eq. 11).
 
@@ -112,6 +114,8 @@ class Invertible(WholeNetwork):
         Largest relative error of a recovered input.
     monitor : Monitor
         Counts inversions; by default a new one.
+    loss : callable
+        Of (image, batch).
 
     Raises
     ------
@@ -124,6 +128,7 @@ class Invertible(WholeNetwork):
     n_checkpoints: int = 1
     tolerance: float = 1e-5
     monitor: Monitor = field(default_factory=Monitor, repr=False, compare=False)
+    loss: Loss | Sequence[Loss] = complex_l1
 
     def __post_init__(self):
         if not hasattr(self.n_checkpoints, "__index__") or self.n_checkpoints < 0:
@@ -132,7 +137,14 @@ class Invertible(WholeNetwork):
             raise ValueError(f"tolerance={self.tolerance!r} of an inversion must be greater than 0")
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x`; keep checkpoints and signatures. ValueError if an iteration has no inverse."""
+        """Run `iterations` on `x`; keep checkpoints and signatures.
+
+        Raises ValueError if an iteration has no inverse, if `x` is no tensor, or if the batch has learned parts.
+        """
+        learned = any(t.requires_grad for t in protocol.tensors_in(batch))
+        if learned or not isinstance(x, Tensor):
+            why = "a batch with learned parts (setup)" if learned else f"iterates of type {type(x).__name__}"
+            raise ValueError(f"{self} cannot train {why}: take gleam.Checkpointed, which needs about as little memory")
         for iteration in iterations:
             if not hasattr(iteration, "inverse"):
                 raise ValueError(
@@ -153,15 +165,16 @@ class _ByInversion(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, iterations, batch, places, tolerance, monitor, x, *parameters):
-        start, inputs, signatures = x, {}, []
+        start, inputs, signatures, buffers = x, {}, [], []
         for i, iteration in enumerate(iterations):
             if i in places:
                 inputs[i] = x
             signatures.append(_signature(x))
+            buffers.append(buffers_of(iteration))
             x = iteration(x, batch)
         ctx.places, ctx.parameters = list(inputs), parameters
         ctx.autocast = execution.autocast_as_now(x.device.type)
-        ctx.make_inputs = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, *saved)
+        ctx.make_inputs = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, buffers, *saved)
         ctx.save_for_backward(x, start, *signatures, *inputs.values())
         return x
 
@@ -175,7 +188,8 @@ class _ByInversion(torch.autograd.Function):
         for i in reversed(range(n)):
             with ctx.autocast():
                 x = inputs.before(i, x_next)
-                gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
+                with as_before(inputs.iterations[i], inputs.buffers[i]):
+                    gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
             for p, g in own:  # summed, since iterations may share a parameter
                 totals[id(p)] = totals[id(p)] + g if id(p) in totals else g
             x_next = x
@@ -205,6 +219,7 @@ class _Inputs:
     batch: Batch
     tolerance: float
     monitor: Monitor
+    buffers: list
     start: Tensor
     signatures: list
     kept: dict
@@ -218,7 +233,8 @@ class _Inputs:
             first = max((k for k in self.kept if k < i), default=0)
             x = self.kept.setdefault(first, self.start)
             for k in range(first, i):
-                self.kept[k + 1] = x = self.iterations[k](x, self.batch)
+                with as_before(self.iterations[k], self.buffers[k]):
+                    self.kept[k + 1] = x = self.iterations[k](x, self.batch)
         return self.kept.pop(i)
 
     def _recovered(self, i, x_next):

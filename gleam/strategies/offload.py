@@ -13,16 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from gleam.networks import protocol
+from gleam.physics.losses import Loss, complex_l1
 from gleam.physics.sense import Batch
 from gleam.strategies.base import EndToEnd, WholeNetwork
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Offloaded(WholeNetwork):
     """Backpropagation that keeps activations in host memory and fetches each when the backward pass needs it.
 
     Weights and the batch stay on the device.
+
+    Parameters
+    ----------
+    loss : callable
+        Of (image, batch).
 
     Notes
     -----
@@ -31,13 +38,17 @@ class Offloaded(WholeNetwork):
     the bytes are those that a device would keep, but nothing is saved.
     """
 
+    loss: Loss | Sequence[Loss] = complex_l1
+
     is_capturable = False
 
     def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
         """Run `iterations` on `x`; copy each tensor that the backward pass needs to the host, once."""
         weights = [t for iteration in iterations for t in (*iteration.parameters(), *iteration.buffers())]
-        batches = [batch.to(device) for device in {x.device, *(t.device for t in weights)}]
-        staying = weights + [t for b in batches for t in vars(b).values() if isinstance(t, torch.Tensor)]
+        at = protocol.device_of(x, batch.target.device)
+        staying: list[Tensor] = list(weights)
+        for device in {at, *(t.device for t in weights)}:
+            staying += protocol.tensors_in(protocol.on_device(batch, device))
         storages = {t.untyped_storage().data_ptr() for t in staying}
         with saved_tensors_hooks(partial(_to_host, storages, WeakKeyDictionary()), _from_host):
             return EndToEnd().propagate(iterations, x, batch)

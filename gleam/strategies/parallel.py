@@ -1,12 +1,13 @@
 """P-GLEAM: greedy modules trained in parallel, by several processes or on several devices of one process.
 
-Module m needs only the detached output of module m - 1. So each process trains its own modules and sends x(m), an
-image, to the next one; no gradients, weights or data are sent. Every process reads the mini-batch itself, in the same
-seeded order.
+Module m needs only the detached output of module m - 1. So each process trains its own modules and sends x(m), in most
+networks an image, to the next one; no gradients, weights or data are sent. Every process reads the mini-batch itself,
+in the same seeded order.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gleam.networks import protocol
 from gleam.networks.unrolled import split
+from gleam.physics.losses import Loss, complex_l1
 from gleam.physics.sense import Batch
 from gleam.processes.team import Team, join
 from gleam.strategies.base import EndToEnd, Greedy, Strategy, forward_module, update_module
@@ -26,7 +29,7 @@ from gleam.strategies.inversion import combined
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParallelGreedy(Strategy):
     """P-GLEAM: the weights of :class:`gleam.Greedy`, trained by all processes that torchrun or a notebook started.
 
@@ -36,7 +39,7 @@ class ParallelGreedy(Strategy):
 
     Parameters
     ----------
-    n_modules, within
+    n_modules, within, loss
         As in :class:`gleam.Greedy`.
     pipelined : bool
         True: each process holds consecutive modules and takes the next mini-batch as soon as it has sent its output.
@@ -62,6 +65,7 @@ class ParallelGreedy(Strategy):
     pipelined: bool = True
     n_replicas: int = 1
     n_in_flight: int = 2
+    loss: Loss | Sequence[Loss] = complex_l1
     _state: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
@@ -75,7 +79,7 @@ class ParallelGreedy(Strategy):
     @property
     def equivalent(self) -> Greedy:
         """The strategy that trains the same weights in one process."""
-        return Greedy(self.n_modules, self.within)
+        return Greedy(self.n_modules, self.within, self.loss)
 
     @property
     def propagation(self) -> Strategy:
@@ -126,22 +130,27 @@ class ParallelGreedy(Strategy):
         place = self._place
         if place.team.size == 1:
             return self.equivalent.step(network, batch, optimizers)
-        modules, n_slices = self.modules(network), len(batch)
+        n_slices, is_plain = len(batch), not hasattr(network, "setup") and not hasattr(network, "image")
         batch = batch.part(place.replica, self.n_replicas)
         average = place.averaging(len(batch) / n_slices, batch.target.device)
-        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in modules]
+        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in range(self.n_modules)]
         unrolled: Any = network
-        x: Any = unrolled.start(batch) if len(batch) and 0 in place.mine else None
+        x: Any = None
+        own: Any = batch  # as setup has made it
         for m in place.mine:
             if len(batch):
-                x = x if m == 0 or m - 1 in place.mine else place.receive(m - 1, batch.target)
-                x, loss = forward_module(self, modules[m], x, batch)
-                if m + 1 < len(modules) and m + 1 not in place.mine:
-                    place.send(m + 1, x.detach(), batch.target, self.n_in_flight)
+                if m == 0:
+                    own = protocol.setup(network, batch)
+                    x = unrolled.start(own)
+                elif m - 1 not in place.mine:
+                    x, own = place.receive(m - 1, batch, is_plain)
+                x, loss = forward_module(self, network, m, x, own)
+                if m + 1 < self.n_modules and m + 1 not in place.mine:
+                    place.send(m + 1, protocol.detached((x, own)), batch, is_plain, self.n_in_flight)
             else:  # more replicas than slices: no gradient here, but the average over replicas needs every process
                 loss = losses[m]
             losses[m] = update_module(loss, optimizers[m], average)
-            x = None if x is None else x.detach()
+            x, own = protocol.detached((x, own))
         return losses
 
     def diagnostics(self) -> dict:
@@ -199,31 +208,51 @@ class _Place:
         self.mesh_shape = n_replicas, n_devices
         self.sent, self.groups = deque(), {}
 
-    def receive(self, m, like):
-        """x(m) from the process that trains module m; shape and type are those of the target."""
-        x = torch.empty_like(like, memory_format=torch.contiguous_format)
-        with self.team.talking():
-            dist.recv(torch.view_as_real(x), src=self.rank_of[m])
-        return x
+    def receive(self, m, batch, is_plain):
+        """(x(m), batch) from the process that trains module m, as :meth:`send` has sent them."""
+        new = []
+        if is_plain:
+            shapes, parts = [(batch.target.shape, batch.target.dtype)], (protocol.Hole(False, 0), batch)
+        else:
+            header = torch.empty(_HEADER, dtype=torch.uint8)
+            self._receive(header, m)
+            parts, shapes = pickle.loads(header.numpy().tobytes())
+        for shape, dtype in shapes:
+            new.append(torch.empty(shape, dtype=dtype, device=batch.target.device))
+            self._receive(_bytes(new[-1]), m)
+        return protocol.put_together(parts, protocol.tensors_in(batch), new)
 
-    def send(self, m, x, like, n_in_flight):
-        """Send `x` to the process that trains module m; wait until at most `n_in_flight` sends are under way."""
-        if x.shape != like.shape or x.dtype != like.dtype:
+    def _receive(self, flat, m):
+        with self.team.talking():
+            dist.recv(flat, src=self.rank_of[m])
+
+    def send(self, m, value, batch, is_plain, n_in_flight):
+        """Send `value`, (x, batch), to the process that trains module m; at most `n_in_flight` sends are under way.
+
+        Of a plain network, whose iterates are images, only x is sent. Otherwise a header says of which tensors `value`
+        consists; those of `batch` are known to all processes and are not sent.
+        """
+        parts, new = protocol.taken_apart(value, protocol.tensors_in(batch))
+        new = [t.resolve_conj().contiguous() for t in new]
+        if is_plain and (new[0].shape, new[0].dtype) != (batch.target.shape, batch.target.dtype):
             raise ValueError(
-                f"an iteration gave {x.dtype} of shape {tuple(x.shape)}; P-GLEAM passes on images like the target, "
-                f"{like.dtype} of shape {tuple(like.shape)}"
+                f"an iteration gave {new[0].dtype} of shape {tuple(new[0].shape)}; expected the target's "
+                f"{batch.target.dtype} and {tuple(batch.target.shape)}, or a network with image(x, batch)"
             )
         self.wait_for_sent(n_in_flight - 1)
-        x = x.resolve_conj().contiguous()
+        messages = [_bytes(t) for t in new]
+        if not is_plain:
+            packed = pickle.dumps((parts, [(t.shape, t.dtype) for t in new]))
+            messages.insert(0, torch.frombuffer(bytearray(packed.ljust(_HEADER, b"\0")), dtype=torch.uint8))
         with self.team.talking():
-            self.sent.append((dist.isend(torch.view_as_real(x), dst=self.rank_of[m]), x))
+            self.sent.append([(dist.isend(flat, dst=self.rank_of[m]), flat) for flat in messages])
 
     def wait_for_sent(self, n_left=0):
         """Wait until at most `n_left` sends are under way."""
         while len(self.sent) > n_left:
-            work, _ = self.sent.popleft()
-            with self.team.talking():
-                work.wait()
+            for work, _ in self.sent.popleft():
+                with self.team.talking():
+                    work.wait()
 
     def averaging(self, weight, device):
         """The function that averages over replicas, this one with `weight`; None without replicas.
@@ -250,6 +279,14 @@ class _Place:
                 gradient.copy_(average.view_as(gradient))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
+
+
+_HEADER = 8192  # bytes of the message that says what follows: a fixed size, so that it can be received unasked
+
+
+def _bytes(tensor):
+    """A contiguous tensor as bytes, in the same memory: the libraries send no complex and no Boolean numbers."""
+    return tensor.reshape(-1).view(torch.uint8)
 
 
 def spread(network: nn.Module, strategy: Strategy, devices: Sequence[str | torch.device]) -> nn.Module:
@@ -293,5 +330,4 @@ def spread(network: nn.Module, strategy: Strategy, devices: Sequence[str | torch
 
 
 def _bring(device, iteration, arguments):
-    x, batch = arguments
-    return x.to(device, non_blocking=device.type != "cpu"), batch.to(device)
+    return tuple(protocol.on_device(value, device) for value in arguments)

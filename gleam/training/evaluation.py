@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gleam import execution, metrics, physics
 from gleam.datasets.slices import Slices
+from gleam.networks import protocol
 from gleam.physics.sense import Batch
 from gleam.strategies.base import EndToEnd
 
@@ -36,7 +37,8 @@ def reconstruct(method: nn.Module | Callable[[Batch], Tensor], batch: Batch) -> 
             return method(batch)
         method.eval()
         network: Any = method
-        return EndToEnd().propagate(network.iterations, network.start(batch), batch)
+        batch = protocol.setup(method, batch)
+        return protocol.image(method, EndToEnd().propagate(network.iterations, network.start(batch), batch), batch)
 
 
 def evaluate(

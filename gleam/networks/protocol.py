@@ -1,0 +1,129 @@
+"""What training asks of a network, and the values that its iterations pass on.
+
+A network has `iterations`, modules called as `iteration(x, batch)`, and `start(batch)`, the first x. Two more methods
+are optional. `setup(batch)` runs once per batch and returns the batch that all others get, for example with learned
+coil maps in it. `image(x, batch)` makes the image of an iterate, for example of k-space, for losses and scores. What
+iterations pass on may be a tensor of any shape, or a tuple, list, dict or dataclass of tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gleam.physics.sense import Batch
+
+
+def setup(network: nn.Module, batch: Batch) -> Any:
+    """What the iterations of `network` get as their batch: `network.setup(batch)`, or `batch` without that method."""
+    own: Any = network
+    return own.setup(batch) if hasattr(network, "setup") else batch
+
+
+def image(network: nn.Module, x: Any, batch: Any) -> Tensor:
+    """The image of an iterate: `network.image(x, batch)`, or `x` itself without that method.
+
+    Raises
+    ------
+    ValueError
+        If it has not the shape of the target; it would broadcast against it without a word.
+    """
+    own: Any = network
+    found = own.image(x, batch) if hasattr(network, "image") else x
+    expected = tuple(batch.target.shape)
+    if not isinstance(found, Tensor) or tuple(found.shape) != expected:
+        given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__name__}"
+        made_by = "image(x, batch)" if hasattr(network, "image") else "an iteration, and there is no image(x, batch)"
+        raise ValueError(
+            f"{type(network).__name__} gives an image of {given}, made by {made_by}; expected the target's {expected}"
+        )
+    return found
+
+
+def mapped(function: Callable, value: Any, kind: type = Tensor) -> Any:
+    """`value` with `function` applied to each tensor in it, or object of another `kind`.
+
+    The same object where nothing changes.
+    """
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, list | tuple):
+        new: Any = [mapped(function, v, kind) for v in value]
+        is_same = all(a is b for a, b in zip(new, value, strict=True))
+        return value if is_same else type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
+    if isinstance(value, dict):
+        new = {key: mapped(function, v, kind) for key, v in value.items()}
+        return value if all(new[key] is value[key] for key in new) else new
+    if is_dataclass(value) and not isinstance(value, type):
+        old = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        new = {name: mapped(function, v, kind) for name, v in old.items()}
+        changed = {name: v for name, v in new.items() if v is not old[name]}
+        return replace(value, **changed) if changed else value
+    return value
+
+
+def detached(value: Any) -> Any:
+    """`value` without gradients; the same object if it has none."""
+    return mapped(lambda t: t.detach() if t.requires_grad else t, value)
+
+
+def on_device(value: Any, device: str | torch.device) -> Any:
+    """`value` on another device; a :class:`gleam.physics.Batch` is copied there once."""
+    if isinstance(value, Batch):
+        return value.to(device)
+    return mapped(lambda t: t.to(device, non_blocking=torch.device(device).type != "cpu"), value)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in `value`."""
+    found: list[Tensor] = []
+
+    def note(tensor):
+        found.append(tensor)
+        return tensor
+
+    mapped(note, value)
+    return found
+
+
+def device_of(value: Any, otherwise: torch.device) -> torch.device:
+    """Device of the first tensor in `value`; `otherwise` if there is none."""
+    return next((t.device for t in tensors_in(value)), otherwise)
+
+
+@dataclass(frozen=True)
+class Hole:
+    """A place of a tensor in a :func:`taken_apart` value: number in the list of known or of new tensors."""
+
+    is_known: bool
+    number: int
+
+
+def taken_apart(value: Any, known: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
+    """`value` with a :class:`Hole` for each tensor, and the tensors that are not among `known`."""
+    new: list[Tensor] = []
+
+    def hole(tensor):
+        for number, one in enumerate(known):
+            if tensor is one:
+                return Hole(True, number)
+        new.append(tensor)
+        return Hole(False, len(new) - 1)
+
+    return mapped(hole, value), new
+
+
+def put_together(parts: Any, known: Sequence[Tensor], new: Sequence[Tensor]) -> Any:
+    """The value that was :func:`taken_apart`."""
+    return mapped(lambda hole: (known if hole.is_known else new)[hole.number], parts, Hole)
+
+
+def outside_iterations(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters of a network outside its iterations, which the first module trains."""
+    iterations: Any = network.iterations
+    inside = {id(p) for iteration in iterations for p in iteration.parameters()}
+    return [p for p in network.parameters() if id(p) not in inside]
