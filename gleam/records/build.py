@@ -197,12 +197,12 @@ class Build:
             MyST.
         """
         old, first = self.archived(experiment), next(run for run in runs.values() if run.n_parameters)
-        n_subjects = first.table["subject"].nunique()
+        n_subjects, what = first.table["subject"].nunique(), "series" if experiment.data == "hearts" else "slices"
         caption = (
             f"Table {experiment.table}{f': {title}' if title else ''}. *Paper*: {PAPERS[experiment.data]}. "
             f"{archive_caption(old)} *This build*: R = {experiment.acceleration:g}, {first.source}, profile "
             f"{self.profile}, {_depths(experiment)}, trained in {_formats(runs)}; mean (standard deviation over the "
-            f"{len(first.scores)} test {'series' if experiment.data == 'hearts' else 'slices'} / over the means of the {n_subjects} subjects). Between blocks compare "
+            f"{len(first.scores)} test {what} / over the means of the {n_subjects} subjects). Between blocks compare "
             "the order of the methods and the ratios, not the values."
         )
         pairs = [(one, other) for one, other in COMPARED if one in runs and other in runs]

@@ -169,8 +169,9 @@ def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], t
     caption = (
         f"{title} at R = {run.data['test']['mask']['arguments']['acceleration']}: mean (half the width of its 95 % "
         f"interval) over {run.table['subject'].nunique()} subjects, tested in {len(folds)} folds. "
-        f"{run.source.capitalize()}: {size[0]} × {size[1]}, noise of {run.settings['noise']:g} of the 95th percentile "
-        f"per real channel of each coil. {run.settings['n_steps']:,} steps in {run.settings['precision']}, "
+        f"{run.source.capitalize()}: {size[0]} × {size[1]}, noise whose standard deviation, in the real and in the "
+        f"imaginary part of each coil, is {run.settings['noise']:g} of the image's 95th percentile. "
+        f"{run.settings['n_steps']:,} steps in {run.settings['precision']}, "
         f"{sum(seconds) / 3600:.1f} hours for all networks ({run.environment['device']}, {run.environment['date']}); "
         f"cost of a step measured once. Weight of CS by fold: {lamdas}."
     )
@@ -186,13 +187,16 @@ def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
     pairs = [*((method, "End-to-end") for method in gleam), ("End-to-end", "CS"), *((method, "CS") for method in gleam)]
     words = [compare_subjects(runs[one], runs[other], ("psnr", "ssim_object")) for one, other in pairs]
     base: Any = runs["End-to-end"]
+    needs = {method: runs[method].value("peak_bytes") for method in gleam}
+    less = [f"{base.value('peak_bytes') / n:.1f} ({m.removeprefix('GLEAM, ')})" for m, n in needs.items() if n]
+    words += [f"peak memory of end-to-end training over that of GLEAM: {', '.join(less)}."] if less else []
     again: Any = runs.get("Checkpointing")
     if again:
         ratio = paired_ratio(Cost(**again.cost), Cost(**base.cost))
         words.append(
             "the gradients of checkpointing and of end-to-end training differ by "
             f"{again.value('gradient_difference'):.1g} of their norm. A step with checkpoints takes {ratio:.2f} times "
-            f"as long, from {base.value('peak_bytes') / again.value('peak_bytes'):.1f} times less memory."
+            f"as long and needs {base.value('peak_bytes') / again.value('peak_bytes'):.1f} times less memory."
         )
     what = f"difference to end-to-end training, mean over subjects (95 % interval). {base.source.capitalize()}."
     rows = markdown_table(difference_table(runs, "End-to-end", SHOWN), f"{title}: {what}", name)

@@ -107,6 +107,7 @@ def test_without_data_the_archived_records_are_shown(archive):
     assert "| Checkpointing | – | – | – | – | 3.0 MB |" in text
     assert "| GLEAM, M = 8 | +1.00 (+1.00 to +1.00) |" in text
     assert "GLEAM, M = 8 against End-to-end: PSNR +1.00 dB (+1.00 to +1.00), better (higher in 6 of 6 subjects)" in text
-    assert "from 2.7 times less memory" in text
+    assert "as long and needs 2.7 times less memory" in text
+    assert "of end-to-end training over that of GLEAM: 4.0 (M = 8), 4.0 (M = 4), 4.0 (M = 2)." in text
     assert "Weight of CS: 0.01 at noise 0.03, 0.01 at noise 0." in text
     assert "The highest PSNR is that of GLEAM." in text and "| b | CS |" in text

@@ -100,6 +100,17 @@ def test_a_sentence_calls_a_difference_clear_only_if_its_interval_leaves_out_zer
     assert "not clear (higher in 1 of 2" in records.compare_subjects(*wide.values(), ["psnr"])
 
 
+def test_differences_come_with_the_memory_that_they_buy():
+    order = ("End-to-end", "CS", "GLEAM, M = 8", "GLEAM, M = 2")
+    runs = fold(1, dict.fromkeys(order, (0, 0)))
+    runs = {m: replace(run, scores=[row | {"ssim_object": 0.8} for row in run.scores]) for m, run in runs.items()}
+    assert "memory" not in records.differences_report(runs, "PGD", "tab-x")
+    peaks = {"End-to-end": 9e6, "GLEAM, M = 8": 2e6, "GLEAM, M = 2": 5e6}
+    costly = {m: replace(run, cost={"peak_bytes": peaks[m]} if m in peaks else None) for m, run in runs.items()}
+    text = records.differences_report(costly, "PGD", "tab-x")
+    assert "- PGD: peak memory of end-to-end training over that of GLEAM: 4.5 (M = 8), 1.8 (M = 2)." in text
+
+
 def test_a_cross_validation_is_loaded_by_fold_and_together(tmp_path):
     for number, runs in FOLDS.items():
         for run in runs.values():
