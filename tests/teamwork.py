@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from problems import random_batch, small_disc
 
 import gleam
+from gleam import fourier
 from gleam.strategies.base import parameters_by_module
 from gleam.training.identity import weights_digest
 
@@ -46,6 +48,59 @@ class NoisyIteration(torch.nn.Module):
         return x + 0.1 * torch.view_as_complex(
             self.mix(torch.view_as_real(x).movedim(-1, 1)).movedim(1, -1).contiguous()
         )
+
+
+class KspaceNetwork(torch.nn.Module):
+    """Iterates of k-space beside a state, and learned maps: all that the protocol allows."""
+
+    def __init__(self, n_iterations=4, dropout=0.2):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.to_maps = torch.nn.Conv2d(2, 2, 3, padding=1)
+            self.iterations = torch.nn.ModuleList(KspaceIteration(dropout) for _ in range(n_iterations))
+
+    def setup(self, batch):
+        maps = batch.sens_maps.flatten(0, 1)
+        maps = maps + 0.1 * torch.view_as_complex(
+            self.to_maps(torch.view_as_real(maps).movedim(-1, 1)).movedim(1, -1).contiguous()
+        )
+        maps = maps.view_as(batch.sens_maps)
+        return replace(batch, sens_maps=maps / maps.abs().square().sum(1, keepdim=True).sqrt())
+
+    def start(self, batch):
+        return {"kspace": batch.kspace, "state": (torch.zeros(len(batch), 1),)}
+
+    def image(self, x, batch):
+        return (batch.sens_maps.conj() * fourier.ifft2(x["kspace"])).sum(1)
+
+
+class LearnedImage(KspaceNetwork):
+    """With weights that every module's image needs."""
+
+    def __init__(self, n_iterations=4, dropout=0.0):
+        super().__init__(n_iterations, dropout)
+        self.gain = torch.nn.Parameter(torch.tensor(1.1))
+
+    def image(self, x, batch):
+        return self.gain * super().image(x, batch)
+
+
+class KspaceIteration(torch.nn.Module):
+    def __init__(self, dropout):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.5))
+        self.refine = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Dropout(dropout), torch.nn.Conv2d(4, 2, 1)
+        )
+
+    def forward(self, x, batch):
+        (state,) = x["state"]
+        image = (batch.sens_maps.conj() * fourier.ifft2(x["kspace"])).sum(1)
+        change = self.refine(torch.view_as_real(image).movedim(-1, 1)).movedim(1, -1).contiguous()
+        change = fourier.fft2(batch.sens_maps * torch.view_as_complex(change)[:, None])
+        kspace = x["kspace"] - self.weight * batch.mask * (x["kspace"] - batch.kspace) + 0.1 * change
+        return {"kspace": kspace + 0 * state.sum(), "state": (state + 1,)}
 
 
 def repeated(n_iterations):

@@ -144,6 +144,7 @@ class ParallelGreedy(Strategy):
                     x = unrolled.start(own)
                 elif m - 1 not in place.mine:
                     x, own = place.receive(m - 1, batch, is_plain)
+                self._check_image(network, x, own)
                 x, loss = forward_module(self, network, m, x, own)
                 if m + 1 < self.n_modules and m + 1 not in place.mine:
                     place.send(m + 1, protocol.detached((x, own)), batch, is_plain, self.n_in_flight)
@@ -152,6 +153,18 @@ class ParallelGreedy(Strategy):
             losses[m] = update_module(loss, optimizers[m], average)
             x, own = protocol.detached((x, own))
         return losses
+
+    def _check_image(self, network, x, batch):
+        """Once: the image must not need weights that only the first process trains."""
+        if hasattr(network, "image") and "checked" not in self._state:
+            with torch.enable_grad():
+                found = protocol.image(network, *protocol.detached((x, batch)))
+            self._state["checked"] = True
+            if found.requires_grad:
+                raise ValueError(
+                    f"image(x, batch) of {type(network).__name__} uses weights of its own; P-GLEAM passes on learned "
+                    "values only in the batch that setup(batch) returns"
+                )
 
     def diagnostics(self) -> dict:
         """Those of `within`, of all processes together; every process must call this."""

@@ -14,10 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 from problems import random_batch, write_prepared
-from teamwork import SETTINGS, Deadly, Noisy, partly_frozen, repeated, splits, train_cases, train_steps
+from teamwork import (
+    SETTINGS,
+    Deadly,
+    KspaceNetwork,
+    LearnedImage,
+    Noisy,
+    partly_frozen,
+    repeated,
+    splits,
+    train_cases,
+    train_steps,
+)
 
 import gleam
 from gleam import Checkpointed, Fast, Greedy, Invertible, ParallelGreedy, unrolled
+from gleam.losses import DataConsistent
 from gleam.processes.launching import launch
 from gleam.strategies.parallel import assignment, spread
 from gleam.training.identity import weights_digest
@@ -32,6 +44,8 @@ EQUAL = {  # number of processes: (network, strategy, sizes of the mini-batches)
         (partial(modl, 4), ParallelGreedy(3, within=Checkpointed()), [1]),
         (partial(modl, 2, lipschitz=0.9), ParallelGreedy(2, within=Invertible(), n_in_flight=1), [1]),
         (partial(pgd, 5), Fast(ParallelGreedy(5), "bf16"), [2, 2, 1]),
+        (partial(KspaceNetwork, 4, 0.0), ParallelGreedy(4, loss=DataConsistent(0.5)), [2, 1]),
+        (partial(KspaceNetwork, 4, 0.0), ParallelGreedy(3, pipelined=False, within=Checkpointed()), [1, 2]),
         (partial(modl, 4), Fast(ParallelGreedy(3, pipelined=False, within=Checkpointed()), "bf16"), [1, 2]),
     ],
     3: [
@@ -41,7 +55,9 @@ EQUAL = {  # number of processes: (network, strategy, sizes of the mini-batches)
     ],
 }
 REPLICAS = {  # sums of shares, rounded in another order
-    2: [(partial(pgd, 2), ParallelGreedy(2, n_replicas=2), [3, 2, 1])],
+    2: [
+        (partial(pgd, 2), ParallelGreedy(2, n_replicas=2), [3, 2, 1]),
+    ],
     4: [
         (partial(pgd, 3), ParallelGreedy(3, n_replicas=2), [3, 2, 1]),
         (partial(pgd, 3), ParallelGreedy(3, n_replicas=2, pipelined=False), [1, 2]),
@@ -77,6 +93,13 @@ def test_weights_are_those_of_one_process(n_processes):
                 assert same(results[number], expected), strategy
             else:
                 torch.testing.assert_close(results[number], expected, rtol=1e-3, atol=2e-5)
+
+
+def test_weights_that_only_one_process_has_are_refused():
+    with pytest.raises(
+        ValueError, match=r"image\(x, batch\) of LearnedImage uses weights of its own; .* setup\(batch\)"
+    ):
+        launch(train_steps, 2, LearnedImage, ParallelGreedy(4), [1])
 
 
 @pytest.mark.parametrize("strategy", [ParallelGreedy(4), ParallelGreedy(2, pipelined=False, n_replicas=3)], ids=str)
