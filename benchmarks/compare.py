@@ -14,7 +14,7 @@ from gleam import Checkpointed, EndToEnd, Fast, Greedy, cost, execution, fourier
 from gleam.cost.memory import LiveBytes
 from gleam.cost.step import allocated_at_peak, is_cuda, peak_split
 from gleam.metrics import complex_l1
-from gleam.strategies.base import optimizers
+from gleam.strategies.updates import optimizers
 
 NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went

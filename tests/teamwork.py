@@ -13,7 +13,7 @@ from problems import random_batch, small_disc
 
 import gleam
 from gleam import fourier
-from gleam.strategies.base import parameters_by_module
+from gleam.strategies.updates import parameters_by_module
 from gleam.training.identity import weights_digest
 
 SETTINGS = {"n_steps": 12, "batch_size": 3, "validate_every": 4, "learning_rate": 3e-3}

@@ -15,7 +15,7 @@ from gleam.execution import checked_device
 from gleam.physics.sense import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
-from gleam.strategies.base import Greedy
+from gleam.strategies.greedy import Greedy
 from gleam.strategies.parallel import ParallelGreedy
 
 

@@ -26,8 +26,9 @@ from torch.utils.flop_counter import flop_registry
 from gleam.cost.timing import timed
 from gleam.execution import checked_device
 from gleam.physics.sense import Batch
-from gleam.strategies.base import Strategy, optimizers
+from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
+from gleam.strategies.updates import optimizers
 
 MIN_CALLS = 5  # in each measurement of a limit, however long they take
 

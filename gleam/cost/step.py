@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from gleam.cost.memory import LiveBytes
 from gleam.execution import checked_device
 from gleam.physics.sense import Batch
-from gleam.strategies.base import Strategy, optimizers
+from gleam.strategies.base import Strategy
 from gleam.strategies.fast import N_WARMUP_STEPS
+from gleam.strategies.updates import optimizers
 
 KINDS = ("weights", "optimizer", "gradients", "data", "activations")
 
@@ -46,7 +47,7 @@ class Step:
     Raises
     ------
     ValueError
-        If the device is not there, and as :func:`gleam.strategies.base.parameters_by_module`.
+        If the device is not there, and as :func:`gleam.strategies.updates.parameters_by_module`.
     """
 
     def __init__(

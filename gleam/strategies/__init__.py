@@ -1,15 +1,18 @@
 """Training strategies: how one gradient step on one mini-batch is taken.
 
-- `base`: the interface :class:`Strategy`; end-to-end training, checkpointing, and GLEAM (:class:`Greedy`).
+- `base`: the interface :class:`Strategy`. `greedy`: end-to-end training, checkpointing, and GLEAM (:class:`Greedy`).
+- `updates`: the optimizers, one for each module.
 - `inversion`: memory-efficient learning. `offload`: activations in host memory.
 - `parallel`: P-GLEAM. `fast`: any strategy in a smaller number format, replayed as a CUDA graph.
 """
 
-from gleam.strategies.base import Checkpointed, EndToEnd, Greedy, Strategy, optimizers, parameters_by_module
+from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
+from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
 from gleam.strategies.inversion import InversionWarning, Invertible, inversion_errors
 from gleam.strategies.offload import Offloaded
 from gleam.strategies.parallel import ParallelGreedy, spread
+from gleam.strategies.updates import optimizers, parameters_by_module
 
 __all__ = [
     "Checkpointed",

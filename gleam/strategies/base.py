@@ -1,4 +1,4 @@
-"""The interface of training strategies, and three of them: end to end, with checkpoints, and GLEAM.
+"""The interface of training strategies, and the step of Algorithm 1.
 
 A strategy takes one gradient step on one mini-batch. It cuts the iterations of a network into modules, each with its
 own optimizer, and updates each module once. It works on any network that is a start plus a list of iterations
@@ -8,25 +8,20 @@ own optimizer, and updates each module once. It works on any network that is a s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import partial
-from typing import Any, final
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.checkpoint import checkpoint
 
-from gleam import execution
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.losses import Loss, complex_l1, named
 from gleam.physics.sense import Batch
 from gleam.processes.team import ALONE, Team
-
-BETAS = (0.9, 0.999)  # of Adam, Section V-C4
 
 
 class Strategy(ABC):
@@ -151,134 +146,10 @@ class WholeNetwork(Strategy):
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One update of the network from the loss of its last output."""
-        return _decoupled_step(self, network, batch, optimizers)
+        return decoupled_step(self, network, batch, optimizers)
 
 
-@final
-@dataclass(frozen=True, repr=False)
-class EndToEnd(WholeNetwork):
-    """Backpropagation through the whole network, all activations kept (Eq. 9).
-
-    Parameters
-    ----------
-    loss : callable
-        Of (image, batch).
-    """
-
-    loss: Loss | Sequence[Loss] = complex_l1
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` and keep every activation."""
-        for iteration in iterations:
-            x = iteration(x, batch)
-        return x
-
-
-@final
-@dataclass(frozen=True, repr=False)
-class Checkpointed(WholeNetwork):
-    """Backpropagation with a checkpoint per iteration: keeps x(i) only and recomputes the rest (Section V-B3).
-
-    Buffers, such as the running statistics of batch normalisation, are updated by the first computation alone.
-
-    Parameters
-    ----------
-    loss : callable
-        Of (image, batch).
-    """
-
-    loss: Loss | Sequence[Loss] = complex_l1
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x`; keep the input of each and recompute the rest in the backward pass."""
-        for iteration in iterations:
-            keeps_random_state = not execution.is_capturing()  # a captured step draws no random numbers
-            contexts = partial(_contexts, iteration, buffers_of(iteration))
-            x = checkpoint(
-                iteration, x, batch, use_reentrant=False, preserve_rng_state=keeps_random_state, context_fn=contexts
-            )
-        return x
-
-
-def _contexts(iteration, before):
-    """For the first computation of an iteration and the second one."""
-    return nullcontext(), as_before(iteration, before)
-
-
-def buffers_of(iteration: nn.Module) -> list[Tensor]:
-    """Copies of the buffers of an iteration that changes them when it trains; empty for others."""
-    return [b.clone() for b in iteration.buffers()] if iteration.training else []
-
-
-@contextmanager
-def as_before(iteration: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
-    """Context for computing an iteration again: its buffers are those of `before`, and afterwards what they were."""
-    own = list(iteration.buffers())[: len(before)]
-    now = [b.clone() for b in own]
-    for buffer, value in zip(own, before, strict=True):
-        buffer.copy_(value)
-    try:
-        yield
-    finally:
-        for buffer, value in zip(own, now, strict=True):
-            buffer.copy_(value)
-
-
-@final
-@dataclass(frozen=True, repr=False)
-class Greedy(Strategy):
-    """GLEAM: modules with their own loss and update, and no gradient between them (Algorithm 1, Eq. 10).
-
-    Modules differ by at most one iteration in length. `Greedy(1)` is end-to-end training.
-
-    Parameters
-    ----------
-    n_modules : int
-        Number of modules.
-    within : Strategy
-        How activations inside a module are kept; `Greedy(3, within=Checkpointed())` also checkpoints each iteration.
-    loss : callable, or a sequence of them
-        Of (image, batch), one for all modules or one per module (:mod:`gleam.losses`).
-    """
-
-    n_modules: int
-    within: Strategy = field(default_factory=EndToEnd)
-    loss: Loss | Sequence[Loss] = complex_l1
-
-    @property
-    def is_capturable(self) -> bool:
-        """As `within`."""
-        return self.within.is_capturable
-
-    @property
-    def needs_fp32(self) -> bool:
-        """As `within`."""
-        return self.within.needs_fp32
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy inside a module."""
-        return self.within
-
-    def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
-        """The iterations cut into `n_modules` lists; ValueError if there are fewer iterations than modules."""
-        iterations: Any = network.iterations
-        return split(iterations, self.n_modules)
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
-
-    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
-        """Forward, local loss, backward and update, module by module; the next module gets the output detached."""
-        return _decoupled_step(self, network, batch, optimizers)
-
-    def diagnostics(self) -> dict:
-        """Those of `within`."""
-        return self.within.diagnostics()
-
-
-def _decoupled_step(strategy, network, batch, optimizers):
+def decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
     batch = protocol.setup(network, batch)
     x, losses = network.start(batch), []
@@ -346,53 +217,3 @@ def update_module(loss: Tensor, optimizer: Optimizer, average: Callable | None =
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # so that only one module's gradients are in memory at a time
     return loss
-
-
-def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn.Parameter]]:
-    """The network's parameters as one list per module of `strategy`.
-
-    Parameters outside all iterations belong to the first module.
-
-    Raises
-    ------
-    ValueError
-        If two modules share a parameter, since each updates it on its own, or if a module has none.
-    """
-    groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
-    owners = [{id(p) for p in group} for group in groups]
-    if shared := [name for name, p in network.named_parameters() if sum(id(p) in own for own in owners) > 1]:
-        raise ValueError(
-            f"{strategy} cannot train modules that share weights, such as {shared[0]}; give each iteration its own"
-        )
-    if not all(groups):
-        raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
-    groups[0] += protocol.outside_iterations(network)
-    return [list({id(p): p for p in group}.values()) for group in groups]
-
-
-def optimizers(
-    strategy: Strategy, network: nn.Module, *, learning_rate: float, weight_decay: float = 0.0
-) -> list[Optimizer]:
-    """One Adam per module of `strategy`, with the paper's betas (Section V-C4).
-
-    Each uses one fused kernel for all weights unless some are complex. On CUDA a fused one holds the learning rate as
-    a tensor on the device, which a captured step reads anew each time; change it by :func:`set_learning_rate`. Raises
-    ValueError as :func:`parameters_by_module`.
-    """
-    found: list[Optimizer] = []
-    for parameters in parameters_by_module(strategy, network):
-        can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex weights
-        rate: float | Tensor = learning_rate
-        if can_fuse and all(p.is_cuda for p in parameters):
-            rate = torch.tensor(learning_rate, device=parameters[0].device)
-        found.append(torch.optim.Adam(parameters, lr=rate, betas=BETAS, weight_decay=weight_decay, fused=can_fuse))
-    return found
-
-
-def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate without synchronising with the device."""
-    (group,) = optimizer.param_groups
-    if torch.is_tensor(group["lr"]):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate

@@ -25,7 +25,8 @@ from gleam.networks import protocol
 from gleam.physics.losses import Loss, complex_l1
 from gleam.physics.sense import Batch
 from gleam.physics.solvers import NotConverged
-from gleam.strategies.base import WholeNetwork, as_before, buffers_of
+from gleam.strategies.base import WholeNetwork
+from gleam.strategies.greedy import as_before, buffers_of
 
 
 class InversionWarning(UserWarning):

@@ -103,8 +103,7 @@ class Checkpoint:
         for m, optimizer in optimizers.items():
             shapes = dict(enumerate(p.shape for p in optimizer.param_groups[0]["params"]))
             for i, state in self.state_of(m).items():  # a parameter that the network does not use has no state
-                found = {name: value.shape for name, value in state.items()}
-                if found != {"step": torch.Size(), "exp_avg": shapes.get(i), "exp_avg_sq": shapes.get(i)}:
+                if i not in shapes or not {v.shape for v in state.values()} <= {torch.Size(), shapes[i]}:
                     raise ValueError(f"{self.path} holds the state of another optimizer; delete it to train anew")
 
 

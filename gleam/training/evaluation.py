@@ -13,7 +13,7 @@ from gleam import execution, metrics, physics
 from gleam.datasets.slices import Slices
 from gleam.networks import protocol
 from gleam.physics.sense import Batch
-from gleam.strategies.base import EndToEnd
+from gleam.strategies.greedy import EndToEnd
 
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
 

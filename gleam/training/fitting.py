@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from gleam.cost.prediction import explained
 from gleam.datasets.slices import Slices
 from gleam.execution import checked_device, numbered_device
+from gleam.physics.losses import named
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
 from gleam.processes.pool import in_processes
@@ -37,8 +38,8 @@ def fit(
     n_steps: int,
     batch_size: int,
     run_dir: str | Path,
-    learning_rate: float = 1e-4,
-    final_learning_rate: float | None = None,
+    learning_rate: float | Sequence[float] = 1e-4,
+    final_learning_rate: float | Sequence[float] | None = None,
     n_warmup_steps: int = 0,
     weight_decay: float = 1e-4,
     validate_every: int | None = None,
@@ -46,6 +47,9 @@ def fit(
     device: str | torch.device | Sequence[str | torch.device] = "cpu",
     name: str | None = None,
     max_seconds: float | None = None,
+    optimizer: Callable | None = None,
+    n_accumulated: int = 1,
+    callback: Callable[[int, list, dict], Any] | None = None,
 ) -> Fit:
     """Train a network and leave it with the weights of the lowest validation nRMSE (Section V-C4).
 
@@ -56,22 +60,24 @@ def fit(
     Parameters
     ----------
     network : Module
-        With `iterations` and `start(batch)`, as those of :mod:`gleam.unrolled`.
+        With `iterations` and `start(batch)`, as those of :mod:`gleam.unrolled`; `setup(batch)` and `image(x, batch)`
+        if it needs them (:mod:`gleam.networks.protocol`).
     train, val : Slices
         Data sets, or anything with the same `training_batch(step, batch_size, seed)`, `batches(batch_size)`, `index`,
         `subjects` and `fingerprint`.
     strategy : Strategy
-        How a step is taken. Each of its modules has its own Adam, with the paper's betas.
+        How a step is taken, and with which loss. Each of its modules has its own optimizer.
     n_steps, batch_size : int
         Steps of training, and slices per step.
     run_dir : path
         Folder of checkpoints; with several processes one that all of them see.
-    learning_rate, final_learning_rate : float
-        The rate is constant or, if the final one is given, falls to it along a cosine after a linear warm-up.
+    learning_rate, final_learning_rate : float, or a sequence of them
+        The rate is constant or, if the final one is given, falls to it along a cosine after a linear warm-up. A
+        sequence has one rate per module.
     n_warmup_steps : int
         Length of the warm-up.
     weight_decay : float
-        Of Adam.
+        Of the optimizer.
     validate_every : int, optional
         Steps between validations; by default there are 10 in a run.
     seed : int
@@ -83,6 +89,14 @@ def fit(
         For the progress bar.
     max_seconds : float, optional
         Stop at the first validation after this time.
+    optimizer : callable, optional
+        Makes the optimizer of a module, as `optimizer(parameters, lr=, weight_decay=)`: a class of
+        :mod:`torch.optim`, or a partial of one. Default: Adam with the paper's betas.
+    n_accumulated : int
+        Mini-batches per step: their gradients are averaged before the update.
+    callback : callable, optional
+        Called at each validation as `callback(step, losses, scores)`, with the loss of every module and a dict of
+        scores, for example to log them. It changes no result; if it returns something true, training stops there.
 
     Returns
     -------
@@ -106,8 +120,8 @@ def fit(
     each can go on from the other's checkpoint.
     """
     devices = _devices(device)
-    positive: dict[str, float | None] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
-    positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
+    positive: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
+    positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds, "n_accumulated": n_accumulated}
     _check(positive, {"train": train, "val": val})
     keep_freed_memory()
     team = strategy.team
@@ -124,8 +138,12 @@ def fit(
             "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
             "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
         }  # fmt: skip
+        # what is as usual is not named, so that runs from before keep their names
+        settings |= {"optimizer": named(optimizer)} if optimizer else {}
+        settings |= {"n_accumulated": n_accumulated} if n_accumulated > 1 else {}
+        _check_rates(settings, len(strategy.losses(network)))
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
-        run = TrainingRun(network, train, val, strategy, settings, Path(run_dir), devices[0], team)
+        run = TrainingRun(network, train, val, strategy, settings, Path(run_dir), devices[0], team, optimizer)
         kept = f"what was trained so far is kept in {run.path.parent}; the same call continues where memory is enough"
         memory_advice = explained(
             network,
@@ -136,7 +154,7 @@ def fit(
             note=lambda: kept if run.path.exists() else "",
         )
         with _unchanged_on_failure(network), memory_advice, run.held(name or strategy):
-            run.train(name or settings["strategy"], max_seconds)
+            run.train(name or settings["strategy"], max_seconds, callback)
         network.load_state_dict(run.best)
     return run.fit
 
@@ -273,9 +291,17 @@ def _fit_one(work):
     fit(**arguments)
 
 
+def _check_rates(settings, n_modules):
+    for name in ("learning_rate", "final_learning_rate"):
+        if isinstance(settings[name], Sequence):
+            settings[name] = [float(rate) for rate in settings[name]]
+            if len(settings[name]) != n_modules:
+                raise ValueError(f"{name} has {len(settings[name])} rates for {n_modules} modules; expected one each")
+
+
 def _check(positive, splits):
     for name, value in positive.items():
-        if value is not None and not value > 0:
+        if not all(v is None or v > 0 for v in (value if isinstance(value, list | tuple) else [value])):
             raise ValueError(f"{name}={value!r} must be greater than 0")
     for name, split in splits.items():
         if hasattr(split, "index") and not len(split.index):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +15,7 @@ from gleam.datasets.slices import Slices
 from gleam.files import digest
 from gleam.strategies.base import Strategy
 
-_told: dict[type, str] = {}  # sources from the process that started this one
+_told: dict[Any, str] = {}  # sources from the process that started this one
 
 # Raise it when tests/test_golden.py fails for a good reason. Results of different versions are never put in one table.
 RESULTS_VERSION = 2
@@ -47,17 +49,18 @@ def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Sli
     return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
 
 
-def sources(network: nn.Module, strategy: Strategy) -> dict[type, str]:
-    """Source of the strategy and the layers that are not of torch or gleam: if your `forward` changes, so does the run.
+def sources(network: nn.Module, strategy: Strategy) -> dict[Any, str]:
+    """Source of strategy, losses and layers that are not of torch or gleam: if your `forward` changes, so does the run.
 
-    Of class to :func:`normalised` text, or to the name of the class if Python cannot find its source.
+    Of class or function to :func:`normalised` text, or to the name of the class if Python cannot find its source.
     """
-    classes = {type(part) for part in (*_nested(strategy), *network.modules())}
+    strategies = _nested(strategy)
+    classes = {type(part) for part in (*strategies, *network.modules())} | {*_made_of([s.loss for s in strategies])}
     own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
     return {c: _told.get(c) or _source(c) for c in sorted(own, key=lambda c: c.__qualname__)}
 
 
-def tell(found: dict[type, str]) -> None:
+def tell(found: dict[Any, str]) -> None:
     """Take these :func:`sources` for granted: a new process cannot read those of a class of a script or notebook."""
     _told.update(found)
 
@@ -66,6 +69,17 @@ def _nested(strategy):
     """The strategy and those inside it, as of `Fast(Greedy(within=...))`."""
     inner = (value for value in vars(strategy).values() if isinstance(value, Strategy))
     return [strategy, *(one for value in inner for one in _nested(value))]
+
+
+def _made_of(loss):
+    """Functions and classes of a loss: those inside a list, a partial function or an object as well."""
+    if isinstance(loss, list | tuple):
+        return [one for part in loss for one in _made_of(part)]
+    if isinstance(loss, functools.partial):
+        return _made_of(loss.func)
+    if inspect.isfunction(loss) or isinstance(loss, type):
+        return [loss]
+    return [type(loss), *_made_of(list(getattr(loss, "__dict__", {}).values()))] if callable(loss) else []
 
 
 def _source(made):

@@ -22,7 +22,8 @@ from gleam import execution
 from gleam.datasets.slices import Slices
 from gleam.files import digest, locked
 from gleam.processes.team import Team
-from gleam.strategies.base import Strategy, optimizers, set_learning_rate
+from gleam.strategies.base import Strategy
+from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
 from gleam.training import checkpoints
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
@@ -44,6 +45,8 @@ class TrainingRun:
         Where the batch goes.
     team : Team
         The processes that share the run.
+    optimizer : callable, optional
+        As in :func:`gleam.fit`; its name is one of the settings.
     """
 
     def __init__(
@@ -56,12 +59,18 @@ class TrainingRun:
         run_dir: Path,
         device: torch.device,
         team: Team,
+        optimizer: Callable | None = None,
     ):
         self.network, self.train_data, self.val, self.strategy = network, train, val, strategy
         self.device, self.team = device, team
-        self.optimizers = optimizers(
-            strategy, network, learning_rate=settings["learning_rate"], weight_decay=settings["weight_decay"]
+        self.n_batches = settings.get("n_accumulated", 1)
+        rates = learning_rates_at(0, settings, len(strategy.modules(network)))
+        self.optimizers: Any = optimizers(
+            strategy, network, learning_rate=rates[0], weight_decay=settings["weight_decay"], make=optimizer
         )
+        if self.n_batches > 1:
+            self.strategy = strategy.eager  # a recorded step updates every time
+            self.optimizers = [Accumulated(own, self.n_batches) for own in self.optimizers]
         self.mine = strategy.mine(network)
         name = run_identity(network, strategy.equivalent, train, val, settings)
         self.path = run_dir / name / "checkpoint.safetensors"
@@ -92,8 +101,13 @@ class TrainingRun:
             yield
             self.team.wait_for_all()
 
-    def train(self, name: str, max_seconds: float | None = None) -> None:
-        """Take all steps that are left, with a progress bar; after `max_seconds` stop at the next validation."""
+    def train(
+        self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None
+    ) -> None:
+        """Take all steps that are left, with a progress bar.
+
+        Training stops at the first validation after `max_seconds`, or if `callback` returns something true.
+        """
         n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
         done = self.fit.n_steps_done
         self.team.report(done)
@@ -105,8 +119,10 @@ class TrainingRun:
                 self.save()
                 last = self.fit.history[-1]
                 bar.set_postfix(loss=f"{last['loss'][-1]:.4f}", val_nrmse=f"{last['nrmse']:.4f}")
-                is_late = time.perf_counter() > deadline
-                if self.team.merge({"is_late": is_late})["is_late"]:  # the first process decides for all
+                is_over = time.perf_counter() > deadline
+                if callback is not None and self.team.is_first:
+                    is_over |= bool(callback(last["step"], list(last["loss"]), {"nrmse": last["nrmse"]}))
+                if self.team.merge({"is_over": is_over})["is_over"]:  # the first process decides for all
                     break
 
     def train_until_validation(self, bar: tqdm) -> None:
@@ -120,18 +136,19 @@ class TrainingRun:
         # fork_rng restores the generators of torch afterwards, so training does not change random numbers elsewhere
         with torch.random.fork_rng(devices), self.seeded() as seed:
             for step in range(first, last):
-                seed(step)
-                rate = learning_rate_at(step, settings)
-                for optimizer in self.optimizers:
+                rates = learning_rates_at(step, settings, len(self.optimizers))
+                for optimizer, rate in zip(self.optimizers, rates, strict=True):
                     set_learning_rate(optimizer, rate)
-                batch = self.train_data.training_batch(step, settings["batch_size"], settings["seed"]).to(self.device)
-                losses.append(self.strategy.step(self.network, batch, self.optimizers))
+                for i in range(step * self.n_batches, (step + 1) * self.n_batches):
+                    seed(i)
+                    batch = self.train_data.training_batch(i, settings["batch_size"], settings["seed"])
+                    losses.append(self.strategy.step(self.network, batch.to(self.device), self.optimizers))
                 bar.update()
                 self.team.report(step + 1)
         self.losses = self.exchange([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
         if not all(map(math.isfinite, self.losses)):
             raise ValueError(
-                f"training diverged before step {last}: the loss is not finite; lower learning_rate={rate:g}"
+                f"training diverged before step {last}: the loss is not finite; lower learning_rate={max(rates):g}"
             )
         self.fit.n_steps_done = last
         self.fit.seconds += time.perf_counter() - started
@@ -252,10 +269,12 @@ def _seed_of(where, settings):
     return int(digest([settings["seed"], *where])[:15], 16)
 
 
-def learning_rate_at(step: int, settings: dict) -> float:
-    """Learning rate at `step`: linear warm-up, then a cosine from the first to the final rate."""
-    first, final, n_warmup = (settings[k] for k in ("learning_rate", "final_learning_rate", "n_warmup_steps"))
+def learning_rates_at(step: int, settings: dict, n_modules: int) -> list[float]:
+    """Learning rate of each module at `step`: linear warm-up, then a cosine from the first to the final rate."""
+    n_warmup, n_steps = settings["n_warmup_steps"], settings["n_steps"]
+    given = [settings["learning_rate"], settings["final_learning_rate"]]
+    rates = [value if isinstance(value, list | tuple) else [value] * n_modules for value in given]
     if step < n_warmup:
-        return first * (step + 1) / n_warmup
-    progress = (step - n_warmup) / max(1, settings["n_steps"] - n_warmup)
-    return final + (first - final) * (1 + math.cos(math.pi * progress)) / 2
+        return [first * (step + 1) / n_warmup for first in rates[0]]
+    falling = (1 + math.cos(math.pi * (step - n_warmup) / max(1, n_steps - n_warmup))) / 2
+    return [final + (first - final) * falling for first, final in zip(*rates, strict=True)]

@@ -14,8 +14,8 @@ import gleam
 from gleam import EndToEnd, Fast, Greedy, execution, metrics
 from gleam.networks.unrolled import modl, pgd
 from gleam.physics.solvers import conjugate_gradient
-from gleam.strategies.base import optimizers, parameters_by_module, set_learning_rate
 from gleam.strategies.parallel import spread
+from gleam.strategies.updates import optimizers, parameters_by_module, set_learning_rate
 from gleam.training.evaluation import SCORES, reconstruct
 
 N_STEPS = 8

@@ -247,7 +247,7 @@ def test_the_learning_rate_of_a_captured_step_is_a_tensor_that_is_written_in_pla
     weight = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.Adam([weight], lr=torch.tensor(1.0))
     rate = optimizer.param_groups[0]["lr"]
-    strategies.base.set_learning_rate(optimizer, 0.25)
+    strategies.updates.set_learning_rate(optimizer, 0.25)
     assert optimizer.param_groups[0]["lr"] is rate
     assert rate.item() == 0.25
 

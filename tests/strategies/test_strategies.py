@@ -10,8 +10,8 @@ from problems import random_batch
 from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
 from gleam.cost.memory import LiveBytes
 from gleam.metrics import complex_l1
-from gleam.strategies.base import parameters_by_module
 from gleam.strategies.inversion import InversionWarning, _signature
+from gleam.strategies.updates import parameters_by_module
 
 STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed())]
 BY_INVERSION = [Invertible(0), Invertible(), Invertible(3), Greedy(2, within=Invertible())]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import gleam
 from gleam import execution, files, metrics, strategies
-from gleam.strategies.base import Checkpointed, EndToEnd, Greedy
+from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
 from gleam.training import checkpoints, identity
 from gleam.training import run as runs
 
@@ -49,7 +49,7 @@ def steps(monkeypatch):
     class Steps:
         done, left = 0, float("inf")
 
-    real = strategies.base._decoupled_step
+    real = strategies.greedy.decoupled_step
 
     def step(*args):
         if Steps.done >= Steps.left:
@@ -57,7 +57,8 @@ def steps(monkeypatch):
         Steps.done += 1
         return real(*args)
 
-    monkeypatch.setattr(strategies.base, "_decoupled_step", step)
+    for module in (strategies.base, strategies.greedy):
+        monkeypatch.setattr(module, "decoupled_step", step)
     return Steps
 
 
@@ -334,7 +335,7 @@ def test_out_of_memory_says_what_fits_and_keeps_the_run(n_good, splits, tmp_path
     train, val, _ = splits
     whole, net, calls = network(), network(), []
     expected = gleam.fit(whole, train, val, EndToEnd(), run_dir=tmp_path / "whole", **SETTINGS)
-    real = strategies.base._decoupled_step
+    real = strategies.greedy.decoupled_step
 
     def step(*args):
         calls.append(real(*args))  # gradients and weights have changed when it fails
@@ -342,7 +343,8 @@ def test_out_of_memory_says_what_fits_and_keeps_the_run(n_good, splits, tmp_path
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return calls[-1]
 
-    monkeypatch.setattr(strategies.base, "_decoupled_step", step)
+    for module in (strategies.base, strategies.greedy):
+        monkeypatch.setattr(module, "decoupled_step", step)
     with pytest.raises(MemoryError, match=r"EndToEnd\(\) needs about .*gleam\.Greedy\(2\) needs") as raised:
         gleam.fit(net, train, val, EndToEnd(), run_dir=tmp_path / "full", **SETTINGS)
     assert ("what was trained so far is kept in" in str(raised.value)) == (n_good > 4)
@@ -371,11 +373,14 @@ def test_an_unwritable_folder_is_named(splits, tmp_path):
 
 def test_learning_rate_warms_up_and_falls():
     settings = {"learning_rate": 1.0, "final_learning_rate": 0.1, "n_warmup_steps": 4, "n_steps": 20}
-    rates = [runs.learning_rate_at(step, settings) for step in range(20)]
+    rates = [rate for step in range(20) for rate in runs.learning_rates_at(step, settings, 1)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0] and rates[4] == 1.0
     assert all(a > b for a, b in pairwise(rates[4:])) and rates[-1] < 0.12
     constant = {**settings, "final_learning_rate": 1.0, "n_warmup_steps": 0}
-    assert {runs.learning_rate_at(step, constant) for step in range(20)} == {1.0}
+    assert {rate for step in range(20) for rate in runs.learning_rates_at(step, constant, 1)} == {1.0}
+    two = settings | {"learning_rate": [1.0, 0.5]}
+    assert [runs.learning_rates_at(step, two, 2)[0] for step in range(20)] == rates
+    assert runs.learning_rates_at(4, two, 2)[1] == 0.5
 
 
 def test_identity_of_code_is_blind_to_comments_docstrings_and_names_of_local_variables():
