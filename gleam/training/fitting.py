@@ -93,10 +93,10 @@ def fit(
         Makes the optimizer of a module, as `optimizer(parameters, lr=, weight_decay=)`: a class of
         :mod:`torch.optim`, or a partial of one. Default: Adam with the paper's betas.
     n_accumulated : int
-        Mini-batches per step: their gradients are averaged before the update.
+        Mini-batches per step, whose gradients are averaged.
     callback : callable, optional
-        Called at each validation as `callback(step, losses, scores)`, with the loss of every module and a dict of
-        scores, for example to log them. It changes no result; if it returns something true, training stops there.
+        Called at each validation as `callback(step, losses, scores)`, for example to log them. It changes no result;
+        if it returns something true, training stops there.
 
     Returns
     -------
