@@ -19,6 +19,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gleam.cost.step import copied, is_cuda, peak_split
+from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.sense import Batch
 from gleam.strategies.base import Strategy
@@ -42,7 +43,7 @@ class MemoryModel:
     plain, checkpointed : (int, int)
         All other bytes at the peak with one and with two iterations in one module, without and with checkpoints.
     image_bytes, gradient_bytes : int
-        Of an image of the batch; of the gradients of one iteration.
+        Of an iterate, in most networks an image of the batch; of the gradients of one iteration.
     """
 
     n_iterations: int
@@ -59,7 +60,9 @@ class MemoryModel:
     ) -> MemoryModel:
         """The model of `network`, from 1 and 2 of its iterations, in the precision of `strategy` if it is `Fast`."""
         short = [_shortened(network, n) for n in (1, 2)]
-        ways = [replace(strategy, strategy=s, compiled=False) if isinstance(strategy, Fast) else s for s in _WAYS]
+        ways: Any = [replace(way, loss=strategy.losses(network)[0]) if strategy else way for way in _WAYS]
+        if isinstance(strategy, Fast):
+            ways = [replace(strategy, strategy=way, compiled=False) for way in ways]
         plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in ways)
         held = [s["weights"] + s["optimizer"] for s in plain]
         working = [tuple(sum(s.values()) - h for s, h in zip(way, held, strict=True)) for way in (plain, checkpointed)]
@@ -71,7 +74,7 @@ class MemoryModel:
             weight_bytes=held[1] - held[0],
             plain=working[0],
             checkpointed=working[1],
-            image_bytes=batch.target.nbytes,
+            image_bytes=_iterate_bytes(short[0], batch.to("cpu")),
             gradient_bytes=weights[1] - weights[0],
         )
 
@@ -105,6 +108,11 @@ class MemoryModel:
 
 
 _WAYS = EndToEnd(), Checkpointed()
+
+
+def _iterate_bytes(network, batch):
+    with torch.no_grad():
+        return sum(t.nbytes for t in protocol.tensors_in(network.start(protocol.setup(network, batch))))
 
 
 def _shortened(network, n_iterations):

@@ -131,6 +131,14 @@ def test_inversion_says_what_it_cannot_train():
         Invertible().step(network, batch, optimizers(Invertible(), network, learning_rate=1e-3))
 
 
+@pytest.mark.parametrize("n_modules", [1, 2, 6])
+def test_memory_of_any_network_is_predicted_from_one_and_two_iterations(n_modules):
+    batch, network = random_batch(shape=(48, 40)), KspaceNetwork(6)
+    model = gleam.prediction.MemoryModel.measured(network, batch)
+    measured = sum(gleam.cost.peak_split(network, Greedy(n_modules), batch).values())
+    assert model.peak_bytes(n_modules=n_modules) == pytest.approx(measured, rel=0.1)
+
+
 @dataclass(frozen=True)
 class State:
     image: torch.Tensor

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+HOW_TO = ("11_your_network",)  # whose subject is code of one's own
 CHAPTERS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 pytestmark = pytest.mark.skipif(not CHAPTERS, reason="there is no chapter yet")
 
@@ -31,7 +32,9 @@ def test_there_is_one_cell_of_parameters(notebook):
     assert any(isinstance(node, ast.Assign) for node in ast.parse(tagged[0].source).body)
 
 
-def test_no_function_is_defined(notebook):
+def test_only_a_how_to_page_defines_something(notebook, request):
+    if request.node.callspec.params["notebook"].stem in HOW_TO:
+        return
     defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     trees = [ast.parse(cell.source) for cell in code(notebook)]
     assert [node.name for tree in trees for node in ast.walk(tree) if isinstance(node, defining)] == []
