@@ -29,7 +29,7 @@ from gleam.strategies.greedy import Checkpointed, EndToEnd
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Peak bytes of a training step for any number of iterations and modules, from measurements with one and two.
+    """Peak bytes of a training step for any number of iterations and modules, from measurements with one to three.
 
     A step holds weights and Adam's state per iteration of the network, gradients and activations per iteration of the
     longest module: memory is linear in N and stepwise in M. For one batch, one device, and iterations that are alike.
@@ -40,8 +40,8 @@ class MemoryModel:
         N of the network.
     fixed_bytes, weight_bytes : int
         Bytes of weights and optimizer outside the iterations, and per iteration.
-    plain, checkpointed : (int, int)
-        All other bytes at the peak with one and with two iterations in one module, without and with checkpoints.
+    plain, checkpointed : (int, int, int)
+        All other bytes at the peak with one, two and three iterations in one module, without and with checkpoints.
     image_bytes, gradient_bytes : int
         Of an iterate, in most networks an image of the batch; of the gradients of one iteration.
     """
@@ -58,8 +58,8 @@ class MemoryModel:
     def measured(
         cls, network: nn.Module, batch: Batch, *, device: str | torch.device = "cpu", strategy: Strategy | None = None
     ) -> MemoryModel:
-        """The model of `network`, from 1 and 2 of its iterations, in the precision of `strategy` if it is `Fast`."""
-        short = [_shortened(network, n) for n in (1, 2)]
+        """The model of `network`, from 1 to 3 of its iterations, in the precision of `strategy` if it is `Fast`."""
+        short = [_shortened(network, n) for n in (1, 2, 3)]
         ways: Any = [replace(way, loss=strategy.losses(network)[0]) if strategy else way for way in _WAYS]
         if isinstance(strategy, Fast):
             ways = [replace(strategy, strategy=way, compiled=False) for way in ways]
@@ -87,11 +87,10 @@ class MemoryModel:
         longest = len(split(range(n_iterations), n_modules)[0])
         received = self.image_bytes * (n_modules > 1)  # a later module's input is not the batch's own image
         held = self.fixed_bytes + n_iterations * self.weight_bytes
-        one, two = self.checkpointed if checkpointed else self.plain
+        one, two, three = self.checkpointed if checkpointed else self.plain
+        per_iteration = three - two  # two - one includes what is held only once, such as the gradient of an input
         if checkpointed:  # at the end of the backward pass all gradients are held, at its beginning all inputs
             per_iteration = max(self.image_bytes, self.gradient_bytes)
-        else:  # two - one includes the gradient of an iteration's input, an image, which is held only once
-            per_iteration = two - one - self.image_bytes
         return held + received + (one if longest == 1 else two + (longest - 2) * per_iteration)
 
     def modules_that_fit(
