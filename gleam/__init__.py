@@ -19,7 +19,7 @@ from gleam.strategies import (
     Strategy,
     parallel,
 )
-from gleam.training import Fit, evaluate, experiments, fit, fit_all, fit_parallel, reconstruct
+from gleam.training import Fit, evaluate, experiments, fit, fit_all, fit_parallel, load, reconstruct, runs
 
 __all__ = [
     "Checkpointed",
@@ -43,6 +43,7 @@ __all__ = [
     "fit_all",
     "fit_parallel",
     "fourier",
+    "load",
     "losses",
     "masks",
     "metrics",
@@ -54,6 +55,7 @@ __all__ = [
     "reconstruct",
     "records",
     "roofline",
+    "runs",
     "solvers",
     "strategies",
     "training",

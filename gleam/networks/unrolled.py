@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +29,15 @@ class Unrolled(nn.Module):
     ----------
     iterations : iterable of nn.Module
         Modules called as `iteration(x, batch)`.
+    recipe : dict, optional
+        "function", the name of the function here that made the network, and its "arguments": a training run keeps
+        them, so that its network can be made again.
     """
 
-    def __init__(self, iterations: Iterable[nn.Module]) -> None:
+    def __init__(self, iterations: Iterable[nn.Module], recipe: dict | None = None) -> None:
         super().__init__()
         self.iterations = nn.ModuleList(iterations)
+        self.recipe = recipe
 
     def start(self, batch: Batch) -> Tensor:
         """x(0) = A^H y."""
@@ -106,10 +111,12 @@ def pgd(
     -----
     Section V-C1. The paper has 8 iterations of 100 features in 2D and 4 iterations of 50 in 3D.
     """
-    return Unrolled(
+    arguments = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, step_size=step_size, seed=seed)
+    iterations = [
         PGDIteration(_seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims), step_size=step_size)
         for i in range(_positive(n_iterations, "n_iterations"))
-    )
+    ]
+    return Unrolled(iterations, {"function": "pgd", "arguments": arguments})
 
 
 def modl(
@@ -152,16 +159,14 @@ def modl(
     Section V-C2. The paper has 8 iterations of 70 features in 2D, with mu 4.0 at R = 4 and 0.05 at R = 16, and 4
     iterations of 50 features with mu 0.05 in 3D.
     """
-    return Unrolled(
-        iteration(
-            _seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz),
-            mu=mu,
-            n_cg=n_cg,
-            learn_mu=learn_mu,
-            implicit=implicit,
-        )
+    physics: dict[str, Any] = dict(mu=mu, n_cg=n_cg, learn_mu=learn_mu, implicit=implicit)
+    sizes = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, lipschitz=lipschitz, seed=seed)
+    iterations = [
+        iteration(_seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz), **physics)
         for i in range(_positive(n_iterations, "n_iterations"))
-    )
+    ]
+    recipe = {"function": "modl", "arguments": sizes | physics} if iteration is MoDLIteration else None
+    return Unrolled(iterations, recipe)
 
 
 def split(iterations: Sequence, n_modules: int) -> list[Sequence]:

@@ -1,7 +1,7 @@
 """Training with any strategy, and scores of what was trained.
 
 - `fitting`: :func:`fit`, resumable; several runs in parallel; one run in several processes.
-- `run`: the state of one run. `checkpoints`: its file. `identity`: what decides its result.
+- `run`: the state of one run. `checkpoints`: its file. `identity`: what decides its result. `runs`: find and load it.
 - `experiments`: the paper's experiments, each defined once.
 - `evaluation`: images and scores of a network or baseline.
 """
@@ -11,5 +11,9 @@ from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate, reconstruct
 from gleam.training.fitting import fit, fit_all, fit_parallel
 from gleam.training.identity import RESULTS_VERSION
+from gleam.training.runs import load, runs
 
-__all__ = ["RESULTS_VERSION", "Fit", "evaluate", "experiments", "fit", "fit_all", "fit_parallel", "reconstruct"]
+__all__ = [
+    "RESULTS_VERSION", "Fit", "evaluate", "experiments", "fit", "fit_all", "fit_parallel", "load", "reconstruct",
+    "runs",
+]  # fmt: skip

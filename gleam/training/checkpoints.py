@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -113,11 +114,12 @@ def save(
     weights: Mapping[str, Tensor],
     best: Mapping[str, Tensor],
     optimizer_state: Mapping[str, Tensor],
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all.
 
-    The arguments are the attributes of :class:`Checkpoint`; `best` is empty if it is the same as `weights`. Raises
-    OSError if the file cannot be written.
+    The arguments are the attributes of :class:`Checkpoint`; `best` is empty if it is the same as `weights`. `about` is
+    what :func:`load_about` returns. Raises OSError if the file cannot be written.
     """
     tensors = {f"optimizer.{key}": value for key, value in optimizer_state.items()}
     tensors |= {f"network.{key}": value for key, value in weights.items()}
@@ -125,7 +127,7 @@ def save(
     # safetensors refuses tensors that share memory, and stores contiguous ones only
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit))})
+        save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit)), "about": json.dumps(dict(about or {}))})
 
 
 def load(path: Path) -> Checkpoint:
@@ -141,6 +143,15 @@ def load_fit(path: Path) -> Fit:
     """Read only the :class:`Fit` of a checkpoint. Raises ValueError as :func:`load`."""
     with _readable(path), safe_open(path, "pt") as file:
         return Fit(**json.loads(file.metadata()["fit"]))
+
+
+def load_about(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its network, data and date; empty for one of an earlier version.
+
+    Raises ValueError as :func:`load`.
+    """
+    with _readable(path), safe_open(path, "pt") as file:
+        return json.loads(file.metadata().get("about", "{}"))
 
 
 @contextmanager

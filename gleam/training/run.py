@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from gleam.training import checkpoints
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.identity import run_identity
+from gleam.training.runs import described
 
 
 class TrainingRun:
@@ -223,7 +225,17 @@ class TrainingRun:
         )
         if self.team.is_first:
             best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
-            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state)
+            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state, self.about())
+
+    def about(self) -> dict[str, Any]:
+        """What the checkpoint says of network, data and date, so that the run can be found and loaded again."""
+        data = {"train": self.train_data, "val": self.val}
+        return {
+            "network": described(self.network),
+            "recipe": getattr(self.network, "recipe", None),
+            "date": datetime.now(UTC).date().isoformat(),
+            **{name: split.describe() for name, split in data.items() if hasattr(split, "describe")},
+        }
 
     def resume(self) -> None:
         """Load the checkpoint if there is one; ValueError if it does not belong to this run."""
