@@ -22,8 +22,8 @@ from gleam.files import write_json
 from gleam.phantoms import acquire, magnitudes
 from gleam.phantoms.generate import planned
 from gleam.phantoms.scan import axis, cropped, draw
+from gleam.physics.batch import Batch
 from gleam.physics.fourier import fft2c, ifft2c, ifftshift2, to_fft_order
-from gleam.physics.sense import Batch
 
 ROOT = Path(__file__).resolve().parent.parent
 RINGS = (0, 0.06, 0.125, 0.25, 0.5, 1)  # of the radius of k-space

@@ -12,7 +12,7 @@ from gleam import processes
 from gleam.cost.step import Step, synchronize
 from gleam.cost.timing import Cost, paired
 from gleam.execution import checked_device
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
 from gleam.strategies.greedy import Greedy

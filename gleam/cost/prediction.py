@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from gleam.cost.step import copied, is_cuda, peak_split
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd

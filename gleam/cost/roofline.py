@@ -25,7 +25,7 @@ from torch.utils.flop_counter import flop_registry
 
 from gleam.cost.timing import timed
 from gleam.execution import checked_device
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.updates import optimizers

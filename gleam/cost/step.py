@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gleam.cost.memory import LiveBytes
 from gleam.execution import checked_device
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import N_WARMUP_STEPS
 from gleam.strategies.updates import optimizers

@@ -19,7 +19,7 @@ from torch import nn
 
 from gleam.cost.prediction import explained
 from gleam.cost.step import Step, is_cuda, synchronize
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.strategies.base import Strategy
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from gleam.datasets.scans import ARRAYS, Scans, Storage, array_shapes
 from gleam.datasets.slices import Slices
 from gleam.execution import numbered_device
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 N_STEPS_AHEAD = 3  # of the host: each step not yet done keeps its batch in memory
 RESERVE_SHARE = 0.25  # of a GPU's memory, kept for training

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gleam.datasets.padding import whole
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 ARRAYS = ("kspace", "sens_maps", "target")
 

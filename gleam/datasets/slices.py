@@ -15,9 +15,10 @@ import torch
 from gleam.datasets.padding import whole
 from gleam.datasets.scans import PreparedFiles, Scans, Storage
 from gleam.files import described, digest
+from gleam.physics.batch import Batch
 from gleam.physics.fourier import ifftshift2
 from gleam.physics.masks import bank
-from gleam.physics.sense import Batch, without_readout
+from gleam.physics.sense import without_readout
 
 
 @final

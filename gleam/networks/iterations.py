@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.physics.solvers import conjugate_gradient
 
 

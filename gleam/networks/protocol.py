@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 
 def setup(network: nn.Module, batch: Batch) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gleam.networks import protocol
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 from gleam.networks.iterations import MoDLIteration, PGDIteration
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 
 class Unrolled(nn.Module):

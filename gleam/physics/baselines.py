@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.physics.sparse import l1_terms, primal_dual, wavelet_slice
 
 Method = Callable[[Batch], Tensor]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from gleam import metrics
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 

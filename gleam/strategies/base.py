@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
+from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1, named
-from gleam.physics.sense import Batch
 from gleam.processes.team import ALONE, Team
 
 

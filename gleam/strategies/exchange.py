@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gleam.networks import protocol
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.processes.team import Team
 
 _HEADER = 8192  # bytes of the message that says what follows: a fixed size, so that it can be received unasked

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from gleam import execution
 from gleam.networks import protocol
 from gleam.networks.convolutions import lay_out
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from gleam import execution
 from gleam.networks.unrolled import split
+from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.physics.sense import Batch
 from gleam.strategies.base import Strategy, WholeNetwork, decoupled_step
 
 

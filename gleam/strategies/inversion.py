@@ -22,8 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from gleam import execution
 from gleam.networks import protocol
+from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.physics.sense import Batch
 from gleam.physics.solvers import NotConverged
 from gleam.strategies.base import WholeNetwork
 from gleam.strategies.greedy import as_before, buffers_of

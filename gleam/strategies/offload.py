@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from gleam.networks import protocol
+from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.physics.sense import Batch
 from gleam.strategies.base import WholeNetwork
 from gleam.strategies.greedy import EndToEnd
 

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
+from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.physics.sense import Batch
 from gleam.processes.team import Team, join
 from gleam.strategies.base import Strategy, forward_module, update_module
 from gleam.strategies.exchange import Place

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gleam import execution, metrics, physics
 from gleam.datasets.slices import Slices
 from gleam.networks import protocol
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies.greedy import EndToEnd
 
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
@@ -74,11 +74,18 @@ def evaluate(
 
     Raises
     ------
-    ValueError
-        If there is no such device.
+    ValueError, TypeError
+        If there is no such device, if a slice has no target, or if `data` are no such slices.
     """
     device, tables = execution.checked_device(device), []
+    if not hasattr(data, "batches"):
+        raise TypeError(
+            f"evaluate takes slices with `batches`, `index` and `subjects`, such as gleam.datasets.files gives, not a "
+            f"{type(data).__name__}; for one batch use gleam.reconstruct and gleam.metrics"
+        )
     for indices, batch in data.batches(batch_size, part) if part else data.batches(batch_size):
+        if batch.target.isnan().any():
+            raise ValueError("a slice has no target (Batch.from_measured), so it cannot be scored; reconstruct it")
         batch = batch.to(device)
         scale = physics.per_example(batch.scale, batch.target)
         images = reconstruct(method, batch) * scale, batch.target * scale

@@ -14,7 +14,7 @@ from torch import nn
 
 from gleam.cost.timing import Cost, measure
 from gleam.networks.unrolled import modl, pgd
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies import Checkpointed, EndToEnd, Fast, Greedy, Invertible, Strategy
 
 LONGER = "End-to-end, equal compute"  # the shallow network, for so many steps that it computes as much as GLEAM

@@ -304,5 +304,10 @@ def _check(positive, splits):
         if not all(v is None or v > 0 for v in (value if isinstance(value, list | tuple) else [value])):
             raise ValueError(f"{name}={value!r} must be greater than 0")
     for name, split in splits.items():
+        if not hasattr(split, "fingerprint"):
+            raise TypeError(
+                f"{name} is a {type(split).__name__}; expected slices, such as those of gleam.datasets.files, or an "
+                "object with training_batch, batches, index, subjects and fingerprint"
+            )
         if hasattr(split, "index") and not len(split.index):
             raise ValueError(f"{name} has no slices; a run needs some to train on and some to validate on")

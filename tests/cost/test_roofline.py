@@ -13,7 +13,7 @@ from gleam import execution, unrolled
 from gleam.cost import roofline
 from gleam.cost.roofline import TimedStep, Work, work
 from gleam.metrics import complex_l1
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 from gleam.strategies.fast import Fast
 
 SHAPE = (32, 16)  # powers of two: the logarithms are whole

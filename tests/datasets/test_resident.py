@@ -10,7 +10,7 @@ from problems import write_prepared
 
 from gleam.datasets import Resident, Slices, resident
 from gleam.datasets.scans import array_shapes
-from gleam.physics.sense import Batch
+from gleam.physics.batch import Batch
 
 KNOWN = (
     "name", "index", "shapes", "measured", "subjects", "fingerprint", "is_phantom", "aspect", "acquisition",

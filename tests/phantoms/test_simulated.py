@@ -16,8 +16,8 @@ from gleam import calibration, phantoms
 from gleam.datasets import Slices, cine, fastmri, load, mridata
 from gleam.datasets.splits import BRAINS, KNEES, files_by_split
 from gleam.phantoms import generate, phantom_scans, simulated
+from gleam.physics.batch import Batch
 from gleam.physics.fourier import fft2c, ifft2, ifft2c
-from gleam.physics.sense import Batch
 
 COUNTS = {"n_train": 2, "n_val": 1, "n_test": 1}
 KNEE = {**COUNTS, "n_slices": 5, "matrix": (48, 40), "n_coils": 3}

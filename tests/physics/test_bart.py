@@ -12,9 +12,9 @@ from raw_files import coil_images
 
 from gleam import baselines, masks, metrics
 from gleam.datasets import fastmri
+from gleam.physics.batch import Batch
 from gleam.physics.calibration import espirit
 from gleam.physics.fourier import fft2c, fftshift2, ifft2, ifft2c
-from gleam.physics.sense import Batch
 
 pytestmark = pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2] / "data"))

@@ -3,8 +3,10 @@ import pytest
 import torch
 from problems import complex_normal, random_batch, unit_maps
 
+import gleam
 from gleam import execution, fourier, physics
-from gleam.physics.sense import Batch, Sense
+from gleam.physics.batch import Batch
+from gleam.physics.sense import Sense
 
 # every linear operator of the project: (operator, shape of its input, shape of its output)
 SHAPE = (12, 9)
@@ -169,6 +171,19 @@ def test_a_slice_of_centred_arrays_becomes_the_same_batch():
     again = Batch.from_slice(kspace, mask, batch.sens_maps[0].numpy())
     for name in ("kspace", "mask", "sens_maps", "zero_filled", "target"):
         torch.testing.assert_close(getattr(again, name), getattr(batch, name), rtol=1e-4, atol=1e-5)
+
+
+def test_a_slice_that_was_undersampled_at_the_scanner_can_be_reconstructed_and_not_scored():
+    batch = random_batch(n=1, shape=(11, 8))
+    kspace = fourier.fft2c(fourier.ifft2(batch.kspace))[0].numpy()
+    mask, maps = fourier.fftshift2(batch.mask[0, 0]).bool().numpy(), batch.sens_maps[0].numpy()
+    measured = Batch.from_measured(kspace, maps, mask)
+    for name in ("kspace", "mask", "zero_filled"):
+        torch.testing.assert_close(getattr(measured, name), getattr(batch, name), rtol=1e-4, atol=1e-5)
+    assert measured.target.isnan().all() and torch.equal(Batch.from_measured(kspace * mask, maps).mask, measured.mask)
+    assert gleam.reconstruct(gleam.unrolled.pgd(2, 4), measured).isfinite().all()
+    with pytest.raises(ValueError, match=r"not fully sampled and has no target; .*Batch\.from_measured"):
+        Batch.from_slice(kspace * mask, mask, maps)
 
 
 GOOD = {"kspace": np.ones((3, 8, 6), np.complex128), "mask": np.ones((8, 6)), "sens_maps": np.ones((3, 8, 6), complex)}

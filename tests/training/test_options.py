@@ -1,5 +1,6 @@
 """Optimizers, rates, losses and callbacks of one's own: what they change, and what they must not."""
 
+import dataclasses
 from functools import partial
 
 import pytest
@@ -134,3 +135,21 @@ def test_losses_are_what_they_say():
     assert repr(half) == "Mixed(0.5 complex_l1, 2 magnitude_l1)"
     with pytest.raises(ValueError, match=r"weight=1\.5 of DataConsistent"):
         losses.DataConsistent(1.5)
+
+
+def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_named(splits, tmp_path):
+    from problems import random_batch
+
+    class Measured:
+        index, subjects = [(0, 0)], ["a"]
+
+        def batches(self, batch_size):
+            batch = random_batch(n=1)
+            yield [0], dataclasses.replace(batch, target=torch.full_like(batch.target, complex("nan")))
+
+    with pytest.raises(ValueError, match=r"no target .*cannot be scored"):
+        gleam.evaluate(network(), Measured())
+    with pytest.raises(TypeError, match=r"not a list; for one batch use gleam.reconstruct"):
+        gleam.evaluate(network(), [random_batch()])
+    with pytest.raises(TypeError, match="train is a list; expected slices"):
+        gleam.fit(network(), [random_batch()], splits[1], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS)
