@@ -9,7 +9,7 @@ iterations pass on may be a tensor of any shape, or a tuple, list, dict or datac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -21,7 +21,13 @@ from gleam.physics.batch import Batch
 def setup(network: nn.Module, batch: Batch) -> Any:
     """What the iterations of `network` get as their batch: `network.setup(batch)`, or `batch` without that method."""
     own: Any = network
-    return own.setup(batch) if hasattr(network, "setup") else batch
+    found = own.setup(batch) if hasattr(network, "setup") else batch
+    if not hasattr(found, "target"):
+        raise ValueError(
+            f"setup(batch) of {type(network).__name__} gives a {type(found).__name__}; expected the batch that its "
+            "iterations get, with a target, such as dataclasses.replace(batch, sens_maps=...)"
+        )
+    return found
 
 
 def image(network: nn.Module, x: Any, batch: Any) -> Tensor:
@@ -59,16 +65,29 @@ def mapped(function: Callable, value: Any, kind: type = Tensor) -> Any:
         new = {key: mapped(function, v, kind) for key, v in value.items()}
         return value if all(new[key] is value[key] for key in new) else new
     if is_dataclass(value) and not isinstance(value, type):
-        old = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        old = {f.name: getattr(value, f.name) for f in fields(value)}
         new = {name: mapped(function, v, kind) for name, v in old.items()}
-        changed = {name: v for name, v in new.items() if v is not old[name]}
-        return replace(value, **changed) if changed else value
+        if all(new[name] is old[name] for name in new):
+            return value
+        made = object.__new__(type(value))  # not by its constructor, which may check tensors
+        for name, v in new.items():
+            object.__setattr__(made, name, v)
+        return made
     return value
 
 
 def detached(value: Any) -> Any:
-    """`value` without gradients; the same object if it has none."""
-    return mapped(lambda t: t.detach() if t.requires_grad else t, value)
+    """`value` without gradients; the same object if it has none.
+
+    Weights in it are copied: the module that owns them will change them in place.
+    """
+
+    def one(tensor):
+        is_weight = tensor.is_leaf or (tensor._base is not None and tensor._base.is_leaf)
+        found = tensor.detach() if tensor.requires_grad else tensor
+        return found.clone() if tensor.requires_grad and is_weight else found
+
+    return mapped(one, value)
 
 
 def on_device(value: Any, device: str | torch.device) -> Any:

@@ -60,6 +60,11 @@ class Batch:
         """The operator of this batch."""
         return Sense(self.sens_maps, self.mask)
 
+    @cached_property
+    def measured_image(self) -> Tensor:
+        """A^H y by the operator of this batch: `zero_filled`, unless the maps were replaced since."""
+        return self.sense.adjoint(self.kspace)
+
     @classmethod
     def from_slice(
         cls, kspace: np.ndarray | Tensor, mask: np.ndarray | Tensor, sens_maps: np.ndarray | Tensor
@@ -77,7 +82,7 @@ class Batch:
         ------
         ValueError
             If the shapes do not fit, if the mask or the maps are empty, if values are not complex or not finite, or if
-            k-space holds nothing outside the mask: the slice is not fully sampled.
+            k-space holds nothing outside the mask: the slice is then not fully sampled.
         """
         y, maps, measured = _slice(kspace, mask, sens_maps)
         if not measured.all() and not (y * ~measured[:, None].bool()).any():

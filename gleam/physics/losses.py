@@ -6,22 +6,31 @@ A function of your own will do as well, if it has a name: name and source are pa
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import conv2d
+from torch import Tensor, nn
 
 from gleam import metrics
+from gleam.files import digest
 from gleam.physics.batch import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
 
 def complex_l1(image: Tensor, batch: Batch) -> Tensor:
-    """Mean of `|x - target|` over complex pixels: the paper's loss (Section V-C4)."""
+    """Mean of `|x - target|` over complex pixels: the paper's loss (Section V-C4).
+
+    Raises ValueError for an image without a phase, such as a root sum of squares.
+    """
+    if image.is_complex() != batch.target.is_complex():
+        raise ValueError(
+            f"complex_l1 compares an image of {image.dtype} with a target of {batch.target.dtype}; expected the same "
+            "kind, or a loss of magnitudes such as gleam.losses.magnitude_l1"
+        )
     return metrics.complex_l1(image, batch.target)
 
 
@@ -33,7 +42,8 @@ def magnitude_l1(image: Tensor, batch: Batch) -> Tensor:
 def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
     """1 - SSIM of magnitudes, with the window and data range of :func:`gleam.metrics.ssim`; frames count as images."""
     x, truth = image.abs(), batch.target.abs()
-    peak = truth.flatten(1).amax(1).clamp_min(torch.finfo(truth.dtype).tiny)
+    peak = truth.flatten(1).amax(1)
+    peak = torch.where(peak > 0, peak, torch.ones_like(peak))  # of an empty slice
     c1, c2 = ((k * peak).square().reshape(-1, *[1] * (x.ndim - 1)) for k in (0.01, 0.03))
     mean_x, mean_t = _blurred(x), _blurred(truth)
     var_x, var_t = _blurred(x * x) - mean_x.square(), _blurred(truth * truth) - mean_t.square()
@@ -43,14 +53,17 @@ def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
 
 
 def _blurred(x, sigma=1.5, radius=5):
-    """Local means under a Gaussian window, where the window lies inside the image."""
-    at = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    """Local means under a Gaussian window, where the window lies inside the image.
+
+    Sums of shifted images and no convolution, whose smaller number formats would lose the variances.
+    """
+    at = torch.arange(-radius, radius + 1)
     window = torch.exp(-at.square() / (2 * sigma**2))
-    window = window / window.sum()
-    frames = x.flatten(0, -3)[:, None]
-    return conv2d(conv2d(frames, window[None, None, :, None]), window[None, None, None, :]).reshape(
-        *x.shape[:-2], x.shape[-2] - 2 * radius, x.shape[-1] - 2 * radius
-    )
+    for axis in (-2, -1):
+        n = x.shape[axis] - 2 * radius
+        shifted = (x.narrow(axis, i, n) * w for i, w in enumerate((window / window.sum()).tolist()))
+        x = sum(shifted)
+    return x
 
 
 @dataclass(frozen=True)
@@ -102,34 +115,48 @@ class DataConsistent:
             raise ValueError(f"weight={self.weight!r} of DataConsistent must be between 0 and 1")
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor:
-        """The weighted mean of both losses."""
-        consistent = image - batch.sense.normal(image) + batch.zero_filled
+        """The weighted mean of both losses; ValueError for an image without a phase."""
+        if not image.is_complex():
+            raise ValueError(f"DataConsistent needs a complex image to compare with its samples, not {image.dtype}")
+        consistent = image - batch.sense.normal(image) + batch.measured_image
         return (1 - self.weight) * self.loss(image, batch) + self.weight * self.loss(consistent, batch)
 
     def __repr__(self) -> str:
         return f"DataConsistent({self.weight:g}, {named(self.loss)})"
 
 
-def named(value: Callable | Sequence[Callable]) -> str:
+def named(value: Any) -> str:
     """A name of a callable that is the same in every process, for the name of a training run.
 
-    That of a function or class is its own; others have their `repr`; several are a list. A partial function is named
-    with its arguments.
+    That of a function or class is its own; a partial function is named with its arguments, a module of torch with a
+    digest of its weights and attributes; others have their `repr`, and several are a list.
 
     Raises
     ------
     ValueError
-        If it cannot be named: a lambda, a function inside another one, or a `repr` with an address in memory.
+        If it cannot be named: a lambda, a function inside another one, a bound method, a partial with an array, or a
+        `repr` with an address in memory.
     """
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(named, value))}]"
     if isinstance(value, functools.partial):
-        arguments = [*map(repr, value.args), *(f"{key}={given!r}" for key, given in value.keywords.items())]
-        return f"partial({', '.join([named(value.func), *arguments])})"
+        given = [*value.args, *value.keywords.values()]
+        names = [*[""] * len(value.args), *(f"{key}=" for key in value.keywords)]
+        texts = [f"{key}{named(one) if callable(one) else repr(one)}" for key, one in zip(names, given, strict=True)]
+        arrays = any(hasattr(one, "shape") and hasattr(one, "dtype") for one in given)
+        return f"partial({', '.join([named(value.func), *texts])})" if not arrays else _refused(repr(value))
+    if isinstance(value, nn.Module):
+        state = [[key, t.cpu().numpy().tobytes().hex()] for key, t in value.state_dict().items()]
+        simple = {key: v for key, v in sorted(vars(value).items()) if isinstance(v, int | float | str)}
+        return f"{type(value).__qualname__} {digest([repr(value), simple, state])[:12]}"
     name = getattr(value, "__qualname__", "") or repr(value)
-    if "<l" in name or " at 0x" in name:  # <lambda>, <locals>
-        raise ValueError(
-            f"{name} cannot be named, so the training run could not be found again; expected a function defined with "
-            "def outside of others, or an object with a repr of its own"
-        )
+    if "<l" in name or " at 0x" in name or inspect.ismethod(value):  # <lambda>, <locals>
+        return _refused(name)
     return name
+
+
+def _refused(name):
+    raise ValueError(
+        f"{name} cannot be named, so the training run could not be found again; expected a function defined with def "
+        "outside of others, or an object with a repr of its own"
+    )

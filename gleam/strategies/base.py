@@ -100,6 +100,12 @@ class Strategy(ABC):
         """Numbers of the modules that this process trains."""
         return list(range(len(self.modules(network))))
 
+    @staticmethod
+    def without_loss(within: Strategy) -> None:
+        """Raise ValueError if `within`, which only keeps activations, was given a loss: it would not be used."""
+        if within.loss is not complex_l1:
+            raise ValueError(f"the loss of within={within} is not used; give loss= to the strategy around it")
+
     @property
     def propagation(self) -> Strategy:
         """The strategy that keeps the activations inside a module."""
@@ -155,8 +161,8 @@ def decoupled_step(strategy, network, batch, optimizers):
     x, losses = network.start(batch), []
     for m, optimizer in enumerate(optimizers):
         x, loss = forward_module(strategy, network, m, x, batch)
+        x, batch = protocol.detached((x, batch))
         losses.append(update_module(loss, optimizer))
-        x, batch = protocol.detached(x), protocol.detached(batch)
     return losses
 
 
@@ -166,17 +172,20 @@ def forward_module(strategy: Strategy, network: nn.Module, m: int, x: Any, batch
     Raises
     ------
     ValueError
-        If the image of x(m) has not the shape of the target, or the loss is not one number.
+        If the image of x(m) has not the shape of the target, or the loss is not one number with a gradient.
     """
     x = strategy.propagate(strategy.modules(network)[m], x, batch)
     batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
     with _fixed(protocol.outside_iterations(network) if m and hasattr(network, "image") else []):
         image = protocol.image(network, x, batch)
-    loss = strategy.losses(network)[m](image, batch)
+    with torch.autocast(image.device.type, enabled=False):
+        loss = strategy.losses(network)[m](image, batch)
     if not isinstance(loss, Tensor) or loss.ndim or loss.is_complex():
         found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss {named(strategy.losses(network)[m])} gives {found}; expected one real number")
-    return x, loss
+    if image.requires_grad and not loss.requires_grad:
+        raise ValueError(f"the loss {named(strategy.losses(network)[m])} has no gradient; expected torch operations")
+    return x, loss.to(batch.target.real.dtype)  # of one type, as replicas average it
 
 
 @contextmanager

@@ -110,6 +110,9 @@ class Greedy(Strategy):
     within: Strategy = field(default_factory=EndToEnd)
     loss: Loss | Sequence[Loss] = complex_l1
 
+    def __post_init__(self):
+        self.without_loss(self.within)
+
     @property
     def is_capturable(self) -> bool:
         """As `within`."""

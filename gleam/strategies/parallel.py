@@ -68,6 +68,7 @@ class ParallelGreedy(Strategy):
     _state: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
+        self.without_loss(self.within)
         for name in ("n_replicas", "n_in_flight"):
             value = getattr(self, name)
             if not hasattr(value, "__index__") or value < 1:
@@ -145,12 +146,12 @@ class ParallelGreedy(Strategy):
                     x, own = place.receive(m - 1, batch, is_plain)
                 self._check_image(network, x, own)
                 x, loss = forward_module(self, network, m, x, own)
+                x, own = protocol.detached((x, own))
                 if m + 1 < self.n_modules and m + 1 not in place.mine:
-                    place.send(m + 1, protocol.detached((x, own)), batch, is_plain, self.n_in_flight)
+                    place.send(m + 1, (x, own), batch, is_plain, self.n_in_flight)
             else:  # more replicas than slices: no gradient here, but the average over replicas needs every process
                 loss = losses[m]
             losses[m] = update_module(loss, optimizers[m], average)
-            x, own = protocol.detached((x, own))
         return losses
 
     def _check_image(self, network, x, batch):

@@ -101,7 +101,7 @@ class Checkpoint:
                 f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} "
                 f"there and {own.get(key, 'missing')} here; delete it to train anew"
             )
-        for m, optimizer in optimizers.items():
+        for m, optimizer in {} if "optimizer" in settings else optimizers.items():
             shapes = dict(enumerate(p.shape for p in optimizer.param_groups[0]["params"]))
             for i, state in self.state_of(m).items():  # a parameter that the network does not use has no state
                 if i not in shapes or not {v.shape for v in state.values()} <= {torch.Size(), shapes[i]}:
@@ -127,7 +127,8 @@ def save(
     # safetensors refuses tensors that share memory, and stores contiguous ones only
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with written_whole(path) as temporary:
-        save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit)), "about": json.dumps(dict(about or {}))})
+        own = json.dumps(dict(about or {}), default=str)  # somebody's data may describe themselves with any object
+        save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit)), "about": own})
 
 
 def load(path: Path) -> Checkpoint:

@@ -121,7 +121,9 @@ def fit(
     """
     devices = _devices(device)
     positive: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
-    positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds, "n_accumulated": n_accumulated}
+    positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
+    if not hasattr(n_accumulated, "__index__") or n_accumulated < 1:
+        raise ValueError(f"n_accumulated={n_accumulated!r} must be a whole number of at least 1")
     _check(positive, {"train": train, "val": val})
     keep_freed_memory()
     team = strategy.team
@@ -198,6 +200,7 @@ def fit_parallel(
     strategy = _with_number_format(arguments | {"strategy": strategy})["strategy"]
     arguments |= {"train": train, "val": val, "n_steps": n_steps, "name": name}
     if n_processes != 1:
+        _without_callback(arguments)
         copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
         with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
             launch(_fit_one, n_processes, (arguments | copied, {}), on_progress=lambda n: bar.update(max(0, n - bar.n)))
@@ -233,7 +236,12 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     if n_jobs <= 1 or len(runs) <= 1:
         return {key: _fit_and_report(key, runs, on_done) for key in runs}
-    work = {key: (own, sources(own["network"], own["strategy"].equivalent)) for key, own in runs.items()}
+    for own in runs.values():
+        _without_callback(own)
+    work = {
+        key: (own, sources(own["network"], own["strategy"].equivalent, own.get("optimizer")))
+        for key, own in runs.items()
+    }
     n_threads, fits, failures = max(1, torch.get_num_threads() // n_jobs), {}, {}
     for key, trained in in_processes(_fit_one, work, n_jobs, work="training", n_threads=n_threads):
         if error := trained.exception():
@@ -283,6 +291,11 @@ def _devices(device):
         if n_processes > n_gpus:
             raise ValueError(f"{n_processes} processes on this machine need a GPU each, and it has {n_gpus}")
     return devices
+
+
+def _without_callback(arguments):
+    if arguments.get("callback") is not None:
+        raise ValueError("callback= is called in the process that trains; with new processes leave it out, or use fit")
 
 
 def _fit_one(work):

@@ -21,7 +21,9 @@ _told: dict[Any, str] = {}  # sources from the process that started this one
 RESULTS_VERSION = 2
 
 
-def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Slices, settings: dict) -> str:
+def run_identity(
+    network: nn.Module, strategy: Strategy, train: Slices, val: Slices, settings: dict, optimizer: Any = None
+) -> str:
     """Name of a training run: runs of one name have the same result.
 
     Parameters
@@ -34,6 +36,8 @@ def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Sli
         The data, of which the `fingerprint` counts.
     settings : dict
         All other settings that decide the result.
+    optimizer : callable, optional
+        What makes the optimizers, if it is not the usual.
 
     Returns
     -------
@@ -45,17 +49,18 @@ def run_identity(network: nn.Module, strategy: Strategy, train: Slices, val: Sli
     The project's own code is represented by `RESULTS_VERSION`, which tests/test_golden.py guards. So training results
     stay valid when comments, docstrings or names of variables change.
     """
-    own = [settings, repr(network), list(sources(network, strategy).values()), weights_digest(network)]
+    own = [settings, repr(network), list(sources(network, strategy, optimizer).values()), weights_digest(network)]
     return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
 
 
-def sources(network: nn.Module, strategy: Strategy) -> dict[Any, str]:
-    """Source of strategy, losses and layers that are not of torch or gleam: if your `forward` changes, so does the run.
+def sources(network: nn.Module, strategy: Strategy, optimizer: Any = None) -> dict[Any, str]:
+    """Source of strategy, losses, optimizer and layers that are not of torch or gleam: a change makes another run.
 
     Of class or function to :func:`normalised` text, or to the name of the class if Python cannot find its source.
     """
     strategies = _nested(strategy)
-    classes = {type(part) for part in (*strategies, *network.modules())} | {*_made_of([s.loss for s in strategies])}
+    classes = {type(part) for part in (*strategies, *network.modules())}
+    classes |= {*_made_of([optimizer, *(s.loss for s in strategies)])}
     own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
     return {c: _told.get(c) or _source(c) for c in sorted(own, key=lambda c: c.__qualname__)}
 
@@ -76,7 +81,7 @@ def _made_of(loss):
     if isinstance(loss, list | tuple):
         return [one for part in loss for one in _made_of(part)]
     if isinstance(loss, functools.partial):
-        return _made_of(loss.func)
+        return _made_of([loss.func, *loss.args, *loss.keywords.values()])
     if inspect.isfunction(loss) or isinstance(loss, type):
         return [loss]
     return [type(loss), *_made_of(list(getattr(loss, "__dict__", {}).values()))] if callable(loss) else []

@@ -29,7 +29,7 @@ from gleam.training import checkpoints
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.identity import run_identity
-from gleam.training.runs import described
+from gleam.training.runs import attributes, described
 
 
 class TrainingRun:
@@ -74,7 +74,7 @@ class TrainingRun:
             self.strategy = strategy.eager  # a recorded step updates every time
             self.optimizers = [Accumulated(own, self.n_batches) for own in self.optimizers]
         self.mine = strategy.mine(network)
-        name = run_identity(network, strategy.equivalent, train, val, settings)
+        name = run_identity(network, strategy.equivalent, train, val, settings, optimizer)
         self.path = run_dir / name / "checkpoint.safetensors"
         self.fit = Fit(settings)
         self.best: dict[str, torch.Tensor] = {}
@@ -220,7 +220,7 @@ class TrainingRun:
                 f"{m}.{i}.{name}": value
                 for m, of_module in states.items()
                 for i, of_parameter in of_module.items()
-                for name, value in of_parameter.items()
+                for name, value in ((key, torch.as_tensor(v)) for key, v in of_parameter.items() if v is not None)
             }
         )
         if self.team.is_first:
@@ -233,6 +233,7 @@ class TrainingRun:
         return {
             "network": described(self.network),
             "recipe": getattr(self.network, "recipe", None),
+            "attributes": attributes(self.network),
             "date": datetime.now(UTC).date().isoformat(),
             **{name: split.describe() for name, split in data.items() if hasattr(split, "describe")},
         }
@@ -250,7 +251,10 @@ class TrainingRun:
             weights = dict(enumerate(optimizer.param_groups[0]["params"]))
             state = {
                 # with the strides of the weights, since the fused kernel goes through both in the order of memory
-                i: {name: torch.empty_like(weights[i]).copy_(t) if t.ndim else t for name, t in of_weight.items()}
+                i: {
+                    name: torch.empty_like(weights[i]).copy_(t) if t.shape == weights[i].shape else t
+                    for name, t in of_weight.items()
+                }
                 for i, of_weight in found.state_of(m).items()
             }
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

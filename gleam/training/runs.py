@@ -90,20 +90,35 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
     path = path / CHECKPOINT if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected the folder of a run, such as one that gleam.runs lists")
-    recipe = checkpoints.load_about(path).get("recipe")
+    about = checkpoints.load_about(path)
+    recipe = about.get("recipe")
     if network is None:
         if not recipe or recipe["function"] not in MAKERS:
             raise ValueError(f"{path} does not say how its network was made; give an untrained one as network=")
         network = MAKERS[recipe["function"]](**recipe["arguments"])
-    own: Any = getattr(network, "recipe", None)
-    if recipe and own and own != recipe:
-        raise ValueError(f"the network given is {_text(own)}, and {path} has the weights of {_text(recipe)}")
+    theirs, ours = about.get("attributes", {}), attributes(network)
+    if changed := [name for name in theirs if ours.get(name) != theirs[name]]:
+        found = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
+        raise ValueError(
+            f"{path} has the weights of a network with {changed[0]} = {theirs[changed[0]]}, and this one has {found}; "
+            "give the one that was trained as network="
+        )
     try:
         network.load_state_dict(checkpoints.load(path).best)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"the weights in {path} do not fit a {type(network).__name__} like this ({reason})") from error
     return network.eval()
+
+
+def attributes(network: nn.Module) -> dict[str, Any]:
+    """The numbers, texts and switches that the parts of a network hold beside their weights, such as a step size."""
+    return {
+        f"{name}.{key}".lstrip("."): value
+        for name, part in network.named_modules()
+        for key, value in vars(part).items()
+        if isinstance(value, int | float | str) and key != "training" and not key.startswith("_")
+    }
 
 
 def described(network: nn.Module) -> str:

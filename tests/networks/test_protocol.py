@@ -139,6 +139,35 @@ def test_memory_of_any_network_is_predicted_from_one_and_two_iterations(n_module
     assert model.peak_bytes(n_modules=n_modules) == pytest.approx(measured, rel=0.1)
 
 
+class LearnedGain(unrolled.Unrolled):
+    """Passes a weight on to every module, in the batch."""
+
+    def __init__(self, n_iterations=3):
+        super().__init__(unrolled.pgd(n_iterations, 4, seed=1).iterations)
+        self.gain = torch.nn.Parameter(torch.tensor(1.0))
+        self.seen = []
+
+    def setup(self, batch):
+        return replace(batch, scale=self.gain.expand(len(batch)))
+
+    def image(self, x, batch):
+        self.seen.append(batch.scale[0].item())
+        return batch.scale[0] * x
+
+
+def test_later_modules_see_what_setup_gave_and_not_what_became_of_it():
+    network = LearnedGain()
+    Greedy(3).step(network, random_batch(), optimizers(Greedy(3), network, learning_rate=0.1))
+    assert network.seen == [1.0] * 3 and network.gain.item() != 1.0
+
+
+def test_a_setup_that_gives_no_batch_is_named():
+    network = unrolled.pgd(2, 4)
+    network.setup = lambda stage: None
+    with pytest.raises(ValueError, match=r"setup\(batch\) of Unrolled gives a NoneType"):
+        gleam.reconstruct(network, random_batch())
+
+
 @dataclass(frozen=True)
 class State:
     image: torch.Tensor
@@ -159,6 +188,9 @@ def test_values_of_any_shape_are_taken_apart_and_put_together():
     assert protocol.detached(value) is value and protocol.tensors_in(value) == [a, b, c, a]
     learned = replace(value["state"], image=a.clone().requires_grad_())
     assert not protocol.detached(learned).image.requires_grad and protocol.detached(learned).step == 4
+    batch = random_batch()
+    parts, new = protocol.taken_apart(batch.sense, [])  # its constructor checks tensors
+    assert torch.equal(protocol.put_together(parts, [], new).mask, batch.mask)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,28 @@ from gleam.training.identity import weights_digest
 SETTINGS = {"n_steps": 6, "batch_size": 2, "validate_every": 2, "learning_rate": 3e-3}
 
 
+def own_loss(image, batch, weight=1.0):
+    return (weight * (image - batch.target).abs().square()).mean()
+
+
+class Weighted(torch.nn.Module):
+    """A loss with a setting that its `repr` does not show."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, image, batch):
+        return self.weight * own_loss(image, batch) + losses.complex_l1(image, batch)
+
+
+class SGD(torch.optim.SGD):
+    """Named as that of torch, and another one."""
+
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, lr=10 * lr, weight_decay=weight_decay)
+
+
 def network():
     return gleam.unrolled.pgd(3, 4, seed=1)
 
@@ -87,7 +109,11 @@ def test_accumulated_gradients_are_those_of_one_large_batch():
     [
         ({"learning_rate": [1e-3, 1e-3]}, "learning_rate has 2 rates for 3 modules"),
         ({"learning_rate": [1e-3, 0, 1e-3]}, "must be greater than 0"),
-        ({"n_accumulated": 0}, "n_accumulated=0 must be greater than 0"),
+        ({"n_accumulated": 0}, "n_accumulated=0 must be a whole number"),
+        ({"n_accumulated": 1.5}, r"n_accumulated=1\.5 must be a whole number"),
+        ({"optimizer": partial(torch.optim.SGD, momentum=lambda: 0)}, "cannot be named"),
+        ({"strategy": Greedy(3, loss=partial(own_loss, weight=torch.ones(3)))}, "cannot be named"),
+        ({"strategy": Greedy(3, loss=losses.DataConsistent(0.5).__call__)}, "cannot be named"),
         ({"optimizer": lambda p, lr, weight_decay: torch.optim.SGD(p, lr)}, "cannot be named"),
         ({"strategy": Greedy(3, loss=lambda image, batch: image.abs().mean())}, "cannot be named"),
         ({"strategy": Greedy(3, loss=[losses.complex_l1])}, "has 1 losses and 3 modules"),
@@ -97,10 +123,6 @@ def test_what_cannot_be_is_refused_before_training(options, says, splits, tmp_pa
     with pytest.raises(ValueError, match=says):
         trained(splits, tmp_path, **options)
     assert not (tmp_path / "runs").exists()
-
-
-def own_loss(image, batch):
-    return (image - batch.target).abs().square().mean()
 
 
 def test_the_source_of_a_loss_is_part_of_the_run(splits, tmp_path, monkeypatch):
@@ -153,3 +175,90 @@ def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_name
         gleam.evaluate(network(), [random_batch()])
     with pytest.raises(TypeError, match="train is a list; expected slices"):
         gleam.fit(network(), [random_batch()], splits[1], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS)
+
+
+def test_runs_that_differ_have_names_that_differ(splits, tmp_path):
+    for options in (
+        {"optimizer": torch.optim.SGD}, {"optimizer": SGD},
+        {"strategy": Greedy(3, loss=Weighted(0.1))}, {"strategy": Greedy(3, loss=Weighted(0.9))},
+        {"strategy": Greedy(3, loss=partial(own_loss, weight=0.1))},
+        {"strategy": Greedy(3, loss=partial(own_loss, weight=0.9))},
+    ):  # fmt: skip
+        trained(splits, tmp_path, **options)
+    assert len(list((tmp_path / "runs").iterdir())) == 6
+
+
+class Given(torch.nn.Module):
+    """Gives a fixed image, and keeps the gradient that reaches it."""
+
+    def __init__(self, image):
+        super().__init__()
+        self.iterations = torch.nn.ModuleList([Twice()])
+        self.given = [image]
+        image.register_hook(lambda gradient: setattr(self, "seen", gradient.clone()))
+
+    def start(self, batch):
+        return self.given[0]
+
+
+class Twice(torch.nn.Module):
+    def forward(self, x, batch):
+        return 1 * x
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=losses.named
+)
+def test_a_loss_is_computed_in_fp32_whatever_the_convolutions(loss):
+    from problems import random_batch
+
+    batch = random_batch(n=1, shape=(32, 28))
+    image = (batch.target + 0.02 * batch.zero_filled).requires_grad_()
+    expected = torch.autograd.grad(loss(image, batch), image)[0]
+    network = Given(image)
+    gleam.Fast(gleam.EndToEnd(loss), "bf16").step(network, batch, [torch.optim.SGD([image], lr=0.0)])
+    torch.testing.assert_close(network.seen, expected)
+
+
+def test_data_consistency_follows_maps_that_setup_has_changed():
+    from problems import random_batch
+
+    batch = random_batch()
+    phase = torch.polar(torch.ones(24, 20), torch.linspace(0, 3, 20).expand(24, 20))
+    changed = dataclasses.replace(batch, sens_maps=batch.sens_maps * phase, target=batch.target / phase)
+    assert losses.DataConsistent(1.0)(changed.target, changed) < 1e-5
+    with pytest.raises(ValueError, match="needs a complex image"):
+        losses.DataConsistent()(batch.target.abs(), batch)
+    with pytest.raises(ValueError, match="expected the same kind, or a loss of magnitudes"):
+        losses.complex_l1(batch.target.abs(), batch)
+
+
+def test_an_empty_slice_has_a_finite_loss():
+    from problems import random_batch
+
+    batch = random_batch(n=1)
+    empty = dataclasses.replace(batch, target=torch.zeros_like(batch.target))
+    image = torch.zeros_like(batch.target).requires_grad_()
+    loss = losses.one_minus_ssim(image, empty)
+    loss.backward()
+    assert loss.abs() < 1e-6 and image.grad.isfinite().all()
+
+
+def no_gradient(image, batch):
+    return torch.tensor(float(image.detach().abs().mean()))
+
+
+def test_a_loss_that_teaches_nothing_is_refused(splits, tmp_path):
+    with pytest.raises(ValueError, match="the loss no_gradient has no gradient"):
+        trained(splits, tmp_path, Greedy(3, loss=no_gradient))
+    with pytest.raises(ValueError, match=r"the loss of within=Checkpointed\(loss=magnitude_l1\) is not used"):
+        Greedy(3, within=gleam.Checkpointed(losses.magnitude_l1))
+
+
+def test_a_callback_stays_in_the_process_that_trains(splits, tmp_path):
+    arguments = dict(train=splits[0], val=splits[1], run_dir=tmp_path, callback=print, **SETTINGS)
+    runs = {i: arguments | {"network": network(), "strategy": Greedy(3), "seed": i} for i in range(2)}
+    with pytest.raises(ValueError, match="callback= is called in the process that trains"):
+        gleam.fit_all(runs, n_jobs=2)
+    with pytest.raises(ValueError, match="callback= is called in the process that trains"):
+        gleam.fit_parallel(network(), strategy=gleam.ParallelGreedy(3), n_processes=2, **arguments)

@@ -1,5 +1,6 @@
 """Runs that one can find again, and their networks."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,9 +12,9 @@ SETTINGS = {"n_steps": 4, "batch_size": 2, "validate_every": 2, "learning_rate":
 
 
 class Mine(torch.nn.Module):
-    def __init__(self, n_features=4):
+    def __init__(self, n_features=4, n_iterations=2):
         super().__init__()
-        self.iterations = gleam.unrolled.pgd(2, n_features).iterations
+        self.iterations = gleam.unrolled.pgd(n_iterations, n_features).iterations
 
     def start(self, batch):
         return batch.zero_filled
@@ -58,8 +59,31 @@ def test_a_network_is_made_again_and_reconstructs_as_it_did(what, folder, splits
 
 
 def test_weights_do_not_go_into_a_network_of_other_physics(folder):
-    with pytest.raises(ValueError, match=r"given is pgd\(.*step_size=2\.0.* has the weights of pgd\(.*step_size=1\.0"):
-        gleam.load(run_of(folder, "pgd("), network=gleam.unrolled.pgd(2, 4))
+    run = run_of(folder, "pgd(")
+    says = (
+        r"weights of a network with iterations\.0\.step_size = 1\.0, and this one has iterations\.0\.step_size = 2\.0"
+    )
+    with pytest.raises(ValueError, match=says):
+        gleam.load(run, network=gleam.unrolled.pgd(2, 4))
+    with pytest.raises(ValueError, match=says):
+        gleam.load(run, network=gleam.unrolled.Unrolled(gleam.unrolled.pgd(2, 4).iterations))
+    assert gleam.load(run, network=gleam.unrolled.pgd(2, 4, step_size=1.0, seed=5))
+
+
+def test_a_network_that_was_changed_after_it_was_made_is_not_made_again_wrongly(splits, tmp_path):
+    network = gleam.unrolled.pgd(2, 4)
+    for iteration in network.iterations:
+        iteration.step_size = 0.5
+    gleam.fit(network, *splits[:2], Greedy(2), run_dir=tmp_path / "runs", **SETTINGS)
+    (name,) = gleam.runs(tmp_path / "runs").index
+    with pytest.raises(ValueError, match=r"with iterations\.0\.step_size = 0\.5"):
+        gleam.load(tmp_path / "runs" / name)
+
+
+def test_numbers_of_numpy_do_not_end_a_run(splits, tmp_path):
+    network = gleam.unrolled.pgd(2, np.int64(4))
+    gleam.fit(network, *splits[:2], Greedy(2), run_dir=tmp_path / "runs", **SETTINGS)
+    assert len(gleam.runs(tmp_path / "runs")) == 1
 
 
 def test_what_cannot_be_loaded_says_why(folder, tmp_path):
@@ -68,6 +92,8 @@ def test_what_cannot_be_loaded_says_why(folder, tmp_path):
         gleam.load(mine)
     assert isinstance(gleam.load(mine, network=Mine()), Mine)
     with pytest.raises(ValueError, match=r"do not fit a Mine like this \(.*"):
+        gleam.load(mine, network=Mine(n_iterations=3))
+    with pytest.raises(ValueError, match=r"out_channels = 4, and this one has .* = 8"):
         gleam.load(mine, network=Mine(8))
     with pytest.raises(ValueError, match="does not exist; expected the folder of a run"):
         gleam.load(tmp_path / "elsewhere")
