@@ -252,7 +252,7 @@ class TrainingRun:
             state = {
                 # with the strides of the weights, since the fused kernel goes through both in the order of memory
                 i: {
-                    name: torch.empty_like(weights[i]).copy_(t) if t.shape == weights[i].shape else t
+                    name: torch.empty_like(weights[i]).copy_(t) if t.ndim and t.shape == weights[i].shape else t
                     for name, t in of_weight.items()
                 }
                 for i, of_weight in found.state_of(m).items()
