@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -93,6 +94,11 @@ def write_json(path: str | Path, content: object) -> None:
     """Write `content` as indented JSON, completely or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def weights_digest(network: Any) -> str:
+    """Digest of the weights of a network, any module of torch."""
+    return digest([[key, value.cpu().numpy().tobytes().hex()] for key, value in network.state_dict().items()])
 
 
 def digest(content: object) -> str:

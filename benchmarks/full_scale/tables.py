@@ -16,7 +16,7 @@ from gleam.cost import Cost
 from gleam.files import n_cores
 from gleam.phantoms import simulated
 from gleam.records import slug
-from gleam.training.checkpoints import load_fit
+from gleam.training.checkpoints import NAME, load_fit
 from gleam.training.experiments import AS_DEEP, Experiment
 
 PRECISIONS = ("fp32", "tf32", "bf16")  # of the short runs that compare number formats
@@ -79,7 +79,7 @@ def names(profile):
 
 def progress(session, name):
     """(newest checkpoint of a run, share of its steps that it has taken); (None, 0) without one that can be read."""
-    paths = (session.work / "runs" / name).glob("*/checkpoint.safetensors")
+    paths = (session.work / "runs" / name).glob(f"*/{NAME}")
     newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
     if newest is not None:
         with suppress(ValueError):

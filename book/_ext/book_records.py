@@ -7,7 +7,6 @@ full-scale runs are archived as results/<device>/<experiment>/<method>.json.
 import operator
 import os
 import shutil
-import statistics
 from pathlib import Path
 
 from docutils import nodes
@@ -17,6 +16,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from gleam import records
+from gleam.cost.timing import median_ratio
 
 LOGGER = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,9 +109,7 @@ def evaluate(text, look_up=look_up):
 
 
 def _ratio(a, b):
-    if not isinstance(a, list):
-        return a / b
-    return statistics.median(one / other for one, other in zip(a, b, strict=True))
+    return median_ratio(a, b) if isinstance(a, list) else a / b
 
 
 class RecordRole(SphinxRole):

@@ -2,11 +2,12 @@
 
 - `memory`: bytes of live tensors. `step`: one training step that can be repeated, and its peak memory.
 - `timing`: seconds of several methods, interleaved in one run. `parallel`: the same for P-GLEAM.
-- `prediction`: memory at any depth, speed on any number of devices. `roofline`: the least time a device could take.
+- `prediction`: memory at any depth. `simulation`: speed on any number of devices. `roofline`: the least time possible.
 """
 
 from gleam.cost import parallel, roofline
-from gleam.cost.prediction import MemoryModel, simulate
+from gleam.cost.prediction import MemoryModel
+from gleam.cost.simulation import simulate
 from gleam.cost.step import Step, peak_split
 from gleam.cost.timing import Cost, measure, paired, paired_ratio
 

@@ -1,4 +1,4 @@
-"""Predicted cost of a training step: memory at any depth, and the speed of P-GLEAM on any number of devices.
+"""Predicted cost of a training step: memory at any depth, and, by `simulation`, the speed of P-GLEAM.
 
 Both are computed from measurements (:mod:`gleam.cost.step` and :mod:`gleam.cost.timing`), so figures should mark them
 as predictions. :func:`explained` uses the first to say what would fit when memory has run out.
@@ -7,17 +7,17 @@ as predictions. :func:`explained` uses the first to say what would fit when memo
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gleam.cost.simulation import simulate as simulate  # gleam.prediction has both
 from gleam.cost.step import copied, is_cuda, peak_split
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
@@ -40,8 +40,10 @@ class MemoryModel:
         N of the network.
     fixed_bytes, weight_bytes : int
         Bytes of weights and optimizer outside the iterations, and per iteration.
-    plain, checkpointed : (int, int, int)
-        All other bytes at the peak with one, two and three iterations in one module, without and with checkpoints.
+    plain : (int, int, int)
+        All other bytes at the peak with one, two and three iterations in one module.
+    checkpointed : (int, int)
+        The same with checkpoints, for one and two iterations.
     image_bytes, gradient_bytes : int
         Of an iterate, in most networks an image of the batch; of the gradients of one iteration.
     """
@@ -60,12 +62,15 @@ class MemoryModel:
     ) -> MemoryModel:
         """The model of `network`, from 1 to 3 of its iterations, in the precision of `strategy` if it is `Fast`."""
         short = [_shortened(network, n) for n in (1, 2, 3)]
-        ways: Any = [replace(way, loss=strategy.losses(network)[0]) if strategy else way for way in _WAYS]
+        ways: Any = [replace(way, loss=strategy.parts(network)[0][1]) if strategy else way for way in _WAYS]
         if isinstance(strategy, Fast):
             ways = [replace(strategy, strategy=way, compiled=False) for way in ways]
-        plain, checkpointed = ([peak_split(n, s, batch, device=device) for n in short] for s in ways)
+        networks = short, short[:2]
+        plain, checkpointed = (
+            [peak_split(n, way, batch, device=device) for n in those] for those, way in zip(networks, ways, strict=True)
+        )
         held = [s["weights"] + s["optimizer"] for s in plain]
-        working = [tuple(sum(s.values()) - h for s, h in zip(way, held, strict=True)) for way in (plain, checkpointed)]
+        working = [tuple(sum(s.values()) - s["weights"] - s["optimizer"] for s in way) for way in (plain, checkpointed)]
         weights = [s["weights"] for s in plain]
         iterations: Any = network.iterations
         return cls(
@@ -87,10 +92,11 @@ class MemoryModel:
         longest = len(split(range(n_iterations), n_modules)[0])
         received = self.image_bytes * (n_modules > 1)  # a later module's input is not the batch's own image
         held = self.fixed_bytes + n_iterations * self.weight_bytes
-        one, two, three = self.checkpointed if checkpointed else self.plain
-        per_iteration = three - two  # two - one includes what is held only once, such as the gradient of an input
         if checkpointed:  # at the end of the backward pass all gradients are held, at its beginning all inputs
-            per_iteration = max(self.image_bytes, self.gradient_bytes)
+            (one, two), per_iteration = self.checkpointed, max(self.image_bytes, self.gradient_bytes)
+        else:  # two - one includes what is held only once, such as the gradient of an input
+            one, two, three = self.plain
+            per_iteration = three - two
         return held + received + (one if longest == 1 else two + (longest - 2) * per_iteration)
 
     def modules_that_fit(
@@ -227,81 +233,3 @@ def _greedy(n_modules, strategy, checkpointed):
 
 def _gb(n_bytes):
     return f"{n_bytes / 1e9:.3g} GB"
-
-
-def simulate(
-    module_seconds: Sequence[tuple[float, float]],
-    n_devices: int,
-    *,
-    pipelined: bool,
-    message_seconds: float = 0.0,
-    n_in_flight: int = 2,
-    n_steps: int = 64,
-) -> float:
-    """Seconds per training step of P-GLEAM on `n_devices` devices.
-
-    Parameters
-    ----------
-    module_seconds : sequence of (float, float)
-        Seconds of the forward and of the backward pass, with update, of each module.
-    n_devices : int
-        D, at most the number of modules.
-    pipelined : bool
-        If True, a device has consecutive modules. Else module m is on device m mod D, Algorithm 2 as printed: a chain
-        of forward passes, the backward pass of each device after its own, and no waiting between steps.
-    message_seconds : float
-        Time of a message on its way. The messages of a device are sent one after the other.
-    n_in_flight : int
-        A sender waits until at most this many of its messages have not been received.
-    n_steps : int
-        Steps to simulate.
-
-    Returns
-    -------
-    float
-        The mean over the second half of the steps: the steady state, without the filling of the pipeline.
-
-    Raises
-    ------
-    ValueError
-        If `n_devices` is not between 1 and the number of modules.
-
-    Notes
-    -----
-    A module starts step k when its input has arrived and its device is free. It runs forward, sends its output, and
-    then runs backward with its update. Devices are equally fast and share nothing.
-    """
-    n_modules = len(module_seconds)
-    if not 1 <= n_devices <= n_modules:
-        raise ValueError(f"n_devices={n_devices} must be between 1 and the number of modules, {n_modules}")
-    if pipelined:
-        device_of = [d for d, modules in enumerate(split(range(n_modules), n_devices)) for _ in modules]
-    else:
-        device_of = [m % n_devices for m in range(n_modules)]
-    done = _finish_times(module_seconds, device_of, message_seconds, n_in_flight, max(2, n_steps))
-    first = len(done) // 2 - 1
-    return (done[-1] - done[first]) / (len(done) - 1 - first)
-
-
-def _finish_times(module_seconds, device_of, message_seconds, n_in_flight, n_steps):
-    """When all devices have finished each step."""
-    devices = range(max(device_of) + 1)
-    free, link_free, taken_up, done = [0.0 for _ in devices], [0.0 for _ in devices], [[] for _ in devices], []
-    senders = [
-        a if a != b else None for a, b in pairwise([*device_of, device_of[-1]])
-    ]  # device that sends a module's output, if any
-    for _ in range(n_steps):
-        arrival, sender = 0.0, None
-        for (forward, backward), d, sends in zip(module_seconds, device_of, senders, strict=True):
-            start = max(arrival, free[d])
-            if sender is not None:
-                taken_up[sender].append(start)
-            arrival = free[d] = start + forward
-            if sends is not None:
-                if len(taken_up[d]) >= n_in_flight:
-                    free[d] = max(free[d], taken_up[d][-n_in_flight])
-                arrival = link_free[d] = max(free[d], link_free[d]) + message_seconds
-            free[d] += backward
-            sender = sends
-        done.append(max(free))
-    return done

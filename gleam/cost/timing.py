@@ -164,7 +164,12 @@ def paired(
 
 def paired_ratio(cost: Cost, other: Cost) -> float:
     """Median over rounds of the ratio of step times, `cost` / `other`, both from one call of :func:`measure`."""
-    return statistics.median(a / b for a, b in zip(cost.step_seconds, other.step_seconds, strict=True))
+    return median_ratio(cost.step_seconds, other.step_seconds)
+
+
+def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+    """Median over rounds of `seconds` / `others`."""
+    return statistics.median(a / b for a, b in zip(seconds, others, strict=True))
 
 
 class _Laps:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gleam import metrics
-from gleam.files import digest
+from gleam.files import digest, weights_digest
 from gleam.physics.batch import Batch
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -146,9 +146,8 @@ def named(value: Any) -> str:
         arrays = any(hasattr(one, "shape") and hasattr(one, "dtype") for one in given)
         return f"partial({', '.join([named(value.func), *texts])})" if not arrays else _refused(repr(value))
     if isinstance(value, nn.Module):
-        state = [[key, t.cpu().numpy().tobytes().hex()] for key, t in value.state_dict().items()]
         simple = {key: v for key, v in sorted(vars(value).items()) if isinstance(v, int | float | str)}
-        return f"{type(value).__qualname__} {digest([repr(value), simple, state])[:12]}"
+        return f"{type(value).__qualname__} {digest([repr(value), simple, weights_digest(value)])[:12]}"
     name = getattr(value, "__qualname__", "") or repr(value)
     if "<l" in name or " at 0x" in name or inspect.ismethod(value):  # <lambda>, <locals>
         return _refused(name)

@@ -210,6 +210,21 @@ class Build:
         rows = markdown_table(table(runs, self.paper(experiment), old), caption, name)
         return f"{rows}\n{words}\n\n{baseline_note(runs, old)}"
 
+    def depth_and_training(self, experiment: Experiment, runs: dict[str, Record]) -> str:
+        """What depth changes and what greedy training changes, in words (MyST).
+
+        From "End-to-end" to "End-to-end, as deep" only the depth differs, from there to GLEAM only the training. The
+        archived run is taken where `runs` lack the deep network.
+        """
+        where = "In this build"
+        if AS_DEEP not in runs:
+            runs, where = self.archived(experiment), "In the archived run"
+        if AS_DEEP not in runs:
+            return "Neither this build nor the archived run has that row yet."
+        pairs = {"Depth": (AS_DEEP, "End-to-end"), "Training": ("GLEAM", AS_DEEP)}
+        lines = [f"- {what}. {compare(runs[one], runs[other], ['psnr'])}" for what, (one, other) in pairs.items()]
+        return "\n".join([f"{where}:\n", *lines])
+
 
 def _depths(experiment):
     deepest = {method.n_iterations: name for name, method in experiment.methods.items()}

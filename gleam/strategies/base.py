@@ -86,25 +86,20 @@ class Strategy(ABC):
             The loss of each module, detached, on the device of that module.
         """
 
-    def losses(self, network: nn.Module) -> list[Loss]:
-        """The loss of each module; ValueError if there are more or fewer than modules."""
-        n_modules, own = len(self.modules(network)), self.loss
-        found: Any = list(own) if isinstance(own, list | tuple) else [own] * n_modules
+    def parts(self, network: nn.Module) -> list[tuple[Sequence[nn.Module], Loss]]:
+        """Each module and its loss; ValueError if there are more or fewer losses than modules."""
+        modules, own = self.modules(network), self.loss
+        n_modules = len(modules)
+        found: Any = own if isinstance(own, list | tuple) else [own] * n_modules
         if len(found) != n_modules:
             raise ValueError(
                 f"{self} has {len(found)} losses and {n_modules} modules; expected one loss, or {n_modules}"
             )
-        return found
+        return list(zip(modules, found, strict=True))
 
     def mine(self, network: nn.Module) -> list[int]:
         """Numbers of the modules that this process trains."""
         return list(range(len(self.modules(network))))
-
-    @staticmethod
-    def without_loss(within: Strategy) -> None:
-        """Raise ValueError if `within`, which only keeps activations, was given a loss: it would not be used."""
-        if within.loss is not complex_l1:
-            raise ValueError(f"the loss of within={within} is not used; give loss= to the strategy around it")
 
     @property
     def propagation(self) -> Strategy:
@@ -142,6 +137,12 @@ class Strategy(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
 
+def check_within(within: Strategy) -> None:
+    """Raise ValueError if a strategy that only keeps activations was given a loss: it would not be used."""
+    if within.loss is not complex_l1:
+        raise ValueError(f"the loss of within={within} is not used; give loss= to the strategy around it")
+
+
 class WholeNetwork(Strategy):
     """A strategy with one module, the whole network; a subclass defines how activations are kept."""
 
@@ -159,32 +160,52 @@ def decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
     batch = protocol.setup(network, batch)
     x, losses = network.start(batch), []
-    for m, optimizer in enumerate(optimizers):
-        x, loss = forward_module(strategy, network, m, x, batch)
+    of_first = protocol.outside_iterations(network) if hasattr(network, "image") else []
+    for m, (part, optimizer) in enumerate(zip(strategy.parts(network), optimizers, strict=True)):
+        x, loss = forward_module(strategy, network, part, x, batch, of_first if m else ())
         x, batch = protocol.detached((x, batch))
         losses.append(update_module(loss, optimizer))
     return losses
 
 
-def forward_module(strategy: Strategy, network: nn.Module, m: int, x: Any, batch: Any) -> tuple[Any, Tensor]:
-    """Return x(m) and its local loss for the input x(m-1) of module `m` (Eq. 10).
+def forward_module(
+    strategy: Strategy,
+    network: nn.Module,
+    part: tuple[Sequence[nn.Module], Loss],
+    x: Any,
+    batch: Any,
+    fixed: Sequence[nn.Parameter] = (),
+) -> tuple[Any, Tensor]:
+    """Return x(m) and its local loss for the input x(m-1) of a module (Eq. 10).
+
+    Parameters
+    ----------
+    strategy : Strategy
+    network : Module
+    part : (list of Module, callable)
+        The module and its loss, one of :meth:`Strategy.parts`.
+    x, batch
+        What the module gets.
+    fixed : sequence of Parameter
+        Weights that the image may need and another module trains.
 
     Raises
     ------
     ValueError
         If the image of x(m) has not the shape of the target, or the loss is not one number with a gradient.
     """
-    x = strategy.propagate(strategy.modules(network)[m], x, batch)
+    module, loss_of = part
+    x = strategy.propagate(module, x, batch)
     batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
-    with _fixed(protocol.outside_iterations(network) if m and hasattr(network, "image") else []):
+    with _fixed(fixed):
         image = protocol.image(network, x, batch)
     with torch.autocast(image.device.type, enabled=False):
-        loss = strategy.losses(network)[m](image, batch)
+        loss = loss_of(image, batch)
     if not isinstance(loss, Tensor) or loss.ndim or loss.is_complex():
         found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"the loss {named(strategy.losses(network)[m])} gives {found}; expected one real number")
+        raise ValueError(f"the loss {named(loss_of)} gives {found}; expected one real number")
     if image.requires_grad and not loss.requires_grad:
-        raise ValueError(f"the loss {named(strategy.losses(network)[m])} has no gradient; expected torch operations")
+        raise ValueError(f"the loss {named(loss_of)} has no gradient; expected torch operations")
     return x, loss.to(batch.target.real.dtype)  # of one type, as replicas average it
 
 

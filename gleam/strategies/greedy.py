@@ -16,7 +16,7 @@ from gleam import execution
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.strategies.base import Strategy, WholeNetwork, decoupled_step
+from gleam.strategies.base import Strategy, WholeNetwork, check_within, decoupled_step
 
 
 @final
@@ -111,7 +111,7 @@ class Greedy(Strategy):
     loss: Loss | Sequence[Loss] = complex_l1
 
     def __post_init__(self):
-        self.without_loss(self.within)
+        check_within(self.within)
 
     @property
     def is_capturable(self) -> bool:

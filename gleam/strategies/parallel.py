@@ -21,7 +21,7 @@ from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
 from gleam.processes.team import Team, join
-from gleam.strategies.base import Strategy, forward_module, update_module
+from gleam.strategies.base import Strategy, check_within, forward_module, update_module
 from gleam.strategies.exchange import Place
 from gleam.strategies.greedy import EndToEnd, Greedy
 from gleam.strategies.inversion import combined
@@ -68,7 +68,7 @@ class ParallelGreedy(Strategy):
     _state: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        self.without_loss(self.within)
+        check_within(self.within)
         for name in ("n_replicas", "n_in_flight"):
             value = getattr(self, name)
             if not hasattr(value, "__index__") or value < 1:
@@ -133,7 +133,8 @@ class ParallelGreedy(Strategy):
         n_slices, is_plain = len(batch), not hasattr(network, "setup") and not hasattr(network, "image")
         batch = batch.part(place.replica, self.n_replicas)
         average = place.averaging(len(batch) / n_slices, batch.target.device)
-        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in range(self.n_modules)]
+        parts = self.parts(network)
+        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in parts]
         unrolled: Any = network
         x: Any = None
         own: Any = batch  # as setup has made it
@@ -145,9 +146,9 @@ class ParallelGreedy(Strategy):
                 elif m - 1 not in place.mine:
                     x, own = place.receive(m - 1, batch, is_plain)
                 self._check_image(network, x, own)
-                x, loss = forward_module(self, network, m, x, own)
+                x, loss = forward_module(self, network, parts[m], x, own)
                 x, own = protocol.detached((x, own))
-                if m + 1 < self.n_modules and m + 1 not in place.mine:
+                if m + 1 < len(parts) and m + 1 not in place.mine:
                     place.send(m + 1, (x, own), batch, is_plain, self.n_in_flight)
             else:  # more replicas than slices: no gradient here, but the average over replicas needs every process
                 loss = losses[m]

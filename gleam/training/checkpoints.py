@@ -18,6 +18,8 @@ from torch.optim import Optimizer
 
 from gleam.files import written_whole
 
+NAME = "checkpoint.safetensors"  # of the file, in the folder of its run
+
 
 @dataclass
 class Fit:
@@ -119,7 +121,7 @@ def save(
     """Write a checkpoint, whole or not at all.
 
     The arguments are the attributes of :class:`Checkpoint`; `best` is empty if it is the same as `weights`. `about` is
-    what :func:`load_about` returns. Raises OSError if the file cannot be written.
+    what :func:`load_words` returns. Raises OSError if the file cannot be written.
     """
     tensors = {f"optimizer.{key}": value for key, value in optimizer_state.items()}
     tensors |= {f"network.{key}": value for key, value in weights.items()}
@@ -142,17 +144,17 @@ def load(path: Path) -> Checkpoint:
 
 def load_fit(path: Path) -> Fit:
     """Read only the :class:`Fit` of a checkpoint. Raises ValueError as :func:`load`."""
-    with _readable(path), safe_open(path, "pt") as file:
-        return Fit(**json.loads(file.metadata()["fit"]))
+    return load_words(path)[0]
 
 
-def load_about(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its network, data and date; empty for one of an earlier version.
+def load_words(path: Path) -> tuple[Fit, dict[str, Any]]:
+    """Read the :class:`Fit` of a checkpoint and what it says of network, data and date (empty in earlier ones).
 
     Raises ValueError as :func:`load`.
     """
     with _readable(path), safe_open(path, "pt") as file:
-        return json.loads(file.metadata().get("about", "{}"))
+        words = file.metadata()
+        return Fit(**json.loads(words["fit"])), json.loads(words.get("about", "{}"))
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def fit(
         # what is as usual is not named, so that runs from before keep their names
         settings |= {"optimizer": named(optimizer)} if optimizer else {}
         settings |= {"n_accumulated": n_accumulated} if n_accumulated > 1 else {}
-        _check_rates(settings, len(strategy.losses(network)))
+        _check_rates(settings, len(strategy.parts(network)))
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
         run = TrainingRun(network, train, val, strategy, settings, Path(run_dir), devices[0], team, optimizer)
         kept = f"what was trained so far is kept in {run.path.parent}; the same call continues where memory is enough"

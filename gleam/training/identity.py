@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from gleam.datasets.slices import Slices
-from gleam.files import digest
+from gleam.files import digest, weights_digest
 from gleam.strategies.base import Strategy
 
 _told: dict[Any, str] = {}  # sources from the process that started this one
@@ -106,8 +106,3 @@ def normalised(source: str) -> str:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return ast.dump(tree)
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Digest of a network's weights."""
-    return digest([[key, value.cpu().numpy().tobytes().hex()] for key, value in network.state_dict().items()])

@@ -75,7 +75,7 @@ class TrainingRun:
             self.optimizers = [Accumulated(own, self.n_batches) for own in self.optimizers]
         self.mine = strategy.mine(network)
         name = run_identity(network, strategy.equivalent, train, val, settings, optimizer)
-        self.path = run_dir / name / "checkpoint.safetensors"
+        self.path = run_dir / name / checkpoints.NAME
         self.fit = Fit(settings)
         self.best: dict[str, torch.Tensor] = {}
 

@@ -12,11 +12,8 @@ from torch import nn
 from gleam.networks import unrolled
 from gleam.training import checkpoints
 
-MAKERS: dict[str, Callable[..., nn.Module]] = {
-    "pgd": unrolled.pgd,
-    "modl": unrolled.modl,
-}  # what a checkpoint may name as the maker of its network
-CHECKPOINT = "checkpoint.safetensors"
+# what a checkpoint may name as the maker of its network
+MAKERS: dict[str, Callable[..., nn.Module]] = {"pgd": unrolled.pgd, "modl": unrolled.modl}
 
 
 def runs(folder: str | Path) -> pd.DataFrame:
@@ -38,13 +35,13 @@ def runs(folder: str | Path) -> pd.DataFrame:
     ValueError
         If a file of that name is no checkpoint; the message names it.
     """
-    rows = {path.parent.name: _row(path) for path in sorted(Path(folder).glob(f"*/{CHECKPOINT}"))}
+    rows = {path.parent.name: _row(path) for path in sorted(Path(folder).glob(f"*/{checkpoints.NAME}"))}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
     return table.sort_values("best_nrmse", kind="stable") if len(table) else table
 
 
 def _row(path):
-    fit, about = checkpoints.load_fit(path), checkpoints.load_about(path)
+    fit, about = checkpoints.load_words(path)
     train: dict[str, Any] = about.get("train") or {}
     mask = train.get("mask") or {}
     return {
@@ -87,10 +84,10 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
         network is another one.
     """
     path = Path(run)
-    path = path / CHECKPOINT if path.is_dir() else path
+    path = path / checkpoints.NAME if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path} does not exist; expected the folder of a run, such as one that gleam.runs lists")
-    about = checkpoints.load_about(path)
+    _, about = checkpoints.load_words(path)
     recipe = about.get("recipe")
     if network is None:
         if not recipe or recipe["function"] not in MAKERS:

@@ -1,6 +1,7 @@
 """Records that are archived together belong together."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from made_records import make
@@ -94,3 +95,16 @@ def test_a_note_says_where_compressed_sensing_is_ahead_and_when_it_was_passed():
     assert "was below that of compressed sensing after 200 steps" in records.baseline_note(runs, long)
     assert records.baseline_note({"CS": cs, "End-to-end": scored("End-to-end", 30.9)}) == "", "too small to matter"
     assert records.baseline_note({"CS": cs, "GLEAM": runs["GLEAM"]}) == ""
+
+
+def test_depth_and_training_are_told_apart_by_the_deep_network(tmp_path):
+    deep = "End-to-end, as deep"
+    experiment = SimpleNamespace(name="mridata_pgd_R12")
+    own = records.Build(str(tmp_path / "work"), archive=str(tmp_path / "results"))
+    shallow = {name: replace(make(name), method=name) for name in ("End-to-end", "GLEAM")}
+    assert own.depth_and_training(experiment, shallow) == "Neither this build nor the archived run has that row yet."
+    build(tmp_path / "results" / "cpu-standard", [*shallow, deep])
+    said = own.depth_and_training(experiment, shallow)
+    assert said.startswith(f"In the archived run:\n\n- Depth. {deep} against End-to-end in these 2 subjects: ")
+    assert f"\n- Training. GLEAM against {deep} in these 2 subjects: " in said
+    assert own.depth_and_training(experiment, shallow | {deep: make(deep)}).startswith("In this build:\n\n- Depth. ")
