@@ -33,6 +33,9 @@ def checked_device(device: str | torch.device) -> torch.device:
         checked = torch.device(device)
     except (RuntimeError, TypeError):
         checked = None
+    if checked is not None and checked.type == "mps":
+        # pytorch/pytorch#184379: imaginary parts of conjugates are wrong there, without an error
+        raise ValueError("device='mps' is not supported: torch's complex numbers have silent errors there; take 'cpu'")
     if checked is None or checked.type not in ("cpu", "cuda"):
         raise ValueError(f"device={device!r} must be 'cpu', 'cuda' or a GPU with its number, as 'cuda:1'")
     n_gpus = torch.cuda.device_count() if checked.type == "cuda" else None

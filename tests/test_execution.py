@@ -200,3 +200,8 @@ def test_convolutions_on_a_gpu_round_only_where_that_is_asked_for(precision, exp
     with execution.using(precision, device_type="cuda"):
         assert state() == expected
     assert state() == before
+
+
+def test_a_device_with_silent_errors_is_refused():
+    with pytest.raises(ValueError, match=r"device='mps' is not supported: .* take 'cpu'"):
+        execution.checked_device("mps")

@@ -18,7 +18,7 @@ from gleam.cost.memory import LiveBytes
 from gleam.execution import checked_device
 from gleam.physics.batch import Batch
 from gleam.strategies.base import Strategy
-from gleam.strategies.fast import N_WARMUP_STEPS
+from gleam.strategies.recorded import N_WARMUP_STEPS
 from gleam.strategies.updates import optimizers
 
 KINDS = ("weights", "optimizer", "gradients", "data", "activations")

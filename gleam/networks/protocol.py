@@ -8,7 +8,7 @@ iterations pass on may be a tensor of any shape, or a tuple, list, dict or datac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -48,6 +48,23 @@ def image(network: nn.Module, x: Any, batch: Any) -> Tensor:
             f"{type(network).__name__} gives an image of {given}, made by {made_by}; expected the target's {expected}"
         )
     return found
+
+
+@torch.no_grad()
+def check_chain(network: nn.Module, iterations: Iterable[nn.Module], x: Any, batch: Any) -> None:
+    """Raise ValueError naming the first of these iterations that cannot take what comes before it, `x` at first."""
+    own: Any = network
+    numbers = {id(iteration): i for i, iteration in enumerate(own.iterations)}
+    for iteration in iterations:
+        try:
+            x = iteration(x, batch)
+        except RuntimeError as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors_in(x))
+            before = f"iteration {numbers[id(iteration)] - 1}" if numbers[id(iteration)] else "start(batch)"
+            raise ValueError(
+                f"iteration {numbers[id(iteration)]} of {type(network).__name__}, a {type(iteration).__name__}, does "
+                f"not take what {before} gives, of shape {shapes}: {str(error).splitlines()[0]}"
+            ) from error
 
 
 def mapped(function: Callable, value: Any, kind: type = Tensor) -> Any:

@@ -125,7 +125,8 @@ class Batch:
             return self
         if device not in self._copies:
             ahead = device.type != "cpu"  # on the CPU one could read values before they arrive
-            self._copies[device] = Batch(*(getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)))
+            values = (getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self))
+            self._copies[device] = type(self)(*values)
         return self._copies[device]
 
     @cached_property
@@ -134,7 +135,7 @@ class Batch:
 
     def part(self, i: int, n: int) -> Batch:
         """Part `i` of `n`: every n-th example from the i-th on; empty if there are too few."""
-        return self if n == 1 else Batch(*(getattr(self, f.name)[i::n] for f in fields(self)))
+        return self if n == 1 else type(self)(*(getattr(self, f.name)[i::n] for f in fields(self)))
 
     def __len__(self) -> int:
         return len(self.target)

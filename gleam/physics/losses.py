@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gleam import metrics
 from gleam.files import digest, weights_digest
 from gleam.physics.batch import Batch
+from gleam.physics.sense import Sense
 
 Loss = Callable[[Tensor, Batch], Tensor]
 
@@ -42,8 +43,7 @@ def magnitude_l1(image: Tensor, batch: Batch) -> Tensor:
 def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
     """1 - SSIM of magnitudes, with the window and data range of :func:`gleam.metrics.ssim`; frames count as images."""
     x, truth = image.abs(), batch.target.abs()
-    peak = truth.flatten(1).amax(1)
-    peak = torch.where(peak > 0, peak, torch.ones_like(peak))  # of an empty slice
+    peak = _or_one(truth.flatten(1).amax(1))  # 0 in an empty slice
     c1, c2 = ((k * peak).square().reshape(-1, *[1] * (x.ndim - 1)) for k in (0.01, 0.03))
     mean_x, mean_t = _blurred(x), _blurred(truth)
     var_x, var_t = _blurred(x * x) - mean_x.square(), _blurred(truth * truth) - mean_t.square()
@@ -123,6 +123,96 @@ class DataConsistent:
 
     def __repr__(self) -> str:
         return f"DataConsistent({self.weight:g}, {named(self.loss)})"
+
+
+@dataclass(frozen=True)
+class SplitBatch(Batch):
+    """A mini-batch some of whose samples are held out of `kspace`, `mask` and `zero_filled`.
+
+    Parameters
+    ----------
+    held_out : complex Tensor, shape (batch, coil, [time,] y, x)
+        Those samples, zero elsewhere.
+    held_out_mask : Tensor, shape (batch, 1, [time,] y, x)
+        Where they are.
+    """
+
+    held_out: Tensor
+    held_out_mask: Tensor
+
+
+@dataclass(frozen=True)
+class SelfSupervised:
+    """Learning without a target: the network gets a part of the measured samples and has to predict the others.
+
+    At every step each sample is held out with probability `share`, all coils together, except the 4 x 4 at the centre
+    of k-space. The loss is `||u - v||_2 / ||v||_2 + ||u - v||_1 / ||v||_1` for held-out samples v and their prediction
+    u, averaged over examples.
+
+    Parameters
+    ----------
+    share : float
+        Between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        If `share` is not between 0 and 1.
+
+    Notes
+    -----
+    SSDU: Yaman et al., Magn. Reson. Med. 84, 2020, with samples drawn uniformly. A strategy splits the batch before
+    each step, by torch's CPU generator. Validation of :func:`gleam.fit` still needs slices with a target.
+    """
+
+    share: float = 0.4
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise ValueError(f"share={self.share!r} of SelfSupervised must be between 0 and 1")
+
+    def split(self, batch: Batch) -> SplitBatch:
+        """The batch with a random part of its samples held out."""
+        y = batch.kspace
+        chosen = torch.rand(y[:, :1].shape).to(y.device) < self.share
+        chosen[..., [[0], [1], [-2], [-1]], [0, 1, -2, -1]] = False  # the centre, in FFT order
+        held_out = batch.mask * chosen
+        mask = batch.mask * ~chosen
+        given = {f.name: getattr(batch, f.name) for f in fields(batch)}
+        given |= {"kspace": y * mask, "mask": mask, "zero_filled": Sense(batch.sens_maps, mask).adjoint(y)}
+        return SplitBatch(**given, held_out=y * held_out, held_out_mask=held_out)
+
+    def __call__(self, image: Tensor, batch: Batch) -> Tensor:
+        """The loss; ValueError for an image without a phase, or a batch that no strategy has split."""
+        if not image.is_complex() or not isinstance(batch, SplitBatch):
+            found = f"an image of {image.dtype}" if not image.is_complex() else f"a {type(batch).__name__}"
+            raise ValueError(f"SelfSupervised needs a complex image and a batch of its split(batch), not {found}")
+        measured = batch.held_out.flatten(1)
+        error = Sense(batch.sens_maps, batch.held_out_mask).forward(image).flatten(1) - measured
+        ratios = [error.norm(p, dim=1) / _or_one(measured.norm(p, dim=1)) for p in (2, 1)]
+        return (ratios[0] + ratios[1]).mean()
+
+    def __repr__(self) -> str:
+        return f"SelfSupervised({self.share:g})"
+
+
+def _or_one(values):
+    return torch.where(values > 0, values, torch.ones_like(values))
+
+
+def splitting(loss: Loss | Sequence[Loss]) -> SelfSupervised | None:
+    """The :class:`SelfSupervised` among losses, also inside :class:`Mixed`; ValueError if there are two kinds of it."""
+    found = set(_splitting(loss))
+    if len(found) > 1:
+        raise ValueError(f"the losses hold out different samples ({found}); expected one kind of SelfSupervised")
+    return found.pop() if found else None
+
+
+def _splitting(loss):
+    if isinstance(loss, SelfSupervised):
+        return [loss]
+    parts = [one for _, one in loss.parts] if isinstance(loss, Mixed) else loss
+    return [own for part in parts for own in _splitting(part)] if isinstance(parts, list | tuple) else []
 
 
 def named(value: Any) -> str:

@@ -17,7 +17,7 @@ from gleam.records.storage import Record
 from gleam.records.tables import archive_caption, markdown_table, published, table
 from gleam.training.checkpoints import Fit
 from gleam.training.experiments import AS_DEEP, LONGER, Experiment
-from gleam.training.fitting import fit_all
+from gleam.training.several import fit_all
 
 PAPERS = {  # for captions: how the paper measured each kind of data
     "knees": "mridata.org's knees at full size on one GPU, deviations over scans by the authors' code",

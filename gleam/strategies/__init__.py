@@ -9,7 +9,8 @@
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
-from gleam.strategies.inversion import InversionWarning, Invertible, inversion_errors
+from gleam.strategies.inversion import Invertible, inversion_errors
+from gleam.strategies.monitor import InversionWarning
 from gleam.strategies.offload import Offloaded
 from gleam.strategies.parallel import ParallelGreedy, spread
 from gleam.strategies.updates import optimizers, parameters_by_module

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gleam import execution
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
-from gleam.physics.losses import Loss, complex_l1, named
+from gleam.physics.losses import Loss, complex_l1, named, splitting
 from gleam.processes.team import ALONE, Team
 
 
@@ -97,6 +98,11 @@ class Strategy(ABC):
             )
         return list(zip(modules, found, strict=True))
 
+    def given(self, batch: Batch) -> Batch:
+        """What a network gets of `batch` in training: without the samples that a loss holds out."""
+        own = splitting(self.loss)
+        return own.split(batch) if own else batch
+
     def mine(self, network: nn.Module) -> list[int]:
         """Numbers of the modules that this process trains."""
         return list(range(len(self.modules(network))))
@@ -158,7 +164,7 @@ class WholeNetwork(Strategy):
 
 def decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
-    batch = protocol.setup(network, batch)
+    batch = protocol.setup(network, strategy.given(batch))
     x, losses = network.start(batch), []
     of_first = protocol.outside_iterations(network) if hasattr(network, "image") else []
     for m, (part, optimizer) in enumerate(zip(strategy.parts(network), optimizers, strict=True)):
@@ -192,10 +198,17 @@ def forward_module(
     Raises
     ------
     ValueError
-        If the image of x(m) has not the shape of the target, or the loss is not one number with a gradient.
+        If an iteration cannot take what the one before it gives, if the image of x(m) has not the shape of the target,
+        or if the loss is not one number with a gradient.
     """
     module, loss_of = part
-    x = strategy.propagate(module, x, batch)
+    received = x
+    try:
+        x = strategy.propagate(module, received, batch)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not execution.is_capturing():
+            protocol.check_chain(network, module, received, batch)
+        raise
     batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
     with _fixed(fixed):
         image = protocol.image(network, x, batch)

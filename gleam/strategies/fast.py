@@ -6,10 +6,8 @@ need them. On GPUs the whole step is recorded as a CUDA graph and replayed.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 from weakref import WeakKeyDictionary
 
@@ -21,11 +19,12 @@ from gleam import execution
 from gleam.networks import protocol
 from gleam.networks.convolutions import lay_out
 from gleam.physics.batch import Batch
+from gleam.physics.losses import splitting
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
+from gleam.strategies.recorded import Replay
 
 AUTO = "auto"
-N_WARMUP_STEPS = 3  # ordinary steps: cuDNN tries its algorithms and the optimizers make their state
 
 
 @final
@@ -83,8 +82,8 @@ class Fast(Strategy):
 
     @property
     def is_captured(self) -> bool:
-        """Whether steps on CUDA are recorded: `captured`, if `strategy` allows it."""
-        return self.captured and self.strategy.is_capturable
+        """Whether steps on CUDA are recorded: `captured`, if `strategy` allows it and its loss draws no samples."""
+        return self.captured and self.strategy.is_capturable and not splitting(self.loss)
 
     @property
     def loss(self) -> Any:
@@ -181,122 +180,3 @@ class Fast(Strategy):
 
 # One per optimizer. The optimizer is deleted when a training run ends, and then the memory of its graph is freed.
 _REPLAYS: WeakKeyDictionary[Optimizer, Replay] = WeakKeyDictionary()
-
-
-class Replay:
-    """Steps of a strategy: a few ordinary ones, then a recorded one that is replayed.
-
-    The first shape of batch met `N_WARMUP_STEPS` + 1 times is recorded; other shapes take ordinary steps. Each call is
-    exactly one step of training; a recording itself runs nothing.
-
-    Parameters
-    ----------
-    strategy : Strategy
-        Whose steps they are.
-    record : callable, optional
-        `record(step, device)` records a call of `step` and returns (function that replays it, its result).
-    offset : callable, optional
-        `offset(device)` counts the random numbers drawn on the device.
-    """
-
-    def __init__(
-        self,
-        strategy: Strategy,
-        *,
-        record: Callable[[Callable, torch.device], tuple[Callable, list[Tensor]]] | None = None,
-        offset: Callable[[torch.device], int] | None = None,
-    ):
-        self.strategy = strategy
-        self.record, self.offset = record or _record_graph, offset or _random_offset
-        self.n_steps: Counter[tuple] = Counter()
-        self.recorded: tuple | None = None
-        self.replay: Any = None
-        self.is_ordinary = False
-
-    def __call__(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
-        """One step on `batch`; returns the losses."""
-        shapes = _shapes(batch)
-        if self.is_ordinary or self.recorded not in (None, shapes):
-            return self.strategy.step(network, batch, optimizers)
-        self.n_steps[shapes] += 1
-        if self.n_steps[shapes] <= N_WARMUP_STEPS:
-            return self._warm_up(network, batch, optimizers)
-        if self.recorded is None:
-            self.recorded = shapes
-            self._capture(network, batch, optimizers)
-        for mine, new in zip(_tensors(self.batch), _tensors(batch), strict=True):
-            mine.copy_(new, non_blocking=True)
-        self.replay()
-        return [loss.clone() for loss in self.losses]  # the next replay writes into the same memory
-
-    def _warm_up(self, network, batch, optimizers):
-        """An ordinary step that also finds out whether a graph can replace it."""
-        device = batch.target.device
-        offsets, before = [], self.offset(device)
-
-        def note(*_):
-            offsets.append(self.offset(device))
-
-        hooks = [iteration.register_forward_hook(note) for iteration in network.iterations]
-        try:
-            losses = self.strategy.step(network, batch, optimizers)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        # gleam.fit seeds the generator anew before each iteration, which sets the count to 0
-        draws = not {*offsets, self.offset(device)} <= {before, 0}
-        is_fused = all(group.get("fused") for optimizer in optimizers for group in optimizer.param_groups)
-        self.is_ordinary |= draws or not is_fused or any(p.device != device for p in network.parameters())
-        return losses
-
-    def _capture(self, network, batch, optimizers):
-        # A batch of its own, into which later batches are copied. Operators derived from it (Batch.sense) are computed
-        # inside the recording, so a replay computes them from the new contents.
-        own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
-        with _capturable(optimizers):
-            try:
-                self.replay, self.losses = self.record(
-                    lambda: self.strategy.step(network, own, optimizers), batch.target.device
-                )
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise RuntimeError(
-                    f"a step of {self.strategy} with this network cannot be recorded as a CUDA graph, since it may not "
-                    f"wait for the device ({str(error).splitlines()[0]}); give gleam.Fast captured=False"
-                ) from error
-
-
-@contextmanager
-def _capturable(optimizers):
-    """Mark optimizers as capturable, which torch requires in a recording and warns of outside one."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group in groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False
-
-
-def _tensors(batch):
-    return [getattr(batch, f.name) for f in fields(batch)]
-
-
-def _shapes(batch):
-    return tuple((t.shape, t.dtype) for t in _tensors(batch))
-
-
-def _random_offset(device):
-    return torch.cuda.default_generators[device.index].get_offset()
-
-
-def _record_graph(step, device):
-    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
-    try:
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
-            losses = step()
-    finally:
-        torch.cuda.set_stream(before)  # a recording that failed leaves its own stream behind
-    return graph.replay, losses

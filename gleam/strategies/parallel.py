@@ -24,7 +24,7 @@ from gleam.processes.team import Team, join
 from gleam.strategies.base import Strategy, check_within, forward_module, update_module
 from gleam.strategies.exchange import Place
 from gleam.strategies.greedy import EndToEnd, Greedy
-from gleam.strategies.inversion import combined
+from gleam.strategies.monitor import combined
 
 
 @final
@@ -131,7 +131,7 @@ class ParallelGreedy(Strategy):
         if place.team.size == 1:
             return self.equivalent.step(network, batch, optimizers)
         n_slices, is_plain = len(batch), not hasattr(network, "setup") and not hasattr(network, "image")
-        batch = batch.part(place.replica, self.n_replicas)
+        batch = self.given(batch.part(place.replica, self.n_replicas))
         average = place.averaging(len(batch) / n_slices, batch.target.device)
         parts = self.parts(network)
         losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in parts]

@@ -60,7 +60,7 @@ class Checkpoint:
     weights, best : dict
         State dicts of the network: the current one, and the one of the lowest validation nRMSE so far.
     optimizer_state : dict
-        Tensors named "module.parameter.name", with numbers for module and parameter.
+        Tensors named "module.parameter.name", with numbers for module and parameter, or "module.group.name".
     """
 
     path: Path
@@ -74,8 +74,13 @@ class Checkpoint:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(f"{m}.", self.optimizer_state).items():
             i, name = key.split(".", 1)
-            state.setdefault(int(i), {})[name] = value
+            if i != "group":
+                state.setdefault(int(i), {})[name] = value
         return state
+
+    def numbers_of(self, m: int) -> dict[str, float]:
+        """Numbers that an optimizer of one's own keeps for module `m` as a whole, such as an estimated step size."""
+        return {name: value.item() for name, value in _under(f"{m}.group.", self.optimizer_state).items()}
 
     def check(self, settings: dict, network: nn.Module, optimizers: Mapping[int, Optimizer]) -> None:
         """Check that a run can go on from here.

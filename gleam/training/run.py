@@ -1,15 +1,11 @@
-"""One training run: its loop, its checkpoint, and the state shared between processes.
-
-Random numbers inside the network, such as those of dropout, are a function of seed, step and iteration: before each
-call of an iteration a hook sets the generator of torch anew (:meth:`TrainingRun.seeded`).
-"""
+"""One training run: its loop, its checkpoint, and the state shared between processes."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +15,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from gleam import execution
 from gleam.datasets.slices import Slices
-from gleam.files import digest, locked
+from gleam.files import locked
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
@@ -30,6 +25,7 @@ from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.identity import run_identity
 from gleam.training.runs import attributes, described
+from gleam.training.seeding import seeded
 
 
 class TrainingRun:
@@ -136,7 +132,7 @@ class TrainingRun:
         self.strategy.diagnostics()  # clears counts of steps before this run, such as measurements of cost
         devices = [self.device] if torch.device(self.device).type == "cuda" else []
         # fork_rng restores the generators of torch afterwards, so training does not change random numbers elsewhere
-        with torch.random.fork_rng(devices), self.seeded() as seed:
+        with torch.random.fork_rng(devices), seeded(self.network, settings["seed"], self.strategy.replica) as seed:
             for step in range(first, last):
                 rates = learning_rates_at(step, settings, len(self.optimizers))
                 for optimizer, rate in zip(self.optimizers, rates, strict=True):
@@ -149,42 +145,16 @@ class TrainingRun:
                 self.team.report(step + 1)
         self.losses = self.exchange([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
         if not all(map(math.isfinite, self.losses)):
+            if batch.target.isnan().any():
+                raise ValueError(
+                    "a slice has no target (Batch.from_measured), so there is no loss to train with; give "
+                    "loss=gleam.losses.SelfSupervised(), or slices that are fully sampled"
+                )
             raise ValueError(
                 f"training diverged before step {last}: the loss is not finite; lower learning_rate={max(rates):g}"
             )
         self.fit.n_steps_done = last
         self.fit.seconds += time.perf_counter() - started
-
-    @contextmanager
-    def seeded(self) -> Iterator[Callable[[int], None]]:
-        """Make random numbers inside the network a function of (seed, step, iteration).
-
-        Yields `seed(step)`, to be called before each step. It sets the generator of torch. In addition a forward
-        pre-hook of each iteration sets it anew before every call, to a value that depends on seed, step and number of
-        the iteration.
-
-        Notes
-        -----
-        Why so often: dropout must draw the same mask when an iteration is computed a second time (checkpointing,
-        memory-efficient learning), when a killed run goes on from its checkpoint, and when another process trains the
-        iteration, whose generator has not advanced through the iterations before (P-GLEAM).
-        """
-        iterations: Any = self.network.iterations
-        numbers = {id(iteration): i for i, iteration in enumerate(iterations)}
-        now: list[int] = []
-        replica = [self.strategy.replica] if self.strategy.replica else []  # replicas have different slices
-
-        def seed(step):
-            now[:] = [step]
-            _seed_generators(_seed_of(now, self.fit.settings))
-
-        def reseed(iteration, _):  # called by torch before iteration.forward
-            _seed_generators(_seed_of([*now, numbers[id(iteration)], *replica], self.fit.settings))
-
-        with ExitStack() as hooks:
-            for iteration in iterations:
-                hooks.callback(iteration.register_forward_pre_hook(reseed).remove)
-            yield seed
 
     def exchange(self, losses: list[float]) -> list[float]:
         """Bring the weights of all modules to every process of the team; returns the losses of all modules."""
@@ -214,18 +184,28 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write the checkpoint: the first process writes, with the optimizer states of all."""
-        states = {m: self.optimizers[m].state_dict()["state"] for m in self.mine}
         state = self.team.merge(
             {
-                f"{m}.{i}.{name}": value
-                for m, of_module in states.items()
-                for i, of_parameter in of_module.items()
-                for name, value in ((key, torch.as_tensor(v)) for key, v in of_parameter.items() if v is not None)
+                f"{m}.{i}.{name}": torch.as_tensor(value)
+                for m in self.mine
+                for i, kept in self._kept(self.optimizers[m]).items()
+                for name, value in kept.items()
+                if value is not None
             }
         )
         if self.team.is_first:
             best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
             checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state, self.about())
+
+    def _kept(self, optimizer):
+        """State by number of the parameter; one's own optimizer may also change numbers of its group, as "group"."""
+        found = optimizer.state_dict()
+        if "optimizer" not in self.fit.settings:
+            return found["state"]
+        (group,) = found["param_groups"]
+        numbers = {name: value for name, value in group.items() if type(value) in (int, float) and name != "lr"}
+        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+        return found["state"] | {"group": numbers}
 
     def about(self) -> dict[str, Any]:
         """What the checkpoint says of network, data and date, so that the run can be found and loaded again."""
@@ -257,7 +237,9 @@ class TrainingRun:
                 }
                 for i, of_weight in found.state_of(m).items()
             }
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            (group,) = optimizer.state_dict()["param_groups"]
+            groups = [group | {name: type(group[name])(v) for name, v in found.numbers_of(m).items()}]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _module_of_key(strategy, network):
@@ -271,18 +253,6 @@ def _module_of_key(strategy, network):
     return {
         key: next((m for m, prefix in enumerate(prefixes) if key.startswith(prefix)), 0) for key in network.state_dict()
     }
-
-
-def _seed_generators(seed):
-    """Same as torch.manual_seed, which without a GPU records the call stack each time and so takes 0.5 ms."""
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized() and not execution.is_capturing():
-        torch.cuda.manual_seed_all(seed)
-
-
-def _seed_of(where, settings):
-    """Seed of torch's generator from the seed of the run and the numbers `where`: step, iteration, replica."""
-    return int(digest([settings["seed"], *where])[:15], 16)
 
 
 def learning_rates_at(step: int, settings: dict, n_modules: int) -> list[float]:

@@ -118,6 +118,27 @@ def test_iterates_that_are_no_image_need_a_method_that_makes_one():
         gleam.reconstruct(network, random_batch())
 
 
+@pytest.mark.parametrize("strategy", [EndToEnd(), Greedy(1, within=Checkpointed()), Greedy(2)], ids=str)
+def test_iterations_that_do_not_chain_are_named(strategy):
+    """Here both stand in one module; between two of them the image of the first has the wrong shape already."""
+    shorter = unrolled.Unrolled([Halved(24), *unrolled.pgd(2, 4).iterations])
+    says = r"iteration 1 of Unrolled, a PGDIteration, does not take what iteration 0 gives, of shape \(2, 12, 20\)"
+    with pytest.raises(ValueError, match=says):
+        strategy.step(shorter, random_batch(), optimizers(strategy, shorter, learning_rate=1e-3))
+    another = unrolled.Unrolled([Halved(7), *unrolled.pgd(2, 4).iterations])
+    with pytest.raises(ValueError, match=r"iteration 0 of Unrolled, a Halved, does not take what start\(batch\) gives"):
+        strategy.step(another, random_batch(), optimizers(strategy, another, learning_rate=1e-3))
+
+
+class Halved(torch.nn.Module):
+    def __init__(self, n_lines):
+        super().__init__()
+        self.gain, self.n_lines = torch.nn.Parameter(torch.ones(())), n_lines
+
+    def forward(self, x, batch):
+        return self.gain * x.reshape(-1, self.n_lines, 20)[:, ::2].view(2, -1, 20)
+
+
 class Pair(torch.nn.Module):
     def forward(self, x, batch):
         return x

@@ -11,6 +11,8 @@ import gleam
 from gleam import execution, strategies, unrolled
 from gleam.networks import convolutions
 from gleam.strategies import fast
+from gleam.strategies import recorded as recording
+from gleam.strategies.recorded import N_WARMUP_STEPS, Replay
 
 INNER = [
     gleam.EndToEnd(), gleam.Checkpointed(), gleam.Offloaded(), gleam.Invertible(n_checkpoints=9), gleam.Greedy(2),
@@ -193,16 +195,16 @@ class Recorder:
 def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
     odd, even = random_batch(n=1, seed=77), batches(5)
     order = [*even[:3], odd, *even[3:], *[odd] * 5, *even]  # the odd one often enough to be recorded, but too late
-    before = [t.clone() for batch in order for t in fast._tensors(batch)]
+    before = [t.clone() for batch in order for t in recording._tensors(batch)]
     found = []
     for recorded in (False, True):
         net, strategy, recorder = network(), gleam.Greedy(2), Recorder()
         optimizers = strategies.optimizers(strategy, net, learning_rate=1e-3)
-        step = fast.Replay(strategy, record=recorder, offset=lambda device: 0) if recorded else strategy.step
+        step = Replay(strategy, record=recorder, offset=lambda device: 0) if recorded else strategy.step
         found.append(trained(step, net, optimizers, order))
     (losses, state), (replayed_losses, replayed_state) = found
-    assert recorder.n_recorded == 1 and step.recorded == fast._shapes(even[0])
-    assert all(map(torch.equal, before, [t for b in order for t in fast._tensors(b)]))
+    assert recorder.n_recorded == 1 and step.recorded == recording._shapes(even[0])
+    assert all(map(torch.equal, before, [t for b in order for t in recording._tensors(b)]))
     assert torch.equal(losses, replayed_losses)
     assert weights_equal(state, replayed_state)
 
@@ -215,7 +217,7 @@ def test_a_network_that_draws_random_numbers_takes_ordinary_steps(i, seeds_anew)
         for iteration in net.iterations:
             iteration.register_forward_pre_hook(lambda *_: drawn.clear())
     net.iterations[i].denoiser.register_forward_hook(lambda *_: drawn.append(n_steps.append(1)))
-    replay = fast.Replay(strategy, record=recorder, offset=lambda device: len(drawn))
+    replay = Replay(strategy, record=recorder, offset=lambda device: len(drawn))
     trained(replay, net, strategies.optimizers(strategy, net, learning_rate=1e-3), batches(6))
     assert recorder.n_recorded == 0
     assert len(n_steps) == 6
@@ -224,7 +226,7 @@ def test_a_network_that_draws_random_numbers_takes_ordinary_steps(i, seeds_anew)
 def test_steps_that_a_graph_cannot_hold_are_ordinary():
     net, batch, recorder = network(), batches(1)[0], Recorder()
     unfused = [torch.optim.Adam(group, fused=False) for group in strategies.parameters_by_module(gleam.Greedy(2), net)]
-    trained(fast.Replay(gleam.Greedy(2), record=recorder, offset=lambda device: 0), net, unfused, [batch] * 5)
+    trained(Replay(gleam.Greedy(2), record=recorder, offset=lambda device: 0), net, unfused, [batch] * 5)
     assert recorder.n_recorded == 0
 
 
@@ -237,7 +239,7 @@ def test_only_a_gpu_pads_channels_and_the_options_arrive():
 def test_optimizers_are_capturable_in_a_recording_only():
     net, seen = network(), []
     optimizers = strategies.optimizers(gleam.Greedy(2), net, learning_rate=1e-3)
-    with fast._capturable(optimizers):
+    with recording._capturable(optimizers):
         seen += [optimizer.param_groups[0]["capturable"] for optimizer in optimizers]
     assert seen == [True, True]
     assert not any(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
@@ -271,8 +273,8 @@ def test_a_step_that_cannot_be_recorded_is_one_sentence():
     network, batch = gleam.unrolled.pgd(2, 3, seed=0), random_batch()
     strategy = gleam.Greedy(2)
     own = strategies.optimizers(strategy, network, learning_rate=1e-3)
-    replay = fast.Replay(strategy, record=recorder, offset=lambda device: 0)
-    for _ in range(fast.N_WARMUP_STEPS):
+    replay = Replay(strategy, record=recorder, offset=lambda device: 0)
+    for _ in range(N_WARMUP_STEPS):
         replay(network, batch, own)
     with pytest.raises(RuntimeError, match=r"Greedy\(n_modules=2.*capturing\); give gleam.Fast captured=False$"):
         replay(network, batch, own)

@@ -10,7 +10,8 @@ from problems import random_batch
 from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
 from gleam.cost.memory import LiveBytes
 from gleam.metrics import complex_l1
-from gleam.strategies.inversion import InversionWarning, _signature
+from gleam.strategies import InversionWarning
+from gleam.strategies.inversion import _signature
 from gleam.strategies.updates import parameters_by_module
 
 STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed())]

@@ -35,6 +35,22 @@ class SGD(torch.optim.SGD):
         super().__init__(parameters, lr=10 * lr, weight_decay=weight_decay)
 
 
+class Slowing(torch.optim.SGD):
+    """Keeps a number for all weights, in its group, which decides the next step."""
+
+    def __init__(self, parameters, lr, weight_decay):
+        super().__init__(parameters, lr=lr, weight_decay=weight_decay)
+        (group,) = self.param_groups
+        group |= {"n_calls": 0, "estimate": 1.0}
+
+    def step(self):
+        (group,) = self.param_groups
+        group["n_calls"] += 1
+        group["estimate"] /= 1 + group["n_calls"]
+        group["lr"] *= group["estimate"]
+        super().step()
+
+
 def network():
     return gleam.unrolled.pgd(3, 4, seed=1)
 
@@ -62,6 +78,8 @@ def test_what_is_as_usual_keeps_the_name_of_a_run(splits, tmp_path):
         {"learning_rate": [3e-3, 1e-3, 3e-4]},
         {"strategy": Greedy(3, loss=losses.magnitude_l1)},
         {"strategy": Greedy(3, loss=losses.DataConsistent(0.5))},
+        {"strategy": Greedy(3, loss=losses.SelfSupervised(0.3))},
+        {"optimizer": Slowing},
         {"strategy": Greedy(3, loss=(losses.complex_l1, losses.one_minus_ssim, losses.complex_l1))},
         {"strategy": Greedy(3, loss=losses.Mixed(((0.5, losses.complex_l1), (0.5, losses.magnitude_l1))))},
     ],
