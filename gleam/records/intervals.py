@@ -1,0 +1,181 @@
+"""Differences between two methods, with an interval, and what is concluded from them by rules that are fixed here.
+
+The rules were written down before the numbers that they judge:
+
+1. A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, then
+   slices within each of them. Trainings with several seeds are averaged slice by slice first; how far the mean moves
+   from seed to seed stands beside the interval.
+2. The smallest difference that matters is `SMALLEST` for a score, and a factor of `SMALLEST_RATIO` for memory and time.
+3. *Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign the
+   same with every seed. It does not hold if the interval lies below that smallest difference.
+4. *As good as* holds if the interval is above minus the smallest difference that matters, and does not hold if it is
+   below that.
+5. A ratio of costs as *large* as published holds if it reaches the published one within the factor that matters, and
+   holds in part if it is in the same direction by at least that factor.
+6. Everything else cannot be told. A claim about several experiments holds if it holds in all, does not hold if it
+   holds in none and fails in one, cannot be told if it cannot be told in all, and else holds in part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from gleam.records.comparisons import SMALLEST
+from gleam.records.storage import Record
+
+SMALLEST_RATIO = 1.1
+HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "cannot be told"
+N_DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference of a score: our method minus another one.
+
+    Attributes
+    ----------
+    metric : str
+        The score.
+    mean, low, high : float
+        Mean over slices, and the ends of its 95 % interval.
+    by_seed : tuple of float
+        The mean of each pair of trainings.
+    n_subjects : int
+        How many subjects were tested.
+    """
+
+    metric: str
+    mean: float
+    low: float
+    high: float
+    by_seed: tuple[float, ...]
+    n_subjects: int
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """(mean, low, high), positive where ours is better: nRMSE has its sign changed."""
+        return (-self.mean, -self.high, -self.low) if self.metric == "nrmse" else (self.mean, self.low, self.high)
+
+
+def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record], metric: str = "psnr") -> Difference:
+    """The difference of two methods, paired slice by slice.
+
+    Parameters
+    ----------
+    ours, theirs : Record, or a sequence of them
+        With several, those of the same seeds in the same order. A single baseline without training may stand for all.
+    metric : str
+        Column of the scores.
+
+    Returns
+    -------
+    Difference
+
+    Raises
+    ------
+    ValueError
+        If two records do not belong together: tested on other slices, of other seeds, experiments, profiles or results
+        versions; or if they have no scores.
+    """
+    ours, theirs = ([found] if isinstance(found, Record) else list(found) for found in (ours, theirs))
+    if len(theirs) == 1 < len(ours) and theirs[0].n_parameters is None:
+        theirs = theirs * len(ours)
+    if not ours or len(ours) != len(theirs):
+        raise ValueError(f"{len(ours)} records cannot be compared with {len(theirs)}; expected one per seed of each")
+    pairs = [_paired(one, other, metric) for one, other in zip(ours, theirs, strict=True)]
+    if any(not pair.index.equals(pairs[0].index) for pair in pairs):
+        raise ValueError(f"{ours[0].method} of {ours[0].experiment} was tested on other slices with another seed")
+    values = sum(pairs[1:], pairs[0]) / len(pairs)
+    low, high = bootstrap(values)
+    by_seed = tuple(float(pair.mean()) for pair in pairs)
+    return Difference(metric, float(values.mean()), low, high, by_seed, values.index.unique("subject").size)
+
+
+def _paired(ours, theirs, metric):
+    for name in ("experiment", "profile", "results_version"):
+        if getattr(ours, name) != getattr(theirs, name):
+            raise ValueError(
+                f"{ours.method} and {theirs.method} do not belong together: {name} is {getattr(ours, name)!r} and "
+                f"{getattr(theirs, name)!r}"
+            )
+    seeds = [record.settings.get("seed") for record in (ours, theirs) if record.n_parameters is not None]
+    if len({*seeds}) > 1:
+        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} have seeds {seeds}; expected one")
+    for record in (ours, theirs):
+        if metric not in record.table:
+            raise ValueError(f"{record.method} of {record.experiment} has no {metric} to compare")
+    one, other = (r.table.set_index(["subject", "slice"])[metric].sort_index() for r in (ours, theirs))
+    if not one.index.equals(other.index):
+        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
+    return one - other
+
+
+def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS, seed: int = 0) -> tuple[float, float]:
+    """Interval of the mean of `values`, by drawing subjects again and slices within each of them.
+
+    Parameters
+    ----------
+    values : Series
+        With the index (subject, slice).
+    level : float
+        Of the interval.
+    n_draws, seed : int
+        How many data sets are drawn, and the seed of the generator.
+
+    Returns
+    -------
+    low, high : float
+        NaN if there is only one subject.
+    """
+    groups = [group.to_numpy() for _, group in values.groupby("subject")]
+    if len(groups) < 2:
+        return float("nan"), float("nan")
+    generator, sizes = np.random.default_rng(seed), np.array([len(group) for group in groups])
+    padded = np.stack([np.pad(group, (0, sizes.max() - len(group))) for group in groups])
+    sums, counts = np.zeros(n_draws), np.zeros(n_draws)
+    for _ in groups:  # the subject that is drawn at this place
+        subject = generator.integers(len(groups), size=n_draws)
+        chosen = (generator.random((n_draws, sizes.max())) * sizes[subject, None]).astype(int)
+        is_there = np.arange(sizes.max()) < sizes[subject, None]
+        sums += (padded[subject[:, None], chosen] * is_there).sum(1)
+        counts += sizes[subject]
+    low, high = np.quantile(sums / counts, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def is_better(found: Difference) -> str:
+    """The verdict on "ours is better", by rule 3."""
+    (mean, low, high), smallest = found.gain, SMALLEST[found.metric]
+    sign = -1 if found.metric == "nrmse" else 1
+    if low > 0 and mean >= smallest and all(sign * one > 0 for one in found.by_seed):
+        return HOLDS
+    return FAILS if high < smallest else UNKNOWN
+
+
+def is_as_good(found: Difference) -> str:
+    """The verdict on "ours is as good as theirs", by rule 4."""
+    (_, low, high), smallest = found.gain, SMALLEST[found.metric]
+    return HOLDS if low > -smallest else FAILS if high < -smallest else UNKNOWN
+
+
+def is_as_large(ratio: float, published: float) -> str:
+    """The verdict on a ratio of costs that is to be above 1, by rule 5; a published 1 means "about the same"."""
+    if published <= SMALLEST_RATIO:
+        return HOLDS if 1 / SMALLEST_RATIO <= ratio <= SMALLEST_RATIO else FAILS
+    if ratio >= published / SMALLEST_RATIO:
+        return HOLDS
+    return IN_PART if ratio >= SMALLEST_RATIO else FAILS
+
+
+def together(verdicts: Iterable[str]) -> str:
+    """The verdict on a claim about several experiments, by rule 6."""
+    found = set(verdicts)
+    if not found or found == {UNKNOWN}:
+        return UNKNOWN
+    if found == {HOLDS}:
+        return HOLDS
+    return FAILS if found <= {FAILS, UNKNOWN} else IN_PART

@@ -1,0 +1,113 @@
+"""Intervals by a hierarchical bootstrap, and what the written rules conclude from them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_records import make
+
+from gleam.records import intervals
+from gleam.records.intervals import FAILS, HOLDS, IN_PART, UNKNOWN, Difference, bootstrap, difference
+
+
+def drawn(generator, n_subjects, n_slices, within=0.5):
+    """Slices of subjects whose true mean is 0."""
+    values = generator.normal(size=(n_subjects, 1)) + within * generator.normal(size=(n_subjects, n_slices))
+    index = pd.MultiIndex.from_product([range(n_subjects), range(n_slices)], names=["subject", "slice"])
+    return pd.Series(values.ravel(), index)
+
+
+def test_an_interval_covers_the_true_mean_about_as_often_as_it_says():
+    generator, covered = np.random.default_rng(0), []
+    for _ in range(120):
+        low, high = bootstrap(drawn(generator, 12, 6), n_draws=400)
+        covered.append(low < 0 < high)
+    assert 0.86 < np.mean(covered) <= 1
+
+
+def test_slices_of_one_subject_do_not_count_as_subjects():
+    """More slices of the same subjects say little more about other subjects."""
+    few, many = (drawn(np.random.default_rng(1), 8, n, within=0.1) for n in (2, 50))
+    widths = [np.diff(bootstrap(values))[0] for values in (few, many)]
+    assert widths[1] > 0.85 * widths[0]
+    assert np.isnan(bootstrap(few.loc[[0]])).all(), "one subject says nothing about others"
+
+
+def test_an_interval_is_that_of_the_mean_over_slices():
+    """A subject with more slices counts more, as in the tables."""
+    sizes = {"a": 1, "b": 9, "c": 9, "d": 9}
+    values = pd.Series({(s, i): float(s == "a") for s, n in sizes.items() for i in range(n)})
+    values.index.names = ["subject", "slice"]
+    low, high = bootstrap(values)
+    assert low == 0 and values.mean() < high < 1
+    shifted = bootstrap(values + 3)
+    assert shifted == pytest.approx((low + 3, high + 3)) and bootstrap(values) == (low, high)
+
+
+def test_a_difference_is_paired_and_averaged_over_seeds():
+    ours, theirs = make(psnr=(30.5, 31.5, 34.5, 35.5)), make("End-to-end")
+    found = difference(ours, theirs)
+    assert found.mean == pytest.approx(0.5) and found.low == found.high == pytest.approx(0.5)
+    assert found.n_subjects == 2 and found.by_seed == (0.5,)
+    seeds = [replace(r, settings={"seed": i}) for i, r in enumerate((ours, make(psnr=(30, 31, 34, 35))))]
+    others = [replace(theirs, settings={"seed": i}) for i in range(2)]
+    assert difference(seeds, others).by_seed == (0.5, 0.0) and difference(seeds, others).mean == 0.25
+    shuffled = replace(theirs, scores=theirs.scores[::-1])
+    assert difference(ours, shuffled).mean == pytest.approx(0.5)
+    baseline = make("CS", cost=False)
+    assert difference(seeds, baseline).by_seed == (0.5, 0.0), "a method without training stands for every seed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"profile": "quick"}, "do not belong together: profile is '' and 'quick'"),
+        ({"experiment": "cine"}, "experiment is 'mridata_pgd_R12' and 'cine'"),
+        ({"results_version": 99}, "results_version is 1 and 99"),
+        ({"settings": {"seed": 4}}, r"have seeds \[0, 4\]"),
+        ({"scores": []}, "End-to-end of mridata_pgd_R12 has no psnr"),
+    ],
+)
+def test_records_that_do_not_belong_together_are_never_compared(changed, says):
+    ours = replace(make(), settings={"seed": 0})
+    theirs = replace(make("End-to-end"), settings={"seed": 0})
+    with pytest.raises(ValueError, match=says):
+        difference(ours, replace(theirs, **changed))
+    with pytest.raises(ValueError, match="2 records cannot be compared with 1"):
+        difference([ours, ours], theirs)
+    fewer = replace(theirs, scores=theirs.scores[:3])
+    with pytest.raises(ValueError, match="not tested on the same slices"):
+        difference(ours, fewer)
+
+
+def of(mean, low, high, metric="psnr", by_seed=None):
+    return Difference(metric, mean, low, high, by_seed or (mean,), 8)
+
+
+@pytest.mark.parametrize(
+    ("found", "better", "as_good"),
+    [
+        (of(1.0, 0.5, 1.5), HOLDS, HOLDS),
+        (of(0.1, 0.05, 0.15), FAILS, HOLDS),  # sure, and too small to matter
+        (of(1.0, -0.1, 2.1), UNKNOWN, HOLDS),
+        (of(0.0, -0.3, 0.3), UNKNOWN, UNKNOWN),
+        (of(-1.0, -1.5, -0.5), FAILS, FAILS),
+        (of(-0.1, -0.15, -0.05), FAILS, HOLDS),
+        (of(1.0, 0.5, 1.5, by_seed=(2.1, -0.1)), UNKNOWN, HOLDS),
+        (of(-0.02, -0.03, -0.01, "nrmse"), HOLDS, HOLDS),
+        (of(-0.02, -0.03, -0.01, "nrmse", (-0.05, 0.01)), UNKNOWN, HOLDS),
+        (of(0.02, 0.01, 0.03, "nrmse"), FAILS, FAILS),
+        (of(float("nan"), float("nan"), float("nan")), UNKNOWN, UNKNOWN),
+    ],
+)
+def test_verdicts_follow_the_rules(found, better, as_good):
+    assert intervals.is_better(found) == better and intervals.is_as_good(found) == as_good
+
+
+def test_verdicts_on_ratios_and_on_several_experiments():
+    assert [intervals.is_as_large(r, 5.6) for r in (6.0, 5.2, 3.0, 1.05, 0.5)] == [HOLDS, HOLDS, IN_PART, FAILS, FAILS]
+    assert [intervals.is_as_large(r, 1.0) for r in (0.8, 0.95, 1.05, 1.2)] == [FAILS, HOLDS, HOLDS, FAILS]
+    assert intervals.together([HOLDS, HOLDS]) == HOLDS and intervals.together([]) == UNKNOWN
+    assert intervals.together([HOLDS, FAILS]) == IN_PART == intervals.together([HOLDS, UNKNOWN])
+    assert intervals.together([FAILS, UNKNOWN]) == FAILS and intervals.together([UNKNOWN] * 2) == UNKNOWN
