@@ -16,7 +16,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data archive edit benchmark records wheels lock lint clean help
+.PHONY: reproduce test book notebooks data archive claims edit benchmark records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -35,6 +35,9 @@ data: $(STAMP)  ## Only the phantoms, where real data are not given
 
 archive: $(STAMP)  ## Copy the records of a build, PROFILE=standard SEED=1, to results/
 	@$(RUN) archive
+
+claims: $(STAMP)  ## The paper's claims, ours with intervals, and verdicts, in the terminal
+	@$(BIN)/python -m gleam.records.scoreboard results _work/$(or $(PROFILE),quick)/records
 
 lint: $(STAMP)  ## Style, types, and notebooks without outputs
 	@$(BIN)/ruff check .

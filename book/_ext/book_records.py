@@ -235,25 +235,36 @@ def _names(text):
 
 
 def _table(header, rows):
+    def texts(row):
+        return [nodes.Text(text) for text in row]
+
+    return table_of(
+        header,
+        [row_of(texts(row)) if len(row) > 1 else block_of(len(header), nodes.strong(text=row[0])) for row in rows],
+    )
+
+
+def table_of(header, rows):
+    """A table of docutils with a row of texts as its head and rows of nodes as its body."""
     group = nodes.tgroup(cols=len(header))
     group.extend(nodes.colspec(colwidth=1) for _ in header)
     head, body = nodes.thead(), nodes.tbody()
-    head.append(_row(header))
-    body.extend(_row(row) if len(row) > 1 else _block(row[0], len(header)) for row in rows)
+    head.append(row_of([nodes.Text(text) for text in header]))
+    body.extend(rows)
     group.extend([head, body])
     return nodes.table("", group, classes=["records"])
 
 
-def _row(texts):
+def row_of(contents):
+    """A row with one inline node in each cell."""
     row = nodes.row()
-    row.extend(nodes.entry("", nodes.paragraph(text=text)) for text in texts)
+    row.extend(nodes.entry("", nodes.paragraph("", "", content)) for content in contents)
     return row
 
 
-def _block(text, n_columns):
+def block_of(n_columns, *contents):
     """A row with the name of a block, over all columns."""
-    entry = nodes.entry("", nodes.paragraph("", "", nodes.strong(text=text)), morecols=n_columns - 1)
-    return nodes.row("", entry)
+    return nodes.row("", nodes.entry("", nodes.paragraph("", "", *contents), morecols=n_columns - 1))
 
 
 def setup(app):

@@ -4,7 +4,8 @@
 - `recording`: makes records of what was just trained or measured.
 - `archive`: archived full-scale runs, and complete runs of earlier builds.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
-- `comparisons`: methods compared in words.
+- `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
+- `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.

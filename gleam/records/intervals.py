@@ -1,20 +1,4 @@
-"""Differences between two methods, with an interval, and what is concluded from them by rules that are fixed here.
-
-The rules were written down before the numbers that they judge:
-
-1. A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, then
-   slices within each of them. Trainings with several seeds are averaged slice by slice first; how far the mean moves
-   from seed to seed stands beside the interval.
-2. The smallest difference that matters is `SMALLEST` for a score, and a factor of `SMALLEST_RATIO` for memory and time.
-3. *Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign the
-   same with every seed. It does not hold if the interval lies below that smallest difference.
-4. *As good as* holds if the interval is above minus the smallest difference that matters, and does not hold if it is
-   below that.
-5. A ratio of costs as *large* as published holds if it reaches the published one within the factor that matters, and
-   holds in part if it is in the same direction by at least that factor.
-6. Everything else cannot be told. A claim about several experiments holds if it holds in all, does not hold if it
-   holds in none and fails in one, cannot be told if it cannot be told in all, and else holds in part.
-"""
+"""Differences between two methods, with an interval, and what is concluded from them by rules that are fixed here."""
 
 from __future__ import annotations
 
@@ -28,6 +12,25 @@ from gleam.records.comparisons import SMALLEST
 from gleam.records.storage import Record
 
 SMALLEST_RATIO = 1.1
+RULES = (  # written down before the numbers that they judge
+    "A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, "
+    "then slices within each of them. Trainings with several seeds are averaged slice by slice first, and the range of "
+    "their means stands beside the interval. Without such a range it was one training, and the interval says nothing "
+    "about another seed.",
+    f"The smallest difference that matters is {SMALLEST['psnr']} dB in PSNR, {SMALLEST['ssim']} in SSIM, "
+    f"{SMALLEST['nrmse']} in nRMSE, and a factor of {SMALLEST_RATIO} for memory and time.",
+    "*Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign "
+    "the same with every seed. It does not hold if the interval lies below that smallest difference.",
+    "*As good as* holds if the interval is above minus the smallest difference that matters, and does not hold if it "
+    "is below that.",
+    "A ratio of costs holds if it reaches the published one within the factor that matters. It holds in part if it is "
+    "on the same side of 1 by at least that factor.",
+    "Everything else cannot be told. A claim about several experiments holds if it holds in all. It does not hold if "
+    "it holds in none and fails in at least one. Else it holds in part, or cannot be told in any.",
+    "Judged is the largest evidence: runs at the paper's size; until there are some, those of the profile standard "
+    "together with real anatomy; for costs and measures without either, this build. Scores of a build with another "
+    "profile are shown and not judged.",
+)
 HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "cannot be told"
 N_DRAWS = 4000
 
@@ -148,7 +151,7 @@ def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS,
 
 
 def is_better(found: Difference) -> str:
-    """The verdict on "ours is better", by rule 3."""
+    """The verdict on "ours is better", by the rule for *better* of `RULES`."""
     (mean, low, high), smallest = found.gain, SMALLEST[found.metric]
     sign = -1 if found.metric == "nrmse" else 1
     if low > 0 and mean >= smallest and all(sign * one > 0 for one in found.by_seed):
@@ -157,7 +160,7 @@ def is_better(found: Difference) -> str:
 
 
 def is_as_good(found: Difference) -> str:
-    """The verdict on "ours is as good as theirs", by rule 4."""
+    """The verdict on "ours is as good as theirs", by the rule for *as good as* of `RULES`."""
     (_, low, high), smallest = found.gain, SMALLEST[found.metric]
     return HOLDS if low > -smallest else FAILS if high < -smallest else UNKNOWN
 
@@ -172,7 +175,7 @@ def is_as_large(ratio: float, published: float) -> str:
 
 
 def together(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim about several experiments, by rule 6."""
+    """The verdict on a claim about several experiments, by the rule for several experiments of `RULES`."""
     found = set(verdicts)
     if not found or found == {UNKNOWN}:
         return UNKNOWN

@@ -1,21 +1,24 @@
 """The book's Sphinx extension: numbers from records, and the addresses of buttons."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
+import book_claims
 import book_records
 import gleam_book
 import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import directives, roles
+from sphinx import addnodes
 from sphinx.util.docutils import docutils_namespace
 
 from gleam import records
 from gleam.datasets.volume import REAL_ANATOMY
+from gleam.records.claims import CLAIMS
+from gleam.records.scoreboard import scoreboard
 
-CLAIMS = (Path(__file__).resolve().parents[2] / "book" / "claims.md").read_text()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -87,14 +90,15 @@ def test_an_archived_value_is_that_of_the_full_scale_run(two_runs, tmp_path):
     assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) is None, "an unfinished run has no scores yet"
 
 
-def test_every_claim_has_an_archived_number_once_all_was_run(two_runs, tmp_path):
-    rows = [line for line in CLAIMS.splitlines() if "{record}" in line]
-    references = re.findall(r"\{archived\}`([^`]+)`", CLAIMS)
-    assert len(references) == len(rows) and all("{archived}" in line for line in rows if line.startswith("|"))
-    measures = dict.fromkeys(["times_as_fast_as_gleam", "n_falls", "largest_fall"], 1.0)
-    for experiment, method in {pair for text in references for pair in re.findall(r"(\w+)/([^:]+):", text)}:
-        archive(tmp_path, method, experiment, measures=measures)
-    assert None not in [book_records.evaluate(text, book_records.look_up_archived) for text in references]
+def test_the_scoreboard_shows_every_claim_with_its_cases(tmp_path):
+    board = scoreboard(tmp_path, tmp_path, book_records.PUBLISHED)
+    whole, short = book_claims._whole(board), book_claims._short(board)
+    texts = [row[0] for row in cells(whole)]
+    assert sum(text.startswith(claim.text) for claim in CLAIMS for text in texts) >= len(CLAIMS)
+    assert len(cells(short)) == 1 + len(CLAIMS) and len(texts) == 1 + sum(1 + len(claim.cases) for claim in CLAIMS)
+    targets = {link["reftarget"].rpartition("/")[2] for link in whole.findall(addnodes.pending_xref)}
+    assert targets == {claim.chapter for claim in CLAIMS}
+    assert all((ROOT / "notebooks" / f"{target}.ipynb").is_file() for target in targets)
 
 
 @pytest.fixture

@@ -1,0 +1,242 @@
+"""The scoreboard: every claim with the paper's number, ours with intervals, and a verdict.
+
+``python -m gleam.records.scoreboard results _work/quick/records`` prints it. The rules are those of `intervals`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from gleam.cost.timing import median_ratio
+from gleam.records.claims import AS_GOOD, BETTER, BEYOND, CLAIMS, COST, VALUE, Claim
+from gleam.records.intervals import (
+    FAILS,
+    HOLDS,
+    IN_PART,
+    UNKNOWN,
+    Difference,
+    difference,
+    is_as_good,
+    is_as_large,
+    is_better,
+    together,
+)
+from gleam.records.schema import FULL_SCALE
+from gleam.records.storage import Record, load_experiment
+from gleam.records.subjects import cross_validation
+from gleam.records.tables import _DIGITS, published
+
+Runs = dict[str, list[Record]]  # of method to its records, one per seed
+COLUMNS = ("This build", "Standard", "Real anatomy", "Paper size")
+MISSING = "–"
+
+
+def scoreboard(
+    results: str | Path, build: str | Path, paper: str | Path, claims: Sequence[Claim] = CLAIMS
+) -> pd.DataFrame:
+    """All claims as a table of text.
+
+    Parameters
+    ----------
+    results : path
+        Holds a folder of archived records per device and profile, as results/ does.
+    build : path
+        Records of this build, <experiment>/<method>.json.
+    paper : path
+        The paper's tables (CSV).
+    claims : sequence of Claim
+
+    Returns
+    -------
+    DataFrame
+        Index (claim, case). Columns: Paper; This build, Standard, Real anatomy and Paper size, each a difference with
+        its interval, or a ratio; Verdict, of the case; Where, a chapter; Quantity, what the numbers are. Under a claim
+        with several cases the row "together" has the verdict on the claim.
+
+    Raises
+    ------
+    ValueError
+        If a file is not a record, or two that would be compared do not belong together; the message names them.
+    """
+    results, rows = Path(results), {}
+    for claim in claims:
+        verdicts = []
+        for case in claim.cases:
+            found = {
+                "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
+                "Standard": of_seeds(results, case.experiment, "standard"),
+                "Real anatomy": _real(results, case),
+                "Paper size": of_seeds(results, case.experiment, FULL_SCALE),
+            }
+            values = {name: _value(claim, case, runs, is_real=name == "Real anatomy") for name, runs in found.items()}
+            verdicts.append(_verdict(claim, case, values, paper))
+            shown = {name: _shown(claim, value) for name, value in values.items()}
+            rows[claim.text, case.label] = {
+                "Paper": _published_text(claim, case, paper), **shown, "Verdict": verdicts[-1],
+                "Where": claim.chapter, "Quantity": claim.quantity,
+            }  # fmt: skip
+        if len(claim.cases) > 1:
+            blank = dict.fromkeys(("Paper", *COLUMNS), "")
+            rows[claim.text, "together"] = blank | {
+                "Verdict": together(verdicts), "Where": claim.chapter, "Quantity": claim.quantity,
+            }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["Claim", "Case"])
+
+
+def in_short(board: pd.DataFrame) -> pd.DataFrame:
+    """One row per claim of a :func:`scoreboard`: its verdict and where it is tested."""
+    return board.groupby(level="Claim", sort=False)[["Verdict", "Where"]].last()
+
+
+def summary(board: pd.DataFrame) -> dict[str, list[str]]:
+    """The paper's claims of a :func:`scoreboard` by verdict; those beyond the paper are left out."""
+    short = in_short(board)["Verdict"]
+    ours = [claim for claim in short.index if not claim.startswith(BEYOND)]
+    return {verdict: [c for c in ours if short[c] == verdict] for verdict in (HOLDS, IN_PART, FAILS, UNKNOWN)}
+
+
+def of_seeds(results: Path, experiment: str, profile: str) -> Runs:
+    """Archived records of an experiment and a profile, of method to one record per seed; empty if there are none.
+
+    All are of one device: the one whose records are newest.
+    """
+    devices: dict[str, list[Path]] = {}
+    for folder in sorted(path.parent for path in results.glob(f"*/{experiment}") if path.is_dir()):
+        devices.setdefault(re.sub(r"-seed\d+$", "", folder.name), []).append(folder)
+    found: list[tuple[str, Runs]] = []
+    for folders in devices.values():
+        loaded = [load_experiment(folder, experiment) for folder in folders]
+        runs: Runs = {}
+        for of_seed in loaded:
+            for method, record in of_seed.items():
+                runs.setdefault(method, []).extend([record] if record.profile == profile else [])
+        dates = [record.environment.get("date", "") for of_seed in loaded for record in of_seed.values()]
+        found.append((max(dates, default=""), {m: r for m, r in runs.items() if r}))
+    return max(filter(lambda one: one[1], found), key=lambda one: one[0], default=("", {}))[1]
+
+
+def _real(results, case):
+    if case.real is None:
+        return {}
+    experiment, *methods = case.real
+    _, runs = cross_validation(results / "real-anatomy", experiment, 5, methods)
+    return {method: [record] for method, record in runs.items()}
+
+
+def _value(claim, case, runs, *, is_real):
+    """The difference, ratio or measure of a case; None if a record is missing."""
+    ours, theirs = case.real[1:] if is_real and case.real else (case.ours, case.theirs)
+    if claim.kind in (BETTER, AS_GOOD):
+        return _difference(runs.get(ours, []), runs.get(theirs, []), case.name)
+    one = runs[ours][0] if ours in runs else None
+    if case.theirs:
+        return _ratio(one, runs[theirs][0] if theirs in runs else None, case.name)
+    if case.name == "share_of_fallbacks":
+        return _share_of_fallbacks(one)
+    return one.value(case.name) if one else None
+
+
+def _difference(ours, theirs, metric) -> Difference | None:
+    if len(theirs) == 1 and theirs[0].n_parameters is None:  # without training: one for all seeds
+        common = ours
+    else:
+        of_seed = {record.settings.get("seed"): record for record in theirs}
+        common = [record for record in ours if record.settings.get("seed") in of_seed]
+        theirs = [of_seed[record.settings.get("seed")] for record in common]
+    return difference(common, theirs, metric) if common and theirs and common[0].scores else None
+
+
+def _ratio(ours, theirs, name):
+    if ours is None or theirs is None or not ours.cost or not theirs.cost:
+        return None
+    a, b = theirs.cost.get(name), ours.cost.get(name)
+    if not a or not b:
+        return None
+    return median_ratio(a, b) if isinstance(a, list) else a / b
+
+
+def _share_of_fallbacks(record):
+    rows = [row for row in record.history if row.get("n_inversions")] if record else []
+    return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
+
+
+def _verdict(claim, case, values, paper):
+    """The verdict on a case from the largest evidence (the last of `RULES`)."""
+    larger = (
+        [values["Paper size"]] if values["Paper size"] is not None else [values["Standard"], values["Real anatomy"]]
+    )
+    judged = [value for value in larger if value is not None]
+    if not judged and claim.kind not in (BETTER, AS_GOOD) and values["This build"] is not None:
+        judged = [values["This build"]]
+    if claim.only_paper_size and values["Paper size"] is None:
+        judged = []
+    rules: dict[str, Any] = {
+        BETTER: is_better,
+        AS_GOOD: is_as_good,
+        COST: lambda ratio: is_as_large(ratio, _published(claim, case, paper)),
+        VALUE: claim.judge,
+    }
+    return together(rules[claim.kind](value) for value in judged)
+
+
+def _published(claim, case, paper):
+    """The paper's own difference or ratio; None if it has none."""
+    if "/" not in case.paper:
+        return float(case.paper) if claim.kind == COST and case.paper else None
+    table, acceleration = case.paper.split("/")
+    rows = published(paper, table=table, acceleration=int(acceleration)).set_index("method")
+    name = {"peak_bytes": "memory_gb", "step_seconds": "seconds_per_step"}.get(case.name, case.name)
+    ours, theirs = rows.loc[case.ours, name], rows.loc[case.theirs, name]
+    return theirs / ours if claim.kind == COST else ours - theirs
+
+
+def _published_text(claim, case, paper):
+    value = _published(claim, case, paper)
+    if value is None:
+        return case.paper or MISSING
+    return f"{value:.2f}" if claim.kind == COST else f"{value:+.{_DIGITS[case.name]}f}".replace("-", "−")
+
+
+def _shown(claim, value):
+    if value is None:
+        return MISSING
+    if not isinstance(value, Difference):
+        return f"{value:.2f}"
+    digits = _DIGITS[value.metric]
+    text = f"{value.mean:+.{digits}f} ({value.low:+.{digits}f} to {value.high:+.{digits}f})"
+    if len(value.by_seed) > 1:
+        text += f"; seeds {min(value.by_seed):+.{digits}f} to {max(value.by_seed):+.{digits}f}"
+    return text.replace("-", "−")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the scoreboard and return the exit status: 2, with one sentence, if a folder or a record is not right."""
+    parser = argparse.ArgumentParser(
+        prog="python -m gleam.records.scoreboard", description="The paper's claims and ours."
+    )
+    parser.add_argument("results", type=Path, help="holds a folder of archived records for each device")
+    parser.add_argument("build", type=Path, help="holds the records of this build, <experiment>/<method>.json")
+    parser.add_argument("--paper", type=Path, default=Path("data/published/tables.csv"), help="the paper's tables")
+    given = parser.parse_args(arguments)
+    try:
+        if not given.results.is_dir():
+            raise FileNotFoundError(f"{given.results} is not a folder; expected archived records, such as results/")
+        board = scoreboard(given.results, given.build, given.paper)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for claim, rows in board.groupby(level="Claim", sort=False):
+        print(f"\n{claim}: {rows['Verdict'].iloc[-1].upper()} ({rows['Quantity'].iloc[-1]})")
+        print(rows.loc[:, "Paper":"Verdict"].droplevel("Claim").drop(index="together", errors="ignore").to_string())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The scoreboard: which records judge which claim, and what is never compared."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from made_records import make
+
+from gleam import records
+from gleam.records import scoreboard
+from gleam.records.claims import AS_GOOD, BETTER, CLAIMS, COST, VALUE, Case, Claim
+from gleam.records.intervals import FAILS, HOLDS, UNKNOWN
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+from full_scale.profiles import Profile  # noqa: E402
+
+PAPER = ROOT / "data" / "published" / "tables.csv"
+NAME = "mridata_pgd_R12"
+AS_GOOD_ONE = Claim("On par", AS_GOOD, "04_mridata", (Case("PGD", NAME, "GLEAM", "End-to-end", "I/12"),))
+MEMORY = Claim("Memory", COST, "04_mridata", (Case("PGD", NAME, "GLEAM", "End-to-end", "I/12", "peak_bytes"),))
+
+
+def written(folder, shift, profile, seed=0, *, peak=20_000_000):
+    """Records of GLEAM and, `shift` dB below it, of end-to-end training."""
+    values = (30.0, 31.0, 34.0, 35.0)
+    for method, psnr, n in (("GLEAM", values, 10_000_000), ("End-to-end", [v - shift for v in values], peak)):
+        record = replace(make(method, psnr), profile=profile, settings={"seed": seed})
+        records.save(replace(record, cost=record.cost | {"peak_bytes": n}), folder)
+
+
+def board(tmp_path, *claims):
+    return scoreboard.scoreboard(tmp_path, tmp_path / "build", PAPER, claims)
+
+
+def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_paper():
+    known = {name: set(e.methods) for name, e in Profile("standard", 0).experiments.items()}
+    for claim in CLAIMS:
+        for case in claim.cases:
+            if claim.kind != VALUE and not claim.only_paper_size:
+                assert {case.ours, case.theirs} - {"CS", "Checkpointing"} <= known[case.experiment], case
+            assert scoreboard._published_text(claim, case, PAPER) and claim.quantity
+
+
+def test_nothing_was_run():
+    found = scoreboard.scoreboard(ROOT / "none", ROOT / "none", PAPER)
+    assert set(found["Verdict"]) == {UNKNOWN}
+    assert set(found.loc[:, scoreboard.COLUMNS[0] : scoreboard.COLUMNS[-1]].to_numpy().ravel()) <= {"–", ""}
+
+
+def test_a_short_build_is_shown_and_its_scores_are_not_judged(tmp_path):
+    written(tmp_path / "build", 3.0, "quick")
+    (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
+    assert row["This build"] == "+3.00 (+3.00 to +3.00)" and row["Verdict"] == UNKNOWN and row["Paper"] == "+0.06"
+    (row,) = board(tmp_path, MEMORY).to_dict("records")
+    assert row["This build"] == "2.00" and row["Paper"] == "5.55" and row["Verdict"] == "holds in part"
+
+
+def test_seeds_are_averaged_and_their_range_is_shown(tmp_path):
+    for seed, shift in enumerate((0.5, -0.1, 0.2)):
+        written(tmp_path / ("cpu-standard" + (f"-seed{seed}" if seed else "")), shift, "standard", seed)
+    (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
+    assert row["Standard"] == "+0.20 (+0.20 to +0.20); seeds −0.10 to +0.50" and row["Verdict"] == HOLDS
+    better = replace(AS_GOOD_ONE, kind=BETTER)
+    assert board(tmp_path, better)["Verdict"].item() == UNKNOWN, "one of the seeds has the other sign"
+
+
+def test_the_largest_evidence_decides(tmp_path):
+    written(tmp_path / "cpu-standard", 1.0, "standard")
+    written(tmp_path / "build", 1.0, "quick", peak=80_000_000)
+    assert board(tmp_path, AS_GOOD_ONE)["Verdict"].item() == HOLDS
+    written(tmp_path / "some-gpu", -1.0, "paper", peak=60_000_000)
+    (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
+    assert row["Verdict"] == FAILS and row["Standard"].startswith("+1.00") and row["Paper size"].startswith("−1.00")
+    (row,) = board(tmp_path, MEMORY).to_dict("records")
+    assert row["Verdict"] == HOLDS and row["Paper size"] == "6.00"
+
+
+def test_several_cases_have_a_verdict_together(tmp_path):
+    written(tmp_path / "cpu-standard", 1.0, "standard")
+    two = replace(AS_GOOD_ONE, cases=(*AS_GOOD_ONE.cases, Case("other", "mridata_pgd_R16", "GLEAM", "End-to-end")))
+    found = board(tmp_path, two)["Verdict"]
+    assert (
+        list(found) == [HOLDS, UNKNOWN, "holds in part"]
+        and list(found.index.get_level_values("Case"))[-1] == "together"
+    )
+    assert scoreboard.in_short(board(tmp_path, two))["Verdict"].item() == "holds in part"
+    assert sum(map(len, scoreboard.summary(board(tmp_path, two)).values())) == 1
+
+
+def test_a_claim_about_two_gpus_waits_for_them(tmp_path):
+    (claim,) = (claim for claim in CLAIMS if claim.only_paper_size)
+    record = replace(make("P-GLEAM, in turn"), experiment="parallel_modl_R4", measures={"times_as_fast_as_gleam": 1.7})
+    records.save(replace(record, profile="quick"), tmp_path / "build")
+    assert set(board(tmp_path, claim)["Verdict"]) == {UNKNOWN}
+    records.save(replace(record, profile="paper"), tmp_path / "gpu")
+    assert board(tmp_path, claim)["Verdict"].iloc[0] == HOLDS
+
+
+def test_records_that_do_not_belong_together_stop_it_with_a_sentence(tmp_path, capsys):
+    written(tmp_path / "cpu-standard", 1.0, "standard")
+    path = tmp_path / "cpu-standard" / NAME / "gleam.json"
+    path.write_text(path.read_text().replace('"slice": 1', '"slice": 5'))
+    (tmp_path / "build").mkdir()
+    arguments = [str(tmp_path), str(tmp_path / "build"), "--paper", str(PAPER)]
+    assert scoreboard.main(arguments) == 2
+    assert "GLEAM and End-to-end of mridata_pgd_R12 were not tested on the same slices" in capsys.readouterr().err
+    assert scoreboard.main([str(tmp_path / "none"), *arguments[1:]]) == 2
+    assert "none is not a folder" in capsys.readouterr().err
+
+
+def test_it_prints_every_claim(tmp_path, capsys):
+    assert scoreboard.main([str(ROOT / "results"), str(tmp_path), "--paper", str(PAPER)]) == 0
+    printed = capsys.readouterr().out
+    assert all(claim.text in printed for claim in CLAIMS)
