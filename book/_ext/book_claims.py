@@ -7,9 +7,10 @@ from sphinx import addnodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from gleam.records.intervals import RULES
+from gleam.records.intervals import FAILS, HOLDS, IN_PART, RULES, UNKNOWN
 from gleam.records.scoreboard import COLUMNS, in_short, scoreboard, summary
 
+_PLURALS = {HOLDS: "hold", IN_PART: "hold in part", FAILS: "do not hold", UNKNOWN: "cannot be told"}
 LOGGER = logging.getLogger(__name__)
 
 
@@ -45,9 +46,12 @@ class Summary(SphinxDirective):
         board = scoreboard(book_records.ARCHIVE, book_records.records_dir(), book_records.PUBLISHED)
         items = nodes.bullet_list()
         for verdict, claims in summary(board).items():
-            text = f" {len(claims)}: {'; '.join(claims)}."
-            word = nodes.strong(text=verdict.capitalize())
-            items.extend([nodes.list_item("", nodes.paragraph("", "", word, nodes.Text(text)))] if claims else [])
+            named = [
+                claim if claim[1].isupper() or claim[1] == "-" else claim[0].lower() + claim[1:] for claim in claims
+            ]
+            count = nodes.strong(text=f"{len(claims)} {_PLURALS[verdict]}")
+            text = nodes.Text(f": {'; '.join(named)}.")
+            items.extend([nodes.list_item("", nodes.paragraph("", "", count, text))] if claims else [])
         return [items]
 
 
@@ -75,8 +79,8 @@ def _whole(board):
     header, rows = ["Case", "Paper", *COLUMNS, "Verdict"], []
     for claim, cases in board.groupby(level="Claim", sort=False):
         verdict, where, quantity = cases[["Verdict", "Where", "Quantity"]].iloc[-1]
-        title = nodes.strong("", "", _link(claim, where), nodes.Text(f": {verdict}"))
-        rows.append(book_records.block_of(len(header), title, nodes.Text(f" – {quantity}")))
+        title = nodes.strong("", "", _link(claim, where), nodes.Text(f": {verdict} · {quantity}"))
+        rows.append(book_records.block_of(len(header), title))
         for case, row in cases.droplevel("Claim").drop(index="together", errors="ignore").iterrows():
             rows.append(book_records.row_of([nodes.Text(text) for text in (case, *row[header[1:]])]))
     return book_records.table_of(header, rows)

@@ -262,9 +262,9 @@ def row_of(contents):
     return row
 
 
-def block_of(n_columns, *contents):
+def block_of(n_columns, content):
     """A row with the name of a block, over all columns."""
-    return nodes.row("", nodes.entry("", nodes.paragraph("", "", *contents), morecols=n_columns - 1))
+    return nodes.row("", nodes.entry("", nodes.paragraph("", "", content), morecols=n_columns - 1))
 
 
 def setup(app):
