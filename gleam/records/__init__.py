@@ -17,8 +17,9 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 
 from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
-from gleam.records.comparisons import SMALLEST, baseline_note, compare
+from gleam.records.comparisons import baseline_note, compare
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
+from gleam.records.intervals import SMALLEST, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
 from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
@@ -69,6 +70,7 @@ __all__ = [
     "compare_subjects",
     "cost_report",
     "cross_validation",
+    "difference",
     "difference_table",
     "differences_report",
     "environment",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gleam.records.comparisons import SMALLEST
-from gleam.records.intervals import FAILS, HOLDS, IN_PART
+from gleam.records.intervals import FAILS, HOLDS, IN_PART, SMALLEST
 
 BETTER, AS_GOOD, COST, VALUE = "better", "as good", "cost", "value"
 BEYOND = "Beyond the paper"  # claims of our own begin so

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.storage import Record
 from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
 
-# The smallest differences that matter, by convention: every score here comes from one training, and until several seeds
-# of an experiment are archived nobody knows how far another seed would move it.
-SMALLEST = {"ssim": 0.005, "ssim_object": 0.005, "nrmse": 0.003, "psnr": 0.2}
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
 
 
-def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS, level: float = 0.05) -> str:
-    """One sentence on how the scores of one record differ from those of another, slice by slice.
+def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> str:
+    """One sentence on how the scores of one record differ from those of another, slice by slice, with intervals.
 
-    A mean difference below `SMALLEST` does not matter. A larger one is called better or worse only if a Wilcoxon
-    signed-rank test of the paired slices has p < `level` and the mean difference of every subject has the same sign;
-    else it is not clear. The test alone would not be enough, since slices of one subject are not independent.
+    A mean difference below `SMALLEST` does not matter. A larger one is called better or worse only if its 95 %
+    interval (:func:`gleam.records.difference`) leaves out zero; else it is not clear. With fewer than `FEW_SUBJECTS`
+    the mean differences of all subjects must have the same sign as well.
 
     Parameters
     ----------
@@ -29,8 +28,6 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS, leve
         The sentence is about `ours` against `theirs`.
     metrics : sequence of str
         Scores to compare.
-    level : float
-        Of the test.
 
     Returns
     -------
@@ -41,28 +38,30 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS, leve
     ValueError
         If the records were not tested on the same slices, or have no scores.
     """
-    for record in (ours, theirs):
-        if not record.scores:
-            raise ValueError(f"{record.method} of {record.experiment} has no scores to compare")
-    a, b = (record.table.set_index(["subject", "slice"]) for record in (ours, theirs))
-    if not a.index.equals(b.index):
-        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
     found: dict[str, list[str]] = {}
     for metric in metrics:
-        difference = a[metric] - b[metric]
-        text = f"{_LABEL[metric].removesuffix(' (dB)')} ({_signed(difference.mean(), metric)})"
-        found.setdefault(verdict(difference.mean(), metric, is_clear=_is_clear(difference, level)), []).append(text)
-    n_subjects, n_trained = a.index.unique("subject").size, sum(r.n_parameters is not None for r in (ours, theirs))
+        one = difference(ours, theirs, metric)
+        is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or _agree(ours, theirs, metric))
+        text = f"{_LABEL[metric].removesuffix(' (dB)')} ({', '.join(filter(None, in_words(one)))})"
+        found.setdefault(verdict(one.mean, metric, is_clear=is_clear), []).append(text)
+    n_subjects, n_trained = one.n_subjects, sum(r.n_parameters is not None for r in (ours, theirs))
     where = f" in these {n_subjects} subjects" if n_subjects < FEW_SUBJECTS else ""
     words = "; ".join(f"{word} in {', '.join(scores)}" for word, scores in found.items())
     trained = ("", " One training run.", " One training run each.")[n_trained]
     return f"{ours.method} against {theirs.method}{where}: {words}.{trained}"
 
 
+def in_words(found: Difference) -> tuple[str, str]:
+    """A difference and its interval as text, such as ("−0.36 dB", "−0.39 to −0.32"); "" if there is no interval."""
+    digits = _DIGITS[found.metric]
+    interval = "" if math.isnan(found.low) else f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
+    return _signed(found.mean, found.metric), interval.replace("-", "−")
+
+
 def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
     """What a mean difference of a score, as it is printed, is called: better, worse, not clear, or none that matters.
 
-    `is_clear` is the outcome of a test of whether the difference is more than chance.
+    `is_clear`: whether the difference is more than chance.
     """
     if abs(round(mean, _DIGITS[metric])) < SMALLEST[metric]:
         return "no difference that matters"
@@ -71,12 +70,10 @@ def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
     return "better" if (mean > 0) == (metric != "nrmse") else "worse"
 
 
-def _is_clear(difference, level):
-    """Whether a Wilcoxon test of slices has p < `level`, and the means of all subjects have the same sign."""
-    from scipy.stats import wilcoxon
-
-    signs = np.sign(difference.groupby("subject").mean())
-    return difference.any() and wilcoxon(difference).pvalue < level and (signs == np.sign(difference.mean())).all()
+def _agree(ours, theirs, metric):
+    """Whether the mean differences of all subjects have the same sign."""
+    one, other = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
+    return abs(np.sign(one - other).sum()) == len(one)
 
 
 def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None = None, baseline: str = "CS") -> str:

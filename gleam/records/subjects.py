@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
-from gleam.records.comparisons import verdict
-from gleam.records.storage import Record, half_width, load_experiment
-from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed, markdown_table, scores_table, table
+from gleam.records.comparisons import in_words, verdict
+from gleam.records.intervals import difference
+from gleam.records.storage import Record, load_experiment
+from gleam.records.tables import _LABEL, METRICS, MISSING, _signed, markdown_table, scores_table, table
 
 OF_A_FOLD = ("seed", "lamda")  # settings that differ between folds
 SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
@@ -123,16 +124,15 @@ def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataF
 
 
 def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
-    """Mean differences to `base` with their 95 % intervals over subjects, a table of text with a row per method.
+    """Mean differences to `base` with their 95 % intervals, a table of text with a row per method.
 
-    `runs` and the errors raised are those of :func:`paired`.
+    The intervals are those of :func:`gleam.records.difference`; `runs` and errors raised are those of :func:`paired`.
     """
     rows: dict[str, dict[str, str]] = {}
     for metric in metrics:
-        for method, values in paired(runs, base, metric).items():
-            mean = values.mean()
-            text = f"{mean:+.{_DIGITS[metric]}f} ({_interval(mean, half_width(values), metric)})"
-            rows.setdefault(method, {})[_LABEL[metric]] = text.replace("-", "−")
+        for method in paired(runs, base, metric):
+            mean, interval = in_words(difference(runs[method], runs[base], metric))
+            rows.setdefault(method, {})[_LABEL[metric]] = f"{mean.removesuffix(' dB')} ({interval or MISSING})"
     return pd.DataFrame(rows).T.rename_axis("Method")
 
 
@@ -140,24 +140,20 @@ def compare_subjects(ours: Record, theirs: Record, metrics: Sequence[str] = METR
     """One sentence on how the scores of `ours` differ from those of `theirs`, subject by subject.
 
     A mean difference below :data:`gleam.records.SMALLEST` does not matter. A larger one is called better or worse if
-    its 95 % interval over subjects excludes zero, else not clear. Raises ValueError as :func:`paired`.
+    its 95 % interval (:func:`gleam.records.difference`) leaves out zero, else not clear. Raises ValueError as
+    :func:`paired`.
     """
     words = []
     for metric in metrics:
         values = paired({ours.method: ours, theirs.method: theirs}, theirs.method, metric)[ours.method]
-        mean, half = values.mean(), half_width(values)
-        found = verdict(mean, metric, is_clear=abs(mean) > half)
+        found = difference(ours, theirs, metric)
+        mean, interval = in_words(found)
         words.append(
-            f"{_LABEL[metric].removesuffix(' (dB)')} {_signed(mean, metric)} "
-            f"({_interval(mean, half, metric)}), {found} "
+            f"{_LABEL[metric].removesuffix(' (dB)')} {mean} ({interval or MISSING}), "
+            f"{verdict(found.mean, metric, is_clear=found.is_clear)} "
             f"(higher in {int((values > 0).sum())} of {len(values)} subjects)"
         )
     return f"{ours.method} against {theirs.method}: {'; '.join(words)}."
-
-
-def _interval(mean, half, metric):
-    digits = _DIGITS[metric]
-    return f"{mean - half:+.{digits}f} to {mean + half:+.{digits}f}".replace("-", "−")
 
 
 def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], title: str, name: str) -> str:

@@ -209,11 +209,13 @@ def test_a_difference_that_is_large_and_clear_has_a_direction_and_a_swap_turns_i
     for row in a.scores:
         row["nrmse"] -= 0.01
     assert records.compare(a, b) == (
-        "GLEAM against End-to-end: no difference that matters in SSIM (+0.000); better in nRMSE (−0.010); worse in "
-        "PSNR (−0.50 dB). One training run each."
+        "GLEAM against End-to-end: no difference that matters in SSIM (+0.000, +0.000 to +0.000); better in nRMSE "
+        "(−0.010, −0.010 to −0.010); worse in PSNR (−0.50 dB, −0.50 to −0.50). One training run each."
     )
     said = records.compare(b, a, ["psnr", "nrmse"])
-    assert said.startswith("End-to-end against GLEAM: better in PSNR (+0.50 dB); worse in nRMSE (+0.010).")
+    assert said.startswith(
+        "End-to-end against GLEAM: better in PSNR (+0.50 dB, +0.50 to +0.50); worse in nRMSE (+0.010,"
+    )
 
 
 @pytest.mark.parametrize("metric", ["ssim", "nrmse", "psnr"])
@@ -228,14 +230,23 @@ def test_a_small_difference_does_not_matter_however_clear_it_is(metric, sign):
         assert ("better in" in said or "worse in" in said) == says == ("no difference that matters" not in said)
 
 
-def test_a_large_difference_that_one_subject_or_the_test_denies_is_not_clear():
+def test_a_large_difference_whose_interval_holds_zero_is_not_clear():
     a, b = make("GLEAM", psnr=BASE - 0.5), make("End-to-end", psnr=BASE)
-    b.scores[0]["psnr"] -= 1.5  # one subject now says otherwise, although the test over slices does not
-    assert "not clear in PSNR (−0.38 dB)." in records.compare(a, b)
-    few = [make(m, psnr=BASE[:4] + shift) for m, shift in (("GLEAM", 1.0), ("CS", 0.0))]
-    assert "not clear in PSNR (+1.00 dB)." in records.compare(*few), "four slices cannot reach p < 0.05"
+    b.scores[0]["psnr"] -= 3  # one subject now says otherwise
+    said = records.compare(a, b)
+    assert "not clear in PSNR (−0.25 dB, −0.50 to +" in said, said
+    one = [make(m, psnr=BASE[:2] + shift) for m, shift in (("GLEAM", 1.0), ("CS", 0.0))]
+    assert "not clear in PSNR (+1.00 dB)." in records.compare(*one), "one subject says nothing about others"
     with pytest.raises(ValueError, match="same slices"):
         records.compare(make(), b)
+
+
+def test_among_few_subjects_all_must_agree():
+    a, b = make("GLEAM", psnr=BASE[:6] + 1), make("CS", psnr=BASE[:6])
+    assert "better in PSNR (+1.00 dB, +1.00 to +1.00)" in records.compare(a, b)
+    for row in b.scores[:2]:  # the first of three subjects
+        row["psnr"] += 1.01
+    assert "not clear in PSNR" in records.compare(a, b)
 
 
 def test_a_comparison_says_how_little_it_rests_on():
@@ -245,7 +256,7 @@ def test_a_comparison_says_how_little_it_rests_on():
     assert said.endswith("One training run each.")
     untrained = replace(b, n_parameters=None)
     assert records.compare(a, untrained).endswith(" One training run.")
-    assert records.compare(untrained, untrained).endswith("matters in SSIM (+0.000), nRMSE (+0.000), PSNR (+0.00 dB).")
+    assert records.compare(untrained, untrained).endswith(", PSNR (+0.00 dB, +0.00 to +0.00).")
 
 
 def test_methods_are_picked_in_order(tmp_path):
