@@ -10,10 +10,12 @@ from gleam.physics import baselines, calibration, fourier, losses, masks, solver
 from gleam.records import Record
 from gleam.strategies import (
     Checkpointed,
+    DeepSupervision,
     EndToEnd,
     Fast,
     Greedy,
     Invertible,
+    LookAhead,
     Offloaded,
     ParallelGreedy,
     Strategy,
@@ -23,11 +25,13 @@ from gleam.training import Fit, evaluate, experiments, fit, fit_all, fit_paralle
 
 __all__ = [
     "Checkpointed",
+    "DeepSupervision",
     "EndToEnd",
     "Fast",
     "Fit",
     "Greedy",
     "Invertible",
+    "LookAhead",
     "Offloaded",
     "ParallelGreedy",
     "Record",

@@ -8,7 +8,7 @@ own optimizer, and updates each module once. It works on any network that is a s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -89,14 +89,7 @@ class Strategy(ABC):
 
     def parts(self, network: nn.Module) -> list[tuple[Sequence[nn.Module], Loss]]:
         """Each module and its loss; ValueError if there are more or fewer losses than modules."""
-        modules, own = self.modules(network), self.loss
-        n_modules = len(modules)
-        found: Any = own if isinstance(own, list | tuple) else [own] * n_modules
-        if len(found) != n_modules:
-            raise ValueError(
-                f"{self} has {len(found)} losses and {n_modules} modules; expected one loss, or {n_modules}"
-            )
-        return list(zip(modules, found, strict=True))
+        return paired(self, self.modules(network))
 
     def given(self, batch: Batch) -> Batch:
         """What a network gets of `batch` in training: without the samples that a loss holds out."""
@@ -143,6 +136,15 @@ class Strategy(ABC):
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in shown.items())})"
 
 
+def paired(strategy: Strategy, modules: Sequence[Sequence[nn.Module]]) -> list[tuple[Sequence[nn.Module], Loss]]:
+    """Modules with the losses of a strategy; ValueError if there are more or fewer losses than modules."""
+    own, n = strategy.loss, len(modules)
+    found: Any = own if isinstance(own, list | tuple) else [own] * n
+    if len(found) != n:
+        raise ValueError(f"{strategy} has {len(found)} losses and {n} modules; expected one loss, or {n}")
+    return list(zip(modules, found, strict=True))
+
+
 def check_within(within: Strategy) -> None:
     """Raise ValueError if a strategy that only keeps activations was given a loss: it would not be used."""
     if within.loss is not complex_l1:
@@ -180,7 +182,7 @@ def forward_module(
     part: tuple[Sequence[nn.Module], Loss],
     x: Any,
     batch: Any,
-    fixed: Sequence[nn.Parameter] = (),
+    untrained: Sequence[nn.Parameter] = (),
 ) -> tuple[Any, Tensor]:
     """Return x(m) and its local loss for the input x(m-1) of a module (Eq. 10).
 
@@ -192,7 +194,7 @@ def forward_module(
         The module and its loss, one of :meth:`Strategy.parts`.
     x, batch
         What the module gets.
-    fixed : sequence of Parameter
+    untrained : sequence of Parameter
         Weights that the image may need and another module trains.
 
     Raises
@@ -210,7 +212,7 @@ def forward_module(
             protocol.check_chain(network, module, received, batch)
         raise
     batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
-    with _fixed(fixed):
+    with fixed(untrained):
         image = protocol.image(network, x, batch)
     with torch.autocast(image.device.type, enabled=False):
         loss = loss_of(image, batch)
@@ -223,7 +225,7 @@ def forward_module(
 
 
 @contextmanager
-def _fixed(parameters):
+def fixed(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     """Context in which gradients do not reach these parameters, which another module trains."""
     trained = [p.requires_grad_(False) for p in parameters if p.requires_grad]
     try:

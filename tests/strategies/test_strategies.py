@@ -7,14 +7,17 @@ import pytest
 import torch
 from problems import random_batch
 
-from gleam import Checkpointed, EndToEnd, Fit, Greedy, Invertible, fit, unrolled
+from gleam import Checkpointed, DeepSupervision, EndToEnd, Fit, Greedy, Invertible, LookAhead, fit, unrolled
 from gleam.cost.memory import LiveBytes
 from gleam.metrics import complex_l1
 from gleam.strategies import InversionWarning
 from gleam.strategies.inversion import _signature
 from gleam.strategies.updates import parameters_by_module
 
-STRATEGIES = [EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed())]
+STRATEGIES = [
+    EndToEnd(), Checkpointed(), Greedy(1), Greedy(2), Greedy(3), Greedy(4), Greedy(2, within=Checkpointed()),
+    DeepSupervision(2), DeepSupervision(4, within=Checkpointed()), LookAhead(2), LookAhead(4, within=Checkpointed()),
+]  # fmt: skip
 BY_INVERSION = [Invertible(0), Invertible(), Invertible(3), Greedy(2, within=Invertible())]
 
 
@@ -83,7 +86,11 @@ def test_loss_falls(strategy, n_frames):
     assert losses[-1][-1] < losses[0][-1]
 
 
-@pytest.mark.parametrize("strategy", [Greedy(1), Checkpointed(), Greedy(1, within=Checkpointed())], ids=str)
+@pytest.mark.parametrize(
+    "strategy",
+    [Greedy(1), Checkpointed(), Greedy(1, within=Checkpointed()), DeepSupervision(1), LookAhead(1)],
+    ids=str,
+)
 def test_what_must_equal_end_to_end_does(strategy, batch):
     expected, network = pgd(), pgd()
     steps(expected, EndToEnd(), batch)

@@ -1,0 +1,137 @@
+"""Two strategies between end-to-end training and GLEAM, which tell the cut of the gradient from the local losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, final
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gleam.networks import protocol
+from gleam.networks.unrolled import split
+from gleam.physics.batch import Batch
+from gleam.physics.losses import Loss, complex_l1
+from gleam.strategies.base import Strategy, WholeNetwork, check_within, fixed, forward_module, paired, update_module
+from gleam.strategies.greedy import EndToEnd, Greedy, buffers_of
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class DeepSupervision(WholeNetwork):
+    """End-to-end training with the losses of GLEAM: one after every module, and gradients that are not cut.
+
+    The losses are added. Memory and time are those of end-to-end training. `DeepSupervision(1)` is end-to-end training.
+
+    Parameters
+    ----------
+    n_modules, within, loss
+        As in :class:`gleam.Greedy`.
+    """
+
+    n_modules: int
+    within: Strategy = field(default_factory=EndToEnd)
+    loss: Loss | Sequence[Loss] = complex_l1
+
+    def __post_init__(self):
+        check_within(self.within)
+
+    @property
+    def is_capturable(self) -> bool:
+        """As `within`."""
+        return self.within.is_capturable
+
+    @property
+    def propagation(self) -> Strategy:
+        """The strategy that keeps activations."""
+        return self.within
+
+    def parts(self, network: nn.Module) -> list[tuple[Sequence[nn.Module], Loss]]:
+        """The iterations between two losses, and the loss after them."""
+        iterations: Any = network.iterations
+        return paired(self, split(iterations, self.n_modules))
+
+    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
+        """Run `iterations` on `x` as `within` does."""
+        return self.within.propagate(iterations, x, batch)
+
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """One update of the network from the sum of all losses; returns the last of them."""
+        batch = protocol.setup(network, self.given(batch))
+        unrolled: Any = network
+        x, total = unrolled.start(batch), []
+        for part in self.parts(network):
+            x, loss = forward_module(self, network, part, x, batch)
+            total.append(loss)
+        (optimizer,) = optimizers
+        last = total[-1].detach()
+        update_module(sum(total[1:], total[0]), optimizer)
+        return [last]
+
+
+@final
+@dataclass(frozen=True, repr=False)
+class LookAhead(Strategy):
+    """GLEAM whose modules also learn from the loss after the next module, with that module's weights fixed.
+
+    A step keeps the activations of two modules and takes about a third longer. `LookAhead(1)` is end-to-end training.
+
+    Parameters
+    ----------
+    n_modules, within, loss
+        As in :class:`gleam.Greedy`.
+    """
+
+    n_modules: int
+    within: Strategy = field(default_factory=EndToEnd)
+    loss: Loss | Sequence[Loss] = complex_l1
+
+    def __post_init__(self):
+        check_within(self.within)
+
+    @property
+    def is_capturable(self) -> bool:
+        """As `within`."""
+        return self.within.is_capturable
+
+    @property
+    def propagation(self) -> Strategy:
+        """The strategy that keeps activations."""
+        return self.within
+
+    def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
+        """Those of :class:`gleam.Greedy`."""
+        return Greedy(self.n_modules, self.within).modules(network)
+
+    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
+        """Run `iterations` on `x` as `within` does."""
+        return self.within.propagate(iterations, x, batch)
+
+    def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
+        """Module by module: forward, both losses, backward and update; returns the losses after each module."""
+        batch = protocol.setup(network, self.given(batch))
+        unrolled: Any = network
+        x, losses, parts = unrolled.start(batch), [], self.parts(network)
+        of_first = protocol.outside_iterations(network) if hasattr(network, "image") else []
+        for m, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
+            x, loss = forward_module(self, network, part, x, batch, of_first if m else ())
+            losses.append(loss.detach())
+            with _frozen([i for following, _ in parts[m + 1 : m + 2] for i in following]):
+                for following in parts[m + 1 : m + 2]:
+                    loss = loss + forward_module(self, network, following, x, batch, of_first if m else ())[1]
+                x, batch = protocol.detached((x, batch))
+                update_module(loss, optimizer)
+        return losses
+
+
+@contextmanager
+def _frozen(iterations: Sequence[nn.Module]) -> Iterator[None]:
+    """Context in which iterations keep their weights and, at its end, get back their buffers."""
+    before = [buffers_of(iteration) for iteration in iterations]
+    with fixed([p for iteration in iterations for p in iteration.parameters()]):
+        yield
+    for iteration, values in zip(iterations, before, strict=True):
+        for buffer, value in zip(list(iteration.buffers())[: len(values)], values, strict=True):
+            buffer.copy_(value)
