@@ -80,8 +80,22 @@ class Unrolled(nn.Module):
         return images
 
 
+class Consistent(Unrolled):
+    """An unrolled network whose images, of every depth, are those after one more step of data consistency."""
+
+    def image(self, x: Tensor, batch: Batch) -> Tensor:
+        """x - A^H (A x - y) for the iterate `x` (batch, [time,] y, x)."""
+        return x - batch.sense.normal(x) + batch.measured_image
+
+
 def pgd(
-    n_iterations: int = 8, n_features: int = 100, *, n_dims: int = 2, step_size: float = 2.0, seed: int = 0
+    n_iterations: int = 8,
+    n_features: int = 100,
+    *,
+    n_dims: int = 2,
+    step_size: float = 2.0,
+    consistent: bool = False,
+    seed: int = 0,
 ) -> Unrolled:
     """Unrolled proximal gradient descent: N iterations with a residual CNN each, weights not shared.
 
@@ -95,6 +109,8 @@ def pgd(
         2 for images, 3 for series of images.
     step_size : float
         As in :class:`PGDIteration`.
+    consistent : bool
+        End with data consistency (:class:`Consistent`).
     seed : int
         Seed of the initial weights. Those of iteration i do not depend on `n_iterations`.
 
@@ -112,11 +128,12 @@ def pgd(
     Section V-C1. The paper has 8 iterations of 100 features in 2D and 4 iterations of 50 in 3D.
     """
     arguments = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, step_size=step_size, seed=seed)
+    arguments |= {"consistent": True} if consistent else {}
     iterations = [
         PGDIteration(_seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims), step_size=step_size)
         for i in range(_positive(n_iterations, "n_iterations"))
     ]
-    return Unrolled(iterations, {"function": "pgd", "arguments": arguments})
+    return (Consistent if consistent else Unrolled)(iterations, {"function": "pgd", "arguments": arguments})
 
 
 def modl(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import random_batch
 
+import gleam
 from gleam import physics, unrolled
 from gleam.metrics import complex_l1
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
@@ -181,3 +182,22 @@ def test_identity_of_a_network_holds_what_is_no_weight():
 def test_images_for_the_other_number_of_dimensions(make, n_dims, n_frames, word):
     with pytest.raises(ValueError, match=f"n_dims={n_dims} cannot take images .* the other n_dims for {word}"):
         make(1, 4, n_dims=n_dims)(random_batch(n_frames=n_frames))
+
+
+def test_a_network_can_end_with_data_consistency():
+    """Its iterates are those of the plain network; only what is shown, scored and trained on has one step more."""
+    batch = random_batch()
+    plain, own = (unrolled.pgd(2, 4, seed=3, consistent=consistent) for consistent in (False, True))
+    for x, image in zip(plain.iterates(batch), own.iterates(batch), strict=True):
+        torch.testing.assert_close(image, x - batch.sense.normal(x) + batch.zero_filled)
+    assert own.recipe["arguments"]["consistent"] and "consistent" not in plain.recipe["arguments"]
+
+
+def test_its_training_is_another_run(splits):
+    from gleam.training.identity import run_identity
+
+    names = {
+        run_identity(unrolled.pgd(2, 4, seed=3, consistent=c), gleam.EndToEnd(), *splits[:2], {"seed": 0})
+        for c in (False, True)
+    }
+    assert len(names) == 2
