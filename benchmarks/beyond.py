@@ -1,0 +1,184 @@
+"""What the paper leaves out, on real knees: the loss, the cut, look-ahead, noise, acceleration, steps, one at a time.
+
+`python benchmarks/beyond.py DATA` trains what results/beyond lacks, the most informative first, on the knees in DATA
+(data/README.md; real anatomy, simulated coils and noise). It can be killed and goes on where it was. `--list` prints
+the runs with their minutes; `--only NAME` restricts them to experiments whose name begins so. Sizes are those of the
+chapter on real anatomy, whose records stand for the paper's loss there.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+import gleam
+from gleam import experiments, losses, records
+from gleam.strategies import Strategy
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "results" / "beyond"
+N_FOLDS, N_VAL, N_VERSIONS, MATRIX, N_CALIBRATION = 5, 2, 8, [128, 104], 10
+N_ITERATIONS, N_FEATURES = 8, 24
+TRAINING = dict(
+    batch_size=1, learning_rate=3e-3, final_learning_rate=0.0, n_warmup_steps=20, weight_decay=1e-4
+)  # fmt: skip
+LAMDAS = {0.0: [0.0001, 0.0003, 0.001, 0.003]}  # of compressed sensing, by noise; others as here:
+USUAL_LAMDAS = [0.003, 0.006, 0.01, 0.015, 0.02, 0.03]
+MINUTES = 5  # of a training on one core
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What all methods of an experiment share.
+
+    Attributes
+    ----------
+    noise : float
+        Standard deviation of the noise, of the image's 95th percentile.
+    acceleration, step_size, n_steps : number
+        R, the 2t of Eq. 3, and steps of training.
+    fold : int
+        Which subjects are tested; also the seed.
+    """
+
+    noise: float = 0.03
+    acceleration: int = 12
+    step_size: float = 1.0
+    n_steps: int = 2000
+    fold: int = 1
+
+
+def arms(strategies: dict[str, Strategy], weights: list[float], *, consistent: bool = False) -> dict:
+    """Method to (strategy, whether its network ends with data consistency), for each weight of the loss after it."""
+    found = {}
+    for name, make in strategies.items():
+        for weight in weights:
+            label = name + (f", w = {weight:g}" if weight else "") + (", ends consistent" if consistent else "")
+            loss = losses.DataConsistent(weight) if weight else losses.complex_l1
+            found[label] = make(loss=loss), consistent
+    return found
+
+
+TWO = {"End-to-end": gleam.EndToEnd, "GLEAM, M = 8": partial(gleam.Greedy, 8)}
+OTHERS = {
+    "Look-ahead, M = 8": partial(gleam.LookAhead, 8),
+    "Deep supervision": partial(gleam.DeepSupervision, 8),
+    "GLEAM, M = 4": partial(gleam.Greedy, 4),
+    "GLEAM, M = 2": partial(gleam.Greedy, 2),
+}
+FOUR = arms(TWO, [0.0, 0.9])
+KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
+PLAN = {  # experiment to (condition, methods), the most informative first
+    "beyond_loss_fold1": (Condition(), arms(TWO, [0.0, 0.9]) | arms(OTHERS, [0.9]) | arms(OTHERS, [0.0])),
+    "beyond_ending": (Condition(), arms(TWO, [0.0, 0.9], consistent=True)),
+    "beyond_noise_0": (Condition(noise=0.0), FOUR),
+    "beyond_weight": (Condition(), arms(TWO, [0.5, 0.8, 0.95, 1.0])),
+    "beyond_steps_6000": (Condition(n_steps=6000), FOUR),
+    **{
+        f"beyond_loss_fold{k}": (Condition(fold=k), FOUR | arms(dict([*OTHERS.items()][:3]), [0.9]))
+        for k in (2, 3, 4, 5)
+    },
+    "beyond_R_4": (Condition(acceleration=4), FOUR),
+    "beyond_R_8": (Condition(acceleration=8), FOUR),
+    "beyond_R_16": (Condition(acceleration=16), FOUR),
+    "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
+    "beyond_noise_0.06": (Condition(noise=0.06), FOUR),
+    "beyond_step_size_2": (Condition(step_size=2.0), FOUR),
+}  # fmt: skip
+
+
+def data_of(condition: Condition, source: Path, build: records.Build):
+    """(train, val, test) of a condition; the subjects and their versions are those of the chapter on real anatomy."""
+    folder = f"{build.work_dir}/anatomy/noise_{condition.noise:g}"
+    paths = gleam.phantoms.magnitudes.write(
+        source, folder, matrix=MATRIX, noise=condition.noise, n_versions=N_VERSIONS, name="knee", seed=0
+    )
+    split = gleam.datasets.folds(len(paths), N_FOLDS, n_val=N_VAL, seed=0)[condition.fold - 1]
+    return gleam.datasets.files(
+        {
+            "train": [path for i in split["train"] for path in paths[i]],
+            "val": [paths[i][0] for i in split["val"]],
+            "test": [paths[i][0] for i in split["test"]],
+        },
+        masks=partial(gleam.masks.poisson_disc, acceleration=condition.acceleration, n_calibration=N_CALIBRATION),
+        calibrate=partial(gleam.calibration.jsense, kernel_width=8, calibration_width=20),
+        cache_dir=build.cache_dir, seed=condition.fold,
+    )  # fmt: skip
+
+
+def experiment_of(name: str, condition: Condition, method: str, strategy: Strategy, *, consistent: bool):
+    """One training as an experiment with one method."""
+    make = partial(
+        gleam.unrolled.pgd, n_features=N_FEATURES, step_size=condition.step_size, seed=condition.fold,
+        consistent=consistent,
+    )  # fmt: skip
+    training = TRAINING | {"validate_every": condition.n_steps // 10, "seed": condition.fold}
+    methods = {method: experiments.Method(strategy, N_ITERATIONS, condition.n_steps)}
+    return experiments.Experiment(name, "", "knees", condition.acceleration, make, methods, training)
+
+
+def untrained(name: str, condition: Condition, data) -> None:
+    """Zero-filling, compressed sensing with its weight chosen on validation, and what another chapter has trained."""
+    lamda, _ = gleam.baselines.choose_lamda(LAMDAS.get(condition.noise, USUAL_LAMDAS), data[1])
+    methods = {"Zero-filled": gleam.baselines.zero_filled, "CS": gleam.baselines.wavelet(lamda)}
+    if condition == Condition(fold=condition.fold):
+        known = records.load_experiment(ROOT / "results" / "real-anatomy", f"real_knees_pgd_fold{condition.fold}")
+        methods |= {m: replace(record, profile="beyond") for m, record in known.items() if record.n_parameters}
+    chosen = {method: vars(condition) for method in methods}
+    chosen["CS"] = chosen["CS"] | {"lamda": lamda}
+    records.evaluate_all(name, methods, data, FOLDER, settings=chosen, profile="beyond")
+
+
+def missing(only: str = "") -> list[tuple[str, str]]:
+    """(experiment, method) of all trainings that have no record, in order."""
+    return [
+        (name, method)
+        for name, (condition, methods) in PLAN.items()
+        for method, (strategy, consistent) in methods.items()
+        if name.startswith(only)
+        and not (FOLDER / name / f"{records.slug(method)}.json").is_file()
+        # the chapter on real anatomy has trained these
+        and not (condition == Condition(fold=condition.fold) and method in KNOWN)
+    ]
+
+
+def main() -> int:
+    """Train what is missing and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder with knees/magnitude_14x320x256.npy")
+    parser.add_argument("--list", action="store_true", help="print what is missing and its minutes, and stop")
+    parser.add_argument("--only", default="", help="experiments whose name begins so")
+    given = parser.parse_args()
+    source = given.data / "knees" / "magnitude_14x320x256.npy"
+    todo = missing(given.only)
+    if given.list:
+        minutes = [MINUTES * PLAN[name][0].n_steps / 2000 for name, _ in todo]
+        for (name, method), one in zip(todo, minutes, strict=True):
+            print(f"{one:4.0f} min  {name}: {method}")
+        print(f"{sum(minutes) / 60:.1f} core-hours in {len(todo)} trainings")
+        return 0
+    if not source.is_file():
+        print(f"{source} does not exist; expected the real knees (data/README.md)", file=sys.stderr)
+        return 2
+    torch.set_num_threads(1)
+    build = records.Build(str(ROOT / "_work" / "beyond"), "beyond")
+    for name, method in todo:
+        condition, methods = PLAN[name]
+        data = data_of(condition, source, build)
+        if not (FOLDER / name / "cs.json").is_file():
+            untrained(name, condition, data)
+        strategy, consistent = methods[method]
+        experiment = experiment_of(name, condition, method, strategy, consistent=consistent)
+        trained = build.fit(experiment, data)
+        records.evaluate_all(
+            name, trained.networks, data, FOLDER, fits=trained.fits, settings={method: vars(condition)},
+            profile="beyond",
+        )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
