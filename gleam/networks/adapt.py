@@ -66,6 +66,8 @@ class _VarNet(Unrolled):
         self.to_maps = to_maps
 
     def setup(self, batch):
+        if batch.kspace.ndim != 4:
+            raise ValueError(f"a VarNet takes slices (batch, coil, y, x), not k-space {tuple(batch.kspace.shape)}")
         kspace, mask = centred(batch)
         kspace, mask = torch.view_as_real(kspace), mask.bool()[..., None]
         given = kspace, mask, self.to_maps(kspace, mask)
@@ -102,7 +104,7 @@ class _FastMRIMaps(nn.Module):
         return f"n_low_frequencies={self.n_low_frequencies}"
 
     def forward(self, kspace, mask):
-        finds_center = self.model.mask_center and not self.n_low_frequencies
+        finds_center = getattr(self.model, "mask_center", True) and not self.n_low_frequencies
         return self.model(kspace, _columns(mask) if finds_center else mask, self.n_low_frequencies)
 
 
@@ -133,14 +135,14 @@ def _columns(mask):
 def varnet(network: Any, n_low_frequencies: int | None = None) -> Unrolled:
     """The VarNet of fastMRI or of MONAI: cascades on k-space, maps learned by its own network, root sum of squares.
 
-    Its image has no phase, so it needs a loss of magnitudes, such as :func:`gleam.losses.one_minus_ssim`. For slices,
-    not for series. The k-space of the batch, which is in FFT order, is centred once per batch.
+    Its image has no phase, so it needs a loss of magnitudes, such as :func:`gleam.losses.one_minus_ssim`. The k-space
+    of a batch, which is in FFT order, is centred once. Both packages read the mask on the CPU: on CUDA
+    :class:`gleam.Fast` needs `captured=False`.
 
     Parameters
     ----------
     network : fastmri.models.VarNet or monai.apps.reconstruction.networks.nets.varnet.VariationalNetworkModel
-        Or any with their `cascades` and `sens_net` or `coil_sensitivity_model`. Its
-        weights are not copied.
+        Or any with their `cascades` and `sens_net` or `coil_sensitivity_model`.
     n_low_frequencies : int, optional
         The `num_low_frequencies` of fastMRI: how many columns in the middle the maps are learned from. Default: those
         that the mask holds.
@@ -153,7 +155,7 @@ def varnet(network: Any, n_low_frequencies: int | None = None) -> Unrolled:
     Raises
     ------
     ValueError
-        If `network` is no such VarNet; at the first batch if its masks are not of whole columns.
+        If `network` is no such VarNet; at the first batch, if it is of series or its masks are not of whole columns.
     """
     if hasattr(network, "cascades") and hasattr(network, "sens_net"):
         return _VarNet(network.cascades, _FastMRIMaps(network.sens_net, n_low_frequencies))
@@ -178,6 +180,11 @@ class _UnfoldedIteration(nn.Module):
         parameters = network.update_params_fn(i)
         self.trained = nn.ParameterDict({k: p for k, p in parameters.items() if isinstance(p, nn.Parameter)})
         self.fixed = {k: value for k, value in parameters.items() if k not in self.trained}
+        if tensors := [k for k, value in self.fixed.items() if isinstance(value, Tensor)]:
+            raise ValueError(
+                f"{tensors[0]} of iteration {i} is part of a tensor; expected a list of numbers, or its name among "
+                "trainable_params"
+            )
         self.settings = f"{_told(measured)}, {self.fixed}"  # of the network's `repr`, which names a training run
 
     def extra_repr(self):
@@ -213,9 +220,9 @@ class _Unfolded(Unrolled):
 
     def image(self, x, batch):
         x = self.output(x)
-        return (
-            x if x.is_complex() else torch.view_as_complex(x.moveaxis(1, -1).contiguous().to(batch.target.real.dtype))
-        )
+        if x.is_complex():
+            return x
+        return torch.view_as_complex(x.moveaxis(1, -1).contiguous().to(batch.target.real.dtype))
 
 
 def _estimate(x):
@@ -253,8 +260,8 @@ def unfolded(network: Any, measured: Callable[[Batch], tuple[Tensor, Any]] = mul
     ------
     ValueError
         If `network` is not an unfolded one, if its iterations depend on more than the one before (Anderson
-        acceleration, backtracking, early stopping, deep equilibrium), or if a function of yours cannot be named, as
-        one inside another.
+        acceleration, backtracking, early stopping, deep equilibrium) or on parts of one tensor, or if a function of
+        yours cannot be named, as one inside another.
     """
     if not hasattr(network, "fixed_point") or not hasattr(network, "update_params_fn"):
         raise ValueError(

@@ -7,6 +7,7 @@ import copy
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import gleam
 from gleam import Checkpointed, EndToEnd, Greedy, adapt, losses
 from gleam.networks import protocol
 from gleam.physics import Batch
-from gleam.physics.fourier import fft2, ifftshift2
+from gleam.physics.fourier import fft2, fftshift2, ifft2, ifft2c, ifftshift2
 from gleam.strategies import optimizers
 from gleam.strategies.parallel import spread
 from gleam.strategies.updates import BETAS
@@ -266,10 +267,15 @@ def same(one, other):
     return one is other
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_an_adapted_network_trains_as_the_original_to_the_last_bit(name):
+@pytest.fixture(scope="module", params=PACKAGES)
+def cases(request):
+    """The cases of a package. Of this scope, so that tests of one package follow each other: imports are slow."""
+    return PACKAGES[request.param]
+
+
+def test_an_adapted_network_trains_as_the_original_to_the_last_bit(cases):
     """Images, losses, gradients, weights and running statistics, after each of three steps, with dropout."""
-    for case in PACKAGES[name]:
+    for case in cases:
         torch.manual_seed(0)
         batch, network, adapter, image_of = case()
         plain = copy.deepcopy(network)
@@ -291,9 +297,8 @@ def test_an_adapted_network_trains_as_the_original_to_the_last_bit(name):
                 assert torch.equal(image_of(own), image_of(plain.eval())), where
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_two_modules_need_less_memory_and_both_learn(name):
-    for case in PACKAGES[name]:
+def test_two_modules_need_less_memory_and_both_learn(cases):
+    for case in cases:
         batch, network, adapter, _ = case()
         adapted, strategy = adapter(network), Greedy(2, loss=losses.magnitude_l1)
         peaks = [
@@ -308,9 +313,8 @@ def test_two_modules_need_less_memory_and_both_learn(name):
             assert any(not torch.equal(adapted.state_dict()[key], before[key]) for key in keys), case.__name__
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_weights_can_be_saved_loaded_and_sent(name):
-    for case in PACKAGES[name]:
+def test_weights_can_be_saved_loaded_and_sent(cases):
+    for case in cases:
         batch, network, adapter, _ = case()
         adapted, other = adapter(network), copy.deepcopy(network)
         with torch.no_grad():
@@ -322,9 +326,8 @@ def test_weights_can_be_saved_loaded_and_sent(name):
         assert torch.equal(gleam.reconstruct(sent, batch), gleam.reconstruct(adapted, batch)), case.__name__
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_modules_pass_on_what_other_devices_and_processes_can_take(name):
-    for case in PACKAGES[name]:
+def test_modules_pass_on_what_other_devices_and_processes_can_take(cases):
+    for case in cases:
         batch, network, adapter, _ = case()
         strategy, images = Greedy(2, loss=losses.magnitude_l1), []
         for devices in (["cpu", "cpu"], ["cpu", "cpu:0"]):
@@ -343,11 +346,10 @@ def test_modules_pass_on_what_other_devices_and_processes_can_take(name):
         assert torch.equal(image, images[1]), case.__name__
 
 
-@pytest.mark.parametrize("case", [fastmri_varnet, deepinv_hqs, mrpro_network, sequence], ids=lambda c: c.__name__)
-def test_a_run_of_an_adapted_network_is_found_again(case, splits, tmp_path):
+def test_a_run_of_an_adapted_network_is_found_again(cases, splits, tmp_path):
     train, val, _ = splits
-    _, network, adapter, _ = case()
-    more = (4,) if case is fastmri_varnet else ()  # masks of the splits are not of columns
+    _, network, adapter, _ = cases[-1]()
+    more = (4,) if cases == [fastmri_varnet] else ()  # masks of the splits are not of columns
     settings = {"n_steps": 2, "batch_size": 2, "validate_every": 2, "learning_rate": RATE, "run_dir": tmp_path}
     found = []
     for _ in range(2):
@@ -363,7 +365,8 @@ def test_a_run_of_an_adapted_network_is_found_again(case, splits, tmp_path):
     assert torch.equal(gleam.reconstruct(loaded, batch), gleam.reconstruct(adapter(own, *more), batch))
 
 
-def test_masks_of_monai_may_differ_between_slices():
+@pytest.mark.parametrize("cases", ["monai"], indirect=True)
+def test_masks_of_monai_may_differ_between_slices(cases):
     """Its own forward takes one mask; slice by slice it gives the same maps, up to the order of sums."""
     _, network, adapter, _ = monai_varnet()
     network.eval()
@@ -375,13 +378,16 @@ def test_masks_of_monai_may_differ_between_slices():
         torch.testing.assert_close(found[i : i + 1], own.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_columns_in_the_middle_can_be_given_by_number():
+@pytest.mark.parametrize("cases", ["fastmri"], indirect=True)
+def test_columns_in_the_middle_can_be_given_by_number(cases):
     batch, network, _, _ = fastmri_varnet()
     network.eval()
     for n in (4, 6):
         kspace, mask = adapt.centred(batch)
         own = network(torch.view_as_real(kspace), mask.bool()[..., None], n)
         assert torch.equal(gleam.reconstruct(adapt.varnet(network, n), batch), own)
+    with pytest.raises(ValueError, match=r"takes slices .*, not k-space \(2, 3, 4, 24, 20\)"):
+        gleam.reconstruct(adapt.varnet(network), random_batch(n_frames=4))
     other = random_batch()
     with pytest.raises(ValueError, match=r"the mask is not of whole columns; expected .* n_low_frequencies"):
         gleam.reconstruct(adapt.varnet(network), other)
@@ -390,7 +396,8 @@ def test_columns_in_the_middle_can_be_given_by_number():
     assert torch.equal(gleam.reconstruct(adapt.varnet(network, 4), other), own)
 
 
-def test_deepinv_networks_that_cannot_be_cut_are_refused():
+@pytest.mark.parametrize("cases", ["deepinv"], indirect=True)
+def test_deepinv_networks_that_cannot_be_cut_are_refused(cases):
     library, options = deepinv_options(CNN, trainable_params=["stepsize"], unfold=True)
     make = library.optim.PGD
     with pytest.raises(ValueError, match="PGD has early_stop, so an iteration depends on more than"):
@@ -399,13 +406,16 @@ def test_deepinv_networks_that_cannot_be_cut_are_refused():
         adapt.unfolded(make(stepsize=1.0, anderson_acceleration=True, **options))
     with pytest.raises(ValueError, match="cannot be named"):
         adapt.unfolded(make(stepsize=1.0, **options), lambda batch: None)
+    with pytest.raises(ValueError, match="lambda of iteration 0 is part of a tensor; expected a list of numbers"):
+        adapt.unfolded(make(stepsize=1.0, lambda_reg=torch.ones(2), **options))
     shared = adapt.unfolded(make(stepsize=1.0, **options))
     with pytest.raises(ValueError, match=r"modules that share weights, such as .*; give each iteration its own"):
         Greedy(2).step(shared, random_batch(), optimizers(Greedy(2), shared, learning_rate=RATE))
     EndToEnd().step(shared, random_batch(), optimizers(EndToEnd(), shared, learning_rate=RATE))
 
 
-def test_a_start_and_an_output_of_ones_own_are_those_of_the_original():
+@pytest.mark.parametrize("cases", ["deepinv"], indirect=True)
+def test_a_start_and_an_output_of_ones_own_are_those_of_the_original(cases):
     library, options = deepinv_options(CNN, trainable_params=["stepsize"], unfold=True)
     batch = random_batch()
     y, physics = adapt.multicoil(batch)
@@ -438,6 +448,18 @@ def test_what_is_no_such_network_is_refused_in_one_sentence(adapter, says):
         adapter(nn.Conv2d(2, 2, 3))
     with pytest.raises(ValueError):
         adapter([])
+
+
+@pytest.mark.parametrize("axis", [None, -2, -1])
+def test_centred_kspace_is_that_of_the_same_coil_images(axis):
+    """Of odd sizes too, and of masks that have length 1 along the readout."""
+    batch = random_batch(shape=(17, 12))
+    mask = batch.mask if axis is None else batch.mask.narrow(axis, 0, 1)
+    batch = replace(batch, kspace=batch.kspace * mask, mask=mask)
+    kspace, centred_mask = adapt.centred(batch)
+    torch.testing.assert_close(ifft2c(kspace), ifft2(batch.kspace))
+    full = centred_mask.expand(-1, -1, 17, 12)
+    assert torch.equal(full, fftshift2(mask.expand(-1, -1, 17, 12))) and not (kspace * (1 - full)).any()
 
 
 def test_a_function_of_ones_own_names_the_run_by_its_source():
