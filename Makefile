@@ -16,7 +16,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data archive claims edit benchmark records wheels lock lint clean help
+.PHONY: reproduce test book notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -51,6 +51,8 @@ edit: $(VENV)/.teach  ## Open the chapters in JupyterLab, with small parameters 
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
 
+peers: $(STAMP) $(PEERS)  ## The other packages whose networks gleam.adapt takes; without them their tests are skipped
+
 records:  ## The full-scale run on a GPU, as far as SECONDS go; call it again to go on (installs nothing but WHEELS)
 	@$(if $(WHEELS),$(ANY_PYTHON) -m pip install -qq --no-index --no-deps --upgrade --target $(SITE) $(WHEELS)/*.whl)
 	@$(if $(WHEELS),PYTHONPATH="$(SITE)") $(ANY_PYTHON) benchmarks/full_scale/run.py --seconds $(or $(SECONDS),540) $(RECORDS)
@@ -84,4 +86,4 @@ $(VENV)/.teach: pyproject.toml requirements.lock | $(STAMP)
 # A folder of its own, without dependencies: nothing there can bring another torch or change a version in .venv.
 $(PEERS): benchmarks/requirements.txt | $(STAMP)
 	@rm -rf $(@D)
-	@$(BIN)/python -m pip install -qq --no-deps --target $(@D) -r $< && touch $@ || echo "deepinv and mrpro could not be installed; the benchmark leaves them out." >&2
+	@$(BIN)/python -m pip install -qq --no-deps --target $(@D) -r $< && touch $@ || echo "deepinv, fastmri, monai and mrpro could not be installed: the benchmark leaves them out, and tests skip them." >&2

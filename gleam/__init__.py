@@ -5,7 +5,7 @@ import sys
 
 from gleam import cost, datasets, metrics, networks, phantoms, physics, records, strategies, training
 from gleam.cost import prediction, roofline
-from gleam.networks import denoisers, unrolled
+from gleam.networks import adapt, denoisers, unrolled
 from gleam.physics import baselines, calibration, fourier, losses, masks, solvers
 from gleam.records import Record
 from gleam.strategies import (
@@ -36,6 +36,7 @@ __all__ = [
     "ParallelGreedy",
     "Record",
     "Strategy",
+    "adapt",
     "baselines",
     "calibration",
     "cost",
@@ -68,7 +69,7 @@ __all__ = [
 
 # the field's own modules have a short name as well: `from gleam.masks import poisson_disc`
 for _module in (
-    baselines, calibration, denoisers, fourier, losses, masks, parallel, prediction, roofline, solvers, unrolled,
+    adapt, baselines, calibration, denoisers, fourier, losses, masks, parallel, prediction, roofline, solvers, unrolled,
 ):  # fmt: skip
     sys.modules[f"gleam.{_module.__name__.rpartition('.')[2]}"] = _module
 

@@ -4,6 +4,7 @@
 - `lipschitz`: how far a CNN can stretch an image. `denoisers`: CNNs of complex images; the only place where complex
   numbers become two channels.
 - `iterations`: one of PGD, one of MoDL, and two whose inverse is not watched. `unrolled`: the networks made of them.
+- `protocol`: what training asks of a network. `adapt`: networks of other packages in that form.
 """
 
 from gleam.networks.denoisers import PlainCNN, ResidualCNN

@@ -19,8 +19,15 @@ _HEADER = 8192  # bytes of the message that says what follows: a fixed size, so 
 
 
 def _bytes(tensor):
-    """A contiguous tensor as bytes, in the same memory: the libraries send no complex and no Boolean numbers."""
-    return tensor.reshape(-1).view(torch.uint8)
+    """A dense tensor as bytes, in the order of its memory: the libraries send no complex and no Boolean numbers."""
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def _dense(tensor):
+    """The tensor without gaps in memory and, where it had none, with its strides, which decide how sums are rounded."""
+    tensor = tensor.resolve_conj().resolve_neg()
+    is_dense = tensor.stride() == torch.empty_like(tensor, device="meta").stride()
+    return tensor if is_dense else tensor.clone()
 
 
 class Place:
@@ -51,13 +58,14 @@ class Place:
         new: list[Tensor] = []
         parts: Any
         if is_plain:
-            shapes, parts = [(batch.target.shape, batch.target.dtype)], (protocol.Hole(False, 0), batch)
+            like = batch.target.shape, torch.empty(batch.target.shape, device="meta").stride(), batch.target.dtype
+            shapes, parts = [like], (protocol.Hole(False, 0), batch)
         else:
             header = torch.empty(_HEADER, dtype=torch.uint8)
             self._receive(header, m)
             parts, shapes = pickle.loads(header.numpy().tobytes())
-        for shape, dtype in shapes:
-            new.append(torch.empty(shape, dtype=dtype, device=batch.target.device))
+        for shape, strides, dtype in shapes:
+            new.append(torch.empty_strided(shape, strides, dtype=dtype, device=batch.target.device))
             self._receive(_bytes(new[-1]), m)
         return protocol.put_together(parts, protocol.tensors_in(batch), new)
 
@@ -72,7 +80,7 @@ class Place:
         consists; those of `batch` are known to all processes and are not sent.
         """
         parts, new = protocol.taken_apart(value, protocol.tensors_in(batch))
-        new = [t.resolve_conj().contiguous() for t in new]
+        new = [t.resolve_conj().contiguous() if is_plain else _dense(t) for t in new]
         if is_plain and (new[0].shape, new[0].dtype) != (batch.target.shape, batch.target.dtype):
             raise ValueError(
                 f"an iteration gave {new[0].dtype} of shape {tuple(new[0].shape)}; expected the target's "
@@ -81,7 +89,7 @@ class Place:
         self.wait_for_sent(n_in_flight - 1)
         messages = [_bytes(t) for t in new]
         if not is_plain:
-            packed = pickle.dumps((parts, [(t.shape, t.dtype) for t in new]))
+            packed = pickle.dumps((parts, [(t.shape, t.stride(), t.dtype) for t in new]))
             if len(packed) > _HEADER:
                 raise ValueError(f"iterates of {len(new)} tensors are too many for P-GLEAM to pass on; expected a few")
             messages.insert(0, torch.frombuffer(bytearray(packed.ljust(_HEADER, b"\0")), dtype=torch.uint8))

@@ -16,8 +16,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def named():
-    """Every requirement of pyproject.toml, core and extras."""
-    extras = PROJECT["optional-dependencies"].values()
+    """Every requirement of pyproject.toml, core and extras, but those that never go into .venv."""
+    extras = [group for name, group in PROJECT["optional-dependencies"].items() if name != "peers"]
     found = [Requirement(text) for group in (PROJECT["dependencies"], *extras) for text in group]
     return [requirement for requirement in found if requirement.name != PROJECT["name"]]
 
@@ -38,6 +38,13 @@ def test_every_dependency_is_pinned_within_its_range():
         version = pins.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in requirements.lock: run `make lock`"
         assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_other_packages_that_are_tested_are_pinned_within_their_range():
+    lines = (ROOT / "benchmarks" / "requirements.txt").read_text().splitlines()
+    pins = dict(line.partition("#")[0].strip().split("==") for line in lines if not line.startswith("#"))
+    for requirement in map(Requirement, PROJECT["optional-dependencies"]["peers"]):
+        assert requirement.specifier.contains(pins[requirement.name]), requirement
 
 
 def test_the_lock_holds_nothing_that_nobody_asked_for():
