@@ -6,6 +6,7 @@ import ast
 import functools
 import inspect
 import textwrap
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -50,6 +51,9 @@ def run_identity(
     stay valid when comments, docstrings or names of variables change.
     """
     own = [settings, repr(network), list(sources(network, strategy, optimizer).values()), weights_digest(network)]
+    foreign = {type(part) for part in network.modules() if not _is_known(type(part))}
+    if numbers := attributes(network, foreign):  # which their `repr` may not show
+        own.append(numbers)
     return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
 
 
@@ -61,8 +65,27 @@ def sources(network: nn.Module, strategy: Strategy, optimizer: Any = None) -> di
     strategies = _nested(strategy)
     classes = {type(part) for part in (*strategies, *network.modules())}
     classes |= {*_made_of([optimizer, *(s.loss for s in strategies)])}
-    own = (c for c in classes if c.__module__.partition(".")[0] not in ("torch", "gleam"))
+    own = (c for c in classes if not _is_known(c))
     return {c: _told.get(c) or _source(c) for c in sorted(own, key=lambda c: c.__qualname__)}
+
+
+def attributes(network: nn.Module, kinds: Collection[type] | None = None) -> dict[str, Any]:
+    """The numbers, texts and switches that the parts of a network hold beside their weights, such as a step size.
+
+    Of parts whose class is in `kinds`, by default of all.
+    """
+    return {
+        f"{name}.{key}".lstrip("."): value
+        for name, part in network.named_modules()
+        if kinds is None or type(part) in kinds
+        for key, value in vars(part).items()
+        if isinstance(value, int | float | str) and key != "training" and not key.startswith("_")
+    }
+
+
+def _is_known(kind):
+    """Whether a class is of torch or of this project, whose versions stand elsewhere."""
+    return kind.__module__.partition(".")[0] in ("torch", "gleam")
 
 
 def tell(found: dict[Any, str]) -> None:

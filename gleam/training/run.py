@@ -23,8 +23,8 @@ from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
 from gleam.training import checkpoints
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
-from gleam.training.identity import run_identity
-from gleam.training.runs import attributes, described
+from gleam.training.identity import attributes, run_identity
+from gleam.training.runs import described
 from gleam.training.seeding import seeded
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from gleam.networks import unrolled
 from gleam.training import checkpoints
+from gleam.training.identity import attributes
 
 # what a checkpoint may name as the maker of its network
 MAKERS: dict[str, Callable[..., nn.Module]] = {"pgd": unrolled.pgd, "modl": unrolled.modl}
@@ -106,16 +107,6 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"the weights in {path} do not fit a {type(network).__name__} like this ({reason})") from error
     return network.eval()
-
-
-def attributes(network: nn.Module) -> dict[str, Any]:
-    """The numbers, texts and switches that the parts of a network hold beside their weights, such as a step size."""
-    return {
-        f"{name}.{key}".lstrip("."): value
-        for name, part in network.named_modules()
-        for key, value in vars(part).items()
-        if isinstance(value, int | float | str) and key != "training" and not key.startswith("_")
-    }
 
 
 def described(network: nn.Module) -> str:

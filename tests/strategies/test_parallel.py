@@ -31,6 +31,7 @@ import gleam
 from gleam import Checkpointed, Fast, Greedy, Invertible, ParallelGreedy, unrolled
 from gleam.losses import DataConsistent
 from gleam.processes.launching import launch
+from gleam.strategies import exchange
 from gleam.strategies.parallel import assignment, spread
 from gleam.training.identity import weights_digest
 from gleam.training.run import _module_of_key
@@ -304,3 +305,25 @@ def test_the_same_run_whoever_trains_it(prepared, tmp_path):
     for strategy in (Greedy(4), ParallelGreedy(4), ParallelGreedy(4, n_in_flight=7, pipelined=False)):
         gleam.fit(Noisy(), *prepared, strategy, run_dir=tmp_path / "run", **SETTINGS)
     assert len(list((tmp_path / "run").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.randn(3, 4, dtype=torch.complex64).mT,
+        torch.randn(3, 4, dtype=torch.complex64).conj(),
+        torch.randn(4, 6)[1:, ::2],
+        torch.ones(3, 1).expand(3, 4),
+        torch.zeros(0, 3),
+    ],
+    ids=lambda t: str(tuple(t.stride())),
+)
+def test_a_tensor_is_sent_with_its_strides(tensor):
+    """Sums over channels that lie last in memory are rounded otherwise than over others."""
+    sent = exchange._dense(tensor)
+    received = torch.empty_strided(sent.shape, sent.stride(), dtype=sent.dtype)
+    exchange._bytes(received).copy_(exchange._bytes(sent))
+    assert torch.equal(received, tensor)
+    is_dense = tensor.is_contiguous() or tensor.mT.is_contiguous() or tensor.movedim(1, -1).is_contiguous()
+    assert received.stride() == tensor.stride() or not is_dense

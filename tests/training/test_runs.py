@@ -108,3 +108,21 @@ def test_a_checkpoint_from_before_is_listed(folder):
     checkpoints.save(path, found.fit, found.weights, {}, found.optimizer_state)
     row = gleam.runs(folder).loc[path.parent.name]
     assert row.network == "" and row.steps == 4
+
+
+def test_settings_that_a_foreign_module_does_not_show_name_another_run(splits):
+    from gleam.training.identity import run_identity
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.weight, self.scale = torch.nn.Parameter(torch.ones(())), scale
+
+        def forward(self, x, batch):
+            return self.scale * self.weight * x
+
+    names = [
+        run_identity(gleam.unrolled.Unrolled([Scaled(s)]), gleam.EndToEnd(), *splits[:2], {"seed": 0})
+        for s in (1.0, 2.0, 1.0)
+    ]
+    assert names[0] == names[2] != names[1]
