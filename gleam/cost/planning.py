@@ -178,8 +178,8 @@ class Plan:
         exact = fitting[fitting.modules == 1]
         if exact.empty:
             return f"{text}; nothing with the gradient of end-to-end training fits."
-        other = exact.iloc[0]
-        return f"{text}. With the gradient of end-to-end training, {other.strategy} takes {other.relative_time:.2f}."
+        name, time = exact.index[0], exact.relative_time.iloc[0]
+        return f"{text}. {name} fits as well, with the gradient of end-to-end training, at {time:.2f} times its time."
 
     def __repr__(self) -> str:
         return f"{self.recommendation}\n\n{self.table.to_string(formatters=_FORMATS)}"

@@ -7,7 +7,7 @@ from problems import random_batch
 from teamwork import KspaceNetwork
 
 import gleam
-from gleam import Checkpointed, EndToEnd, Fast, Greedy, losses, unrolled
+from gleam import Checkpointed, EndToEnd, Fast, Greedy, figures, losses, unrolled
 from gleam.cost import planning
 from gleam.cost.planning import Plan, TimeModel, n_bytes
 from gleam.cost.prediction import MAX_ITERATIONS, MemoryModel, as_code
@@ -133,10 +133,12 @@ def test_the_fastest_that_fits_is_recommended(model):
     assert said(model, most).startswith("Take gleam.EndToEnd(): it needs ")
     assert said(model, most, cut=-0.05).startswith("Take gleam.EndToEnd()"), "equal within 10 %"
     faster = said(model, most, cut=-0.5)
-    assert faster.startswith("Take gleam.Greedy(8)") and "gleam.EndToEnd() takes 1.00" in faster
+    assert faster.startswith("Take gleam.Greedy(8)") and "End-to-end fits as well, with" in faster
     short = said(model, whole - 1)
     assert short.startswith("Take gleam.Greedy(2)") and "1.00 times that of" in short
-    assert short.endswith("With the gradient of end-to-end training, gleam.Checkpointed() takes 1.40.")
+    assert short.endswith(
+        "Checkpointing fits as well, with the gradient of end-to-end training, at 1.40 times its time."
+    )
     assert said(model, whole - 1, again=0.05).startswith("Take gleam.Checkpointed()"), "equal, and of that gradient"
     assert said(model, model.peak_bytes(n_modules=8)).endswith("nothing with the gradient of end-to-end training fits.")
 
@@ -150,6 +152,20 @@ def test_where_nothing_fits_the_least_and_the_deepest_are_named(model):
     )
     assert said(model, 1).endswith(": take a smaller batch or fewer features.")
     assert (Plan(model, TimeModel(seconds()), 1).table.deepest == 0).all()
+
+
+def test_the_figure_of_depths_has_a_line_for_each_way_filled_where_the_network_fits(model):
+    plan = Plan(model, TimeModel(seconds()), model.peak_bytes(n_modules=4))
+    (axis,) = figures.depths(plan).axes
+    own, *lines = axis.lines
+    assert set(own.get_xdata()) == {8}
+    ends = [(line.get_xdata()[0], line.get_markerfacecolor() != "white") for line in lines[1::2]]
+    assert ends == [(row.deepest, row.fits) for row in plan.table[::-1].itertuples()]
+    assert [text.get_text() for text in axis.texts] == [str(n) for n in plan.table.deepest[::-1]]
+    names = [label.get_text() for label in axis.get_yticklabels()][::-1]
+    assert names[:3] == ["End-to-end", "Checkpointing", "GLEAM, 4 per module"] and "checkpoints" in names[-1]
+    texts = [figures.depths(plan.within(size)).axes[0].texts[0].get_text() for size in (1, "1 TB")]
+    assert texts == ["none", "≥ 1000"]
 
 
 @pytest.mark.parametrize("precision", [None, "fp32"])
