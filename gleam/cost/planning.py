@@ -20,7 +20,7 @@ from torch import nn
 
 from gleam.cost.prediction import MemoryModel, as_code, explained, shortened
 from gleam.cost.step import Step, is_cuda
-from gleam.cost.timing import paired
+from gleam.cost.timing import median_ratio, paired
 from gleam.execution import checked_device
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
@@ -74,10 +74,10 @@ class TimeModel:
         return found
 
     def step_seconds(self, n_iterations: int, n_modules: int = 1, *, checkpointed: bool = False) -> tuple[float, ...]:
-        """Predicted seconds of a step, from those of each round."""
+        """Predicted seconds of a step, from those of each round; at least that of one iteration, whatever the noise."""
         timed = zip(*(self.seconds[n, m, checkpointed] for n, m in SHORT), strict=True)
         return tuple(
-            one + (n_iterations - 1) * (three - one) / 2 + (n_modules - 1) * (cut - three) / 2
+            max(one, one + (n_iterations - 1) * (three - one) / 2 + (n_modules - 1) * (cut - three) / 2)
             for one, three, cut in timed
         )
 
@@ -118,8 +118,9 @@ class Plan:
         """One row per way of training; the first that fits is the nearest to end-to-end training.
 
         Columns: `strategy`, as code; `modules` M; `peak_mb`, the peak memory with the network's N, in 10^6 bytes;
-        `fits`; `seconds_per_step`; `relative_time`, over that of end-to-end training; `deepest`, the largest N that
-        fits with modules as long as here (up to 1000; 0 if none), and `deepest_strategy`, the strategy for it.
+        `fits`; `seconds_per_step`; `relative_time`, over that of end-to-end training, the median of paired ratios;
+        `deepest`, the largest N that fits with modules as long as here (up to 1000; 0 if none), and
+        `deepest_strategy`, the strategy for it.
 
         Rows: one module, plain and with checkpoints; modules of 1, 2, 4, ... iterations, and the fewest that fit.
         Checkpoints inside modules of a single iteration save nothing and have no row.
@@ -134,7 +135,7 @@ class Plan:
 
     def _row(self, n_modules, checkpointed):
         n, how = self.memory.n_iterations, {"checkpointed": checkpointed}
-        peak, seconds = self.memory.peak_bytes(n, n_modules, **how), self.time.seconds_per_step(n, n_modules, **how)
+        peak, seconds = self.memory.peak_bytes(n, n_modules, **how), self.time.step_seconds(n, n_modules, **how)
         length = -(-n // n_modules) if n_modules > 1 else None
         deepest = self.memory.deepest_that_fits(self.available_bytes, length, **how)
         there = -(-deepest // length) if length else 1
@@ -143,8 +144,8 @@ class Plan:
             "modules": n_modules,
             "peak_mb": peak / 1e6,
             "fits": peak <= self.available_bytes,
-            "seconds_per_step": seconds,
-            "relative_time": seconds / self.time.seconds_per_step(n),
+            "seconds_per_step": statistics.median(seconds),
+            "relative_time": median_ratio(seconds, self.time.step_seconds(n)),
             "deepest": deepest,
             "deepest_strategy": self._code(there, checkpointed) if deepest else "",
         }
@@ -164,12 +165,12 @@ class Plan:
             least, deepest = table.loc[table.peak_mb.idxmin()], table.loc[table.deepest.idxmax()]
             fewer = f", or N = {deepest.deepest} with {deepest.deepest_strategy}" if deepest.deepest else ""
             return (
-                f"Nothing fits into {room}. {least.strategy} needs least, {_size(1e6 * least.peak_mb)}: take a smaller "
+                f"Nothing fits into {room}. {least.name} needs least, {_size(1e6 * least.peak_mb)}: take a smaller "
                 f"batch or fewer features{fewer}."
             )
-        best = fitting[fitting.seconds_per_step <= TIE * fitting.seconds_per_step.min()].iloc[0]
+        best = fitting[fitting.relative_time <= TIE * fitting.relative_time.min()].iloc[0]
         text = (
-            f"Take {best.strategy}: it needs {_size(1e6 * best.peak_mb)} of {room}, and a step takes about "
+            f"Take {best.name}: it needs {_size(1e6 * best.peak_mb)} of {room}, and a step takes about "
             f"{best.seconds_per_step:.2g} s"
         )
         if best.modules == 1:

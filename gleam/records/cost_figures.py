@@ -80,12 +80,12 @@ def depths(plan: Plan, *, xlabel: str = "iterations N") -> Figure:
             if row.deepest:
                 axis.plot([1, row.deepest], [y, y], color=COLORS[method], lw=2)
                 face = COLORS[method] if row.fits else "white"
-                axis.plot(row.deepest, y, "o", color=COLORS[method], mfc=face, ms=8, zorder=3)
+                axis.plot(row.deepest, y, "o", color=COLORS[method], mfc=face, ms=8, zorder=4)
             text = f"{'≥ ' * (row.deepest == MAX_ITERATIONS)}{row.deepest or 'none'}"
             _beside(axis, text, (max(1, row.deepest), y), (8, 0), va="center", backgroundcolor="white")
         axis.set_yticks(range(len(table)), names)
         axis.set(xscale="log", xlim=(0.8, 14 * MAX_ITERATIONS), ylim=(-0.6, len(table) - 0.4), xlabel=xlabel)
-        axis.xaxis.set_major_formatter("{x:.0f}")
+        axis.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
     return figure
 
 

@@ -114,6 +114,11 @@ def test_time_is_linear_in_iterations_and_modules():
         assert times.step_seconds(n, m, checkpointed=True) == pytest.approx((expected + 0.4 * n,) * 2)
 
 
+def test_no_noise_makes_a_step_shorter_than_one_iteration():
+    times = TimeModel(seconds(one=3.0, iteration=-1.0))
+    assert times.seconds_per_step(1) == times.seconds_per_step(50) == 3
+
+
 def test_a_round_that_was_slow_counts_once():
     rounds = {key: (*times, 50 * times[0]) for key, times in seconds().items()}
     assert TimeModel(rounds).seconds_per_step(8) == pytest.approx(8)
@@ -130,23 +135,23 @@ def said(model, room, **times):
 
 def test_the_fastest_that_fits_is_recommended(model):
     whole, most = model.peak_bytes(), 10 * model.peak_bytes()
-    assert said(model, most).startswith("Take gleam.EndToEnd(): it needs ")
-    assert said(model, most, cut=-0.05).startswith("Take gleam.EndToEnd()"), "equal within 10 %"
+    assert said(model, most).startswith("Take End-to-end: it needs ")
+    assert said(model, most, cut=-0.05).startswith("Take End-to-end:"), "equal within 10 %"
     faster = said(model, most, cut=-0.5)
-    assert faster.startswith("Take gleam.Greedy(8)") and "End-to-end fits as well, with" in faster
+    assert faster.startswith("Take GLEAM, M = 8:") and "End-to-end fits as well, with" in faster
     short = said(model, whole - 1)
-    assert short.startswith("Take gleam.Greedy(2)") and "1.00 times that of" in short
+    assert short.startswith("Take GLEAM, M = 2:") and "1.00 times that of" in short
     assert short.endswith(
         "Checkpointing fits as well, with the gradient of end-to-end training, at 1.40 times its time."
     )
-    assert said(model, whole - 1, again=0.05).startswith("Take gleam.Checkpointed()"), "equal, and of that gradient"
+    assert said(model, whole - 1, again=0.05).startswith("Take Checkpointing:"), "equal, and of that gradient"
     assert said(model, model.peak_bytes(n_modules=8)).endswith("nothing with the gradient of end-to-end training fits.")
 
 
 def test_where_nothing_fits_the_least_and_the_deepest_are_named(model):
     room = model.peak_bytes(5, 5)
     assert said(model, room) == (
-        f"Nothing fits into {planning._size(room)}. gleam.Greedy(8) needs least, "
+        f"Nothing fits into {planning._size(room)}. GLEAM, M = 8 needs least, "
         f"{planning._size(model.peak_bytes(8, 8))}: take a smaller batch or fewer features, or N = 5 with "
         "gleam.Greedy(5)."
     )
