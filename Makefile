@@ -48,7 +48,7 @@ edit: $(VENV)/.teach  ## Open the chapters in JupyterLab, with small parameters 
 	@$(RUN) data
 	@$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)
 
-benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (six minutes)
+benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (eight minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
 
 peers: $(STAMP) $(PEERS)  ## The other packages whose networks gleam.adapt takes; without them their tests are skipped

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from compare import AUTOCAST, FAST, NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio
+from compare import AUTOCAST, FAST, NETWORKS, Sizes, compare, memory_over_n, random_batch, ratio, time_prediction
 
 from gleam import Fast, Greedy, evaluate, execution, files, fit, records, unrolled
 from gleam.cost import parallel as parallel_cost
@@ -23,16 +23,17 @@ from gleam.processes.allocator import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 N_PROCESSES = 2
+TOLERANCE_OF_PREDICTION = 0.15  # of a step's time, relative
 SCHEDULES = {"gleam": "GLEAM", "pipelined": "P-GLEAM, pipelined", "sequential": "P-GLEAM, in turn"}
 MEASURES = (
     "pipelined_over_gleam", "sequential_over_gleam", "gleam_over_end_to_end", "checkpointed_over_end_to_end",
-    "gleam_over_fastest_peer", "memory_spread_over_n",
+    "gleam_over_fastest_peer", "memory_spread_over_n", "predicted_over_measured",
     "fast_over_gleam", "fast_modl_over_modl", "fast_over_fastest_peer_pgd", "fast_over_fastest_peer_modl",
     "fast_over_fastest_peer_autocast", "fast_gleam_over_end_to_end", "bf16_psnr_shift_db",
 )  # fmt: skip
 
 
-def measures(networks, memory, parallel=None, psnr=None):
+def measures(networks, memory, parallel=None, psnr=None, prediction=None):
     """Quartiles of each of :data:`MEASURES`; None where it was not measured.
 
     ``networks``: dict of "PGD" and "MoDL" to their rows. Of two networks the worse one counts, unless a measure is of
@@ -44,12 +45,14 @@ def measures(networks, memory, parallel=None, psnr=None):
         return max(pgd[name], modl[name], key=lambda q: q[1]) if {name} <= pgd.keys() & modl.keys() else None
 
     peaks = [next(iter(methods.values())).values() for methods in memory.values()]
+    predicted = [row["predicted_over_measured"] for rows in (prediction or {}).values() for row in rows.values()]
     shift = psnr and statistics.mean(psnr["bf16"]) - statistics.mean(psnr["fp32"])
     found = (over_gleam(parallel) if parallel else {}) | {
         "gleam_over_end_to_end": worse("gleam_over_end_to_end"),
         "checkpointed_over_end_to_end": worse("checkpointed_over_end_to_end"),
         "gleam_over_fastest_peer": worse("gleam_over_peer"),
         "memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3,
+        "predicted_over_measured": max(predicted, key=lambda q: abs(q[1] - 1), default=None),
         "fast_over_gleam": pgd.get("fast_over_gleam"), "fast_modl_over_modl": modl.get("fast_over_gleam"),
         "fast_over_fastest_peer_pgd": pgd.get("fast_over_peer"),
         "fast_over_fastest_peer_modl": modl.get("fast_over_peer"),
@@ -116,6 +119,9 @@ def run(sizes, *, n_rounds, n_steps, n_blocks, n_training_steps, device="cpu"):
     """Everything, as the content of the record."""
     networks = {name: compare(make, sizes, n_rounds=n_rounds, device=device) for name, make in NETWORKS.items()}
     memory = {name: memory_over_n(make, sizes, device) for name, make in NETWORKS.items()}
+    prediction = {
+        name: time_prediction(make, sizes, n_rounds=n_rounds, device=device) for name, make in NETWORKS.items()
+    }
     # last, and on two cores: two processes that share one would say nothing
     can_share = n_steps and torch.device(device).type == "cpu" and files.n_cores() >= N_PROCESSES
     parallel = measure_parallel(sizes, n_steps=n_steps, n_rounds=n_blocks) if can_share else None
@@ -127,7 +133,8 @@ def run(sizes, *, n_rounds, n_steps, n_blocks, n_training_steps, device="cpu"):
         "load_average": list(os.getloadavg()), "keeps_freed_memory": keep_freed_memory(),
         "memory_kind": "peak of live tensors" if torch.device(device).type != "cuda" else "max_memory_allocated",
         "networks": networks, "memory": memory, "parallel_step_seconds": parallel,
-        "psnr_by_format": psnr, "measures": measures(networks, memory, parallel, psnr),
+        "psnr_by_format": psnr, "time_prediction": prediction,
+        "measures": measures(networks, memory, parallel, psnr, prediction),
     }  # fmt: skip
 
 
@@ -150,6 +157,9 @@ def report(record):
         for method, peaks in methods.items():
             values = "  ".join(f"N={n}: {peak / 1e6:6.1f}" for n, peak in peaks.items())
             lines.append(f"  {name + ', ' + method:26s}{values}")
+    lines += ["", "gleam.plan: predicted seconds per step, measured, predicted over measured (quartiles over rounds)"]
+    for network, rows in record["time_prediction"].items():
+        lines += [_prediction_line(f"{network}, {method}", row) for method, row in rows.items()]
     if record["parallel_step_seconds"]:
         lines += [
             "",
@@ -166,6 +176,13 @@ def _parallel_lines(seconds):
     for (name, times), (low, median, high) in zip(seconds.items(), ratios.values(), strict=True):
         spread = f"[{low:.3f} .. {high:.3f}]"
         yield f"  {name:20s}{statistics.median(times):8.4f}{median:8.3f}  {spread:18s}{1 / median:8.2f}"
+
+
+def _prediction_line(name, row):
+    predicted, measured = (statistics.median(row[key]) for key in ("predicted_seconds", "step_seconds"))
+    low, median, high = row["predicted_over_measured"]
+    note = "" if abs(median - 1) <= TOLERANCE_OF_PREDICTION else "  off by more than 15 %"
+    return f"  {name:26s}{predicted:8.4f}{measured:8.4f}{median:8.3f}  [{low:.3f} .. {high:.3f}]{note}"
 
 
 def _line(method, row):

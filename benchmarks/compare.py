@@ -182,6 +182,31 @@ def _measured(row, times, seconds, peak):
     }  # fmt: skip
 
 
+def time_prediction(make, sizes, *, n_rounds, n_warmup=2, device="cpu"):
+    """Seconds of a step as `gleam.plan` predicts them and as measured in the same rounds, by method.
+
+    Each round's prediction is from its own steps of one and three iterations.
+    """
+    batch, n = random_batch(sizes, device), sizes.n_iterations
+    network = make(n, sizes.n_features)
+    short = cost.TimeModel.steps(network, batch, device=device)
+    methods = {"End-to-end": (1, False), "Checkpointed": (1, True), f"GLEAM, {n} modules": (n, False)}
+    whole = {
+        name: cost.Step(network, Checkpointed() if checkpointed else Greedy(m), batch, device=device)
+        for name, (m, checkpointed) in methods.items()
+    }
+    seconds = cost.paired(short | whole, n_rounds=n_rounds, n_warmup=n_warmup, device=device)
+    model = cost.TimeModel({key: seconds[key] for key in short})
+    found = {}
+    for name, (m, checkpointed) in methods.items():
+        predicted = model.step_seconds(n, m, checkpointed=checkpointed)
+        over = ratio(predicted, seconds[name])
+        found[name] = {
+            "predicted_seconds": list(predicted), "step_seconds": list(seconds[name]), "predicted_over_measured": over
+        }  # fmt: skip
+    return found
+
+
 def memory_over_n(make, sizes, device="cpu"):
     """Peak without weights and optimizer, which grow with any method, by method and number of iterations N."""
     batch = random_batch(sizes, device)

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from gleam import cost, datasets, metrics, networks, phantoms, physics, records, strategies, training
-from gleam.cost import prediction, roofline
+from gleam.cost import plan, prediction, roofline
 from gleam.networks import adapt, denoisers, unrolled
 from gleam.physics import baselines, calibration, fourier, losses, masks, solvers
 from gleam.records import Record
@@ -56,6 +56,7 @@ __all__ = [
     "parallel",
     "phantoms",
     "physics",
+    "plan",
     "prediction",
     "reconstruct",
     "records",

@@ -22,9 +22,10 @@ from gleam.cost.step import copied, is_cuda, peak_split
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
+from gleam.physics.losses import complex_l1, named
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
-from gleam.strategies.greedy import Checkpointed, EndToEnd
+from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class MemoryModel:
         cls, network: nn.Module, batch: Batch, *, device: str | torch.device = "cpu", strategy: Strategy | None = None
     ) -> MemoryModel:
         """The model of `network`, from 1 to 3 of its iterations, in the precision of `strategy` if it is `Fast`."""
-        short = [_shortened(network, n) for n in (1, 2, 3)]
+        short = [shortened(network, n) for n in (1, 2, 3)]
         ways: Any = [replace(way, loss=strategy.parts(network)[0][1]) if strategy else way for way in _WAYS]
         if isinstance(strategy, Fast):
             ways = [replace(strategy, strategy=way, compiled=False) for way in ways]
@@ -111,7 +112,22 @@ class MemoryModel:
         )
         return next(fitting, None)
 
+    def deepest_that_fits(
+        self, available_bytes: int, per_module: int | None = None, *, checkpointed: bool = False
+    ) -> int:
+        """The largest number of iterations whose step fits into `available_bytes`, up to :data:`MAX_ITERATIONS`.
 
+        Modules have at most `per_module` iterations (default: one module of all); 0 if no network fits.
+        """
+        most = (available_bytes - self.fixed_bytes) // max(1, self.weight_bytes)  # by the weights alone
+        for n in range(min(MAX_ITERATIONS, most), 0, -1):
+            n_modules = -(-n // per_module) if per_module else 1
+            if self.peak_bytes(n, n_modules, checkpointed=checkpointed) <= available_bytes:
+                return n
+        return 0
+
+
+MAX_ITERATIONS = 1000  # no network of this field is as deep
 _WAYS = EndToEnd(), Checkpointed()
 
 
@@ -120,10 +136,11 @@ def _iterate_bytes(network, batch):
         return sum(t.nbytes for t in protocol.tensors_in(network.start(protocol.setup(network, batch))))
 
 
-def _shortened(network, n_iterations):
+def shortened(network: nn.Module, n_iterations: int) -> nn.Module:
     """A copy on the CPU with the first `n_iterations`; if there are fewer, the last one is repeated."""
-    short, last = copied(network, "cpu"), len(network.iterations) - 1
-    short.iterations = nn.ModuleList(copied(network.iterations[min(i, last)], "cpu") for i in range(n_iterations))
+    short: Any = copied(network, "cpu")
+    own: Any = network.iterations
+    short.iterations = nn.ModuleList(copied(own[min(i, len(own) - 1)], "cpu") for i in range(n_iterations))
     return short
 
 
@@ -208,7 +225,9 @@ def _does_not_fit(model, strategy, device, available_bytes, *, n_modules):
     limit = min(n for n in (available_bytes, need and need - 1) if n)
     fewest = model.modules_that_fit(limit, checkpointed=checkpointed)
     m = fewest or model.n_iterations
-    gleam = f"{_greedy(m, strategy, checkpointed)} needs {_gb(peak(n_modules=m))}"
+    greedy = Greedy(m, within=Checkpointed() if checkpointed else EndToEnd())
+    written = as_code(replace(strategy, strategy=greedy) if isinstance(strategy, Fast) else greedy)
+    gleam = f"{written} needs {_gb(peak(n_modules=m))}"
     if fewest:
         return f"{start}: GLEAM with {gleam}"
     least = "its modules are single iterations" if n_modules == m else f"even one iteration per module, {gleam}"
@@ -225,10 +244,18 @@ def _need_and_room(need, device, available_bytes):
     return found if need > available_bytes else f"{found}, the rest of it taken by other tensors or by kernels"
 
 
-def _greedy(n_modules, strategy, checkpointed):
-    """Code of the strategy with that many modules and otherwise as `strategy`."""
-    written = f"gleam.Greedy({n_modules}{', within=gleam.Checkpointed()' if checkpointed else ''})"
-    return f"gleam.Fast({written}, {strategy.precision!r})" if isinstance(strategy, Fast) else written
+def as_code(strategy: Strategy) -> str:
+    """Short code of a strategy of :func:`gleam.plan`, such as `gleam.Greedy(4)`."""
+    if isinstance(strategy, Fast):
+        return f"gleam.Fast({as_code(strategy.strategy)}, {strategy.precision!r})"
+    loss: Any = strategy.loss
+    arguments = [str(strategy.n_modules)] if isinstance(strategy, Greedy) else []
+    if isinstance(strategy, Greedy) and strategy.within != EndToEnd():
+        arguments.append(f"within={as_code(strategy.within)}")
+    if loss is not complex_l1:
+        is_ours = getattr(loss, "__module__", "") == complex_l1.__module__
+        arguments.append(f"loss={'gleam.losses.' if is_ours else ''}{named(loss)}")
+    return f"gleam.{type(strategy).__name__}({', '.join(arguments)})"
 
 
 def _gb(n_bytes):

@@ -1,4 +1,4 @@
-"""Figures about cost: predictions beside measurements, memory against time, the roofline."""
+"""Figures about cost: predictions beside measurements, memory against time, how deep fits, the roofline."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator
 
+from gleam.cost.planning import Plan
+from gleam.cost.prediction import MAX_ITERATIONS
 from gleam.records.canvas import COLORS, Figure, one_axis
 
 CYCLE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#56307a", "#8c8c8c"]  # of other points
@@ -61,6 +63,29 @@ def tradeoff(points: dict[str, tuple[float, float]], *, xlabel: str, ylabel: str
         right, top = (1.1 * max(values) for values in zip(*points.values(), strict=True))
         axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, right), ylim=(0, top))
         figure.legend(loc="outside lower center")
+    return figure
+
+
+def depths(plan: Plan, *, xlabel: str = "iterations N") -> Figure:
+    """The deepest network that fits, by way of training: `plan` is from :func:`gleam.plan`.
+
+    GLEAM keeps the length of its modules. Where the network's own N fits (dashed line) a line is filled at its end.
+    """
+    table, own, names = plan.table[::-1], plan.memory.n_iterations, []
+    with one_axis(0.42 * len(table) + 0.9) as (figure, axis):
+        axis.axvline(own, color="black", lw=0.8, ls="--")
+        for y, (name, row) in enumerate(table.iterrows()):
+            method, inside = str(name).split(", M =")[0], ",\nwith checkpoints" * str(name).endswith("checkpoints")
+            names.append(method if row.modules == 1 else f"GLEAM, {-(-own // row.modules)} per module{inside}")
+            if row.deepest:
+                axis.plot([1, row.deepest], [y, y], color=COLORS[method], lw=2)
+                face = COLORS[method] if row.fits else "white"
+                axis.plot(row.deepest, y, "o", color=COLORS[method], mfc=face, ms=8, zorder=4)
+            text = f"{'≥ ' * (row.deepest == MAX_ITERATIONS)}{row.deepest or 'none'}"
+            _beside(axis, text, (max(1, row.deepest), y), (8, 0), va="center", backgroundcolor="white")
+        axis.set_yticks(range(len(table)), names)
+        axis.set(xscale="log", xlim=(0.8, 14 * MAX_ITERATIONS), ylim=(-0.6, len(table) - 0.4), xlabel=xlabel)
+        axis.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
     return figure
 
 

@@ -98,6 +98,18 @@ def test_of_two_networks_the_worse_one_counts():
     assert found["pipelined_over_gleam"] is None and found["fast_over_gleam"] is None
 
 
+def test_the_prediction_that_is_furthest_off_counts():
+    rows = {"End-to-end": {"step_seconds": [1.0, 1.0], "seconds_per_step": 1.0}}
+    rows |= {"GLEAM": rows["End-to-end"], "Checkpointed": rows["End-to-end"]}
+    memory = {"PGD": {"GLEAM": {"4": 1}}}
+    quartiles = {"a": [0.9, 1.0, 1.1], "b": [0.7, 0.8, 1.2], "c": [0.9, 1.1, 1.2]}
+    prediction = {"PGD": {name: {"predicted_over_measured": q} for name, q in quartiles.items()}}
+    found = benchmark.measures({"PGD": rows, "MoDL": rows}, memory, prediction=prediction)
+    assert found["predicted_over_measured"] == quartiles["b"]
+    row = {"predicted_seconds": [0.8], "step_seconds": [1.0], "predicted_over_measured": quartiles["b"]}
+    assert benchmark._prediction_line("PGD", row).endswith("off by more than 15 %")
+
+
 def test_fast_steps_are_held_against_ours_and_those_of_others():
     def rows(fast, fast_end_to_end, peer, autocast):
         seconds = {"GLEAM": 1.0, "End-to-end": 1.1, "Checkpointed": 1.3, "GLEAM, fast": fast}
@@ -140,7 +152,7 @@ def test_two_processes_are_timed_in_paired_blocks():
 
 def test_a_run_prints_its_measures_last_and_writes_them(tmp_path, capsys):
     benchmark.main([*ARGUMENTS, "--n-steps", "0", "--n-training-steps", "0", "--out", str(tmp_path)])
-    last = [line.split() for line in capsys.readouterr().out.splitlines()[-13:]]
+    last = [line.split() for line in capsys.readouterr().out.splitlines()[-14:]]
     assert [name for name, _ in last] == list(benchmark.MEASURES)
     assert last[0][1] == last[-1][1] == "missing"
     (path,) = tmp_path.iterdir()
@@ -148,4 +160,6 @@ def test_a_run_prints_its_measures_last_and_writes_them(tmp_path, capsys):
     rows = record["networks"]["PGD"]
     assert len(rows["End-to-end"]["step_seconds"]) == record["n_rounds"] == 3
     assert float(last[2][1]) == pytest.approx(record["measures"]["gleam_over_end_to_end"][1], abs=1e-3)
+    predicted = record["time_prediction"]["MoDL"]["GLEAM, 2 modules"]
+    assert len(predicted["predicted_seconds"]) == len(predicted["step_seconds"]) == 3
     assert record["memory"]["PGD"]["End-to-end"]["3"] > record["memory"]["PGD"]["End-to-end"]["2"]
