@@ -2,7 +2,8 @@
 
 - `storage`: a record, its file, and the environment of a run. `schema`: the form of the file.
 - `recording`: makes records of what was just trained or measured.
-- `archive`: archived full-scale runs, and complete runs of earlier builds.
+- `archive`: archived full-scale runs, and complete runs of earlier builds. `weights`: weights of runs beside their
+  records, each with a card of `cards`.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `comparisons`: methods compared in words.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
