@@ -67,8 +67,9 @@ LIMITS = {
 }
 LICENCES = {
     PHANTOMS: "MIT, as the project; no data of patients were used.",
-    REAL_ANATOMY: "MIT, as the project, as far as the project has rights in the weights. They were trained on knees of "
-    "mridata.org, whose terms are non-commercial use with attribution: use the weights so as well.",
+    REAL_ANATOMY: "MIT, as the project, as far as the project has rights in the weights. They were trained on the 3D "
+    "FSE knees of mridata.org, as magnitudes, whose terms are non-commercial use with attribution: use the weights so "
+    "as well.",
     MEASURED: "MIT, as the project, as far as the project has rights in the weights; the terms of the data apply.",
 }
 

@@ -53,8 +53,9 @@ def test_the_card_says_what_the_record_says(build):
     for part in (
         "`pgd(n_iterations=2, n_features=4, n_dims=2, step_size=1.0, seed=0)`", f"{record.n_parameters:,} parameters",
         "phantoms (3D FSE): 3 subjects, 9 slices, 3 coils, matrix 24 x 20 (y, x)", "acceleration = 3", "Greedy(",
-        "4 of 4 steps;", "batch_size = 2", f"| PSNR (dB) | {record.value('psnr'):.2f} |", 
-        "Tested on phantoms (3D FSE): 2 subjects",        f"torch {record.environment['versions']['torch']}", "not for diagnosis", "not for images of patients",
+        "4 of 4 steps;", "batch_size = 2", f"| PSNR (dB) | {record.value('psnr'):.2f} |",
+        "Tested on phantoms (3D FSE): 2 subjects", f"torch {record.environment['versions']['torch']}",
+        "not for diagnosis", "not for images of patients",
         'gleam.load("results/cpu-standard/toy/gleam")', "MIT",
     ):  # fmt: skip
         assert part in text, part
