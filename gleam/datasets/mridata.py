@@ -102,7 +102,7 @@ def _read(path, undersampled):
 
 
 def _line_numbers(heads, header, path):
-    """Numbers of the lines in `shape` = (step 1, step 2), that shape, whether slices are step 2, how many are missing."""
+    """Numbers of lines in `shape` = (step 1, step 2), that shape, whether slices are step 2, how many are missing."""
     counters = heads["idx"]
     step_1, step_2 = (counters[f"kspace_encode_step_{axis}"].astype(int) for axis in (1, 2))
     number = counters["slice"].astype(int)

@@ -148,7 +148,7 @@ def reconstruct_file(
         spacing=spacing,
         source=source,
         about=about,
-        warnings=_warnings(name, about, achieved, mask, left_out),
+        warnings=_warnings(name, about, source, achieved, mask, left_out),
     )
 
 
@@ -196,9 +196,7 @@ def _mask(scan, trained, acceleration, seed, path):
         if acceleration is not None:
             raise ValueError(f"{path}: was undersampled at the scanner, so no other acceleration can be chosen for it")
         whole = scan["mask"][:]
-        sides = (whole.reshape(-1, *whole.shape[-2:]).any(axis=(0, axis)) for axis in (2, 1))
-        y, x = (slice(side.argmax(), len(side) - side[::-1].argmax()) for side in sides)
-        return without_readout(ifftshift2(whole)), whole[..., y, x]
+        return without_readout(ifftshift2(whole)), whole
     module, _, name = trained["function"].rpartition(".")
     if module not in ("gleam.masks", masks.__name__):
         raise ValueError(
@@ -235,10 +233,12 @@ def _with_empty(images, left_out):
     return whole
 
 
-def _warnings(name, about, achieved, mask, left_out):
-    trained = about["train"]["mask"]["arguments"].get("acceleration")
+def _warnings(name, about, source, achieved, mask, left_out):
+    train, said = about["train"], []
+    trained = train["mask"]["arguments"].get("acceleration")
     found = "whole columns" if mask.shape[-2] == 1 else "whole rows" if mask.shape[-1] == 1 else "single points"
-    said = []
+    if source["acquisition"] != train["acquisition"]:
+        said.append(f"the file says {source['acquisition']!r}, and the network was trained on {train['acquisition']!r}")
     if trained and not 1 / FAR < achieved / trained < FAR:
         said.append(
             f"R = {achieved:.1f} is far from the R = {trained:g} of the training; the network was not made for it"
