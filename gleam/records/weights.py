@@ -38,7 +38,7 @@ def archive_weights(folder: str | Path, run_dir: str | Path) -> dict[Path, str]:
     Notes
     -----
     A run and a record belong together if :func:`belong` says so. Weights that a record had before stay if they belong
-    to it; those of an earlier record are removed.
+    to it, with their card written anew; those of an earlier record are removed.
     """
     fits = {path: checkpoints.load_fit(path) for path in sorted(Path(run_dir).glob(f"*/{checkpoints.NAME}"))}
     found = {path: load(path) for path in sorted(Path(folder).glob("*/*.json"))}
@@ -57,6 +57,10 @@ def archive_weights(folder: str | Path, run_dir: str | Path) -> dict[Path, str]:
         if said[path]:
             weights.unlink(missing_ok=True)
             path.with_suffix(".md").unlink(missing_ok=True)
+            continue
+        fit, about = checkpoints.load_words(weights)
+        with written_whole(path.with_suffix(".md")) as temporary:
+            temporary.write_text(card(record, fit, about, path.with_suffix("")), encoding="utf-8")
     return said
 
 
@@ -77,12 +81,12 @@ def belong(record: Record, fit: Fit) -> bool:
 
 
 def _archive(record, run, path):
-    """Write weights and card beside the record at `path`; returns why not, or ""."""
+    """Write the weights of the checkpoint `run` beside the record at `path`; returns why not, or ""."""
     try:
         network = load_network(run)
     except ValueError as error:
         return f"{path}: {error}"
-    found, weights = checkpoints.load(run), path.with_suffix(".safetensors")
+    found = checkpoints.load(run)
     n_bytes = sum(tensor.nbytes for tensor in found.best.values())
     if n_bytes > MAX_BYTES:
         return f"{path}: its weights have {n_bytes / 1e6:.1f} MB, more than the {MAX_BYTES / 1e6:.0f} MB of an archive"
@@ -94,7 +98,5 @@ def _archive(record, run, path):
         "record": {name: getattr(record, name) for name in ("experiment", "method", "profile", "results_version")},
         "scores": {name: record.value(name) for name in record.table if name not in ("subject", "slice")},
     }
-    checkpoints.save(weights, found.fit, found.best, {}, {}, about)
-    with written_whole(path.with_suffix(".md")) as temporary:
-        temporary.write_text(card(record, found.fit, about, path.with_suffix("")), encoding="utf-8")
+    checkpoints.save(path.with_suffix(".safetensors"), found.fit, found.best, {}, {}, about)
     return ""

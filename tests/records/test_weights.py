@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import gleam
 from gleam import records
 from gleam.records import weights
+from gleam.records.cards import card
 from gleam.records.weights import archive_weights
 from gleam.training import checkpoints
 
@@ -106,6 +108,17 @@ def test_a_record_of_another_run_gets_no_weights_and_loses_older_ones(what, buil
     said = archive_weights(folder, runs)
     assert said[folder / "toy" / "end-to-end.json"] == "" and str(path) in said[path]
     assert not path.with_suffix(".safetensors").exists() and not path.with_suffix(".md").exists()
+
+
+def test_archived_weights_are_those_of_their_records_and_their_cards_are_current():
+    found = sorted((Path(__file__).parents[2] / "results").rglob("*.safetensors"))
+    assert found
+    for path in found:
+        record, archived = records.load(path.with_suffix(".json")), checkpoints.load(path)
+        assert weights.belong(record, archived.fit), path
+        text = card(record, archived.fit, archived.about, path.with_suffix(""))
+        assert path.with_suffix(".md").read_text(encoding="utf-8") == text, f"{path}: archive it again"
+        assert path.stat().st_size < 3.1e6 and gleam.load(path)
 
 
 def test_seconds_alone_do_not_tell_runs_apart(build):
