@@ -12,6 +12,7 @@ from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
+LEAST_SHARE = 0.99  # of samples that are not exactly zero in a fully sampled slice: noise fills k-space
 FOLDER = Path("fastmri") / "multicoil_val"
 
 
@@ -56,12 +57,15 @@ def read_measured(path: str | Path) -> Volume:
 def _read(path, undersampled):
     with headers.opened(path, expected=EXPECTED) as file:
         raw, header = _checked(file, path, undersampled), _header(file, path)
-        is_full = not undersampled or ("mask" not in file and padding.is_full(raw[0].any(axis=(0, 1))[None]))
+        sampled = raw[0].any(axis=0) if undersampled else np.ones(raw.shape[-2:], bool)
+        rows, used = sampled.any(axis=1), sampled.any(axis=0)
+        of_points = sampled[rows][:, used].mean() < LEAST_SHARE if sampled.any() else False
+        is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
         shape = raw.shape[-2:]
         if header:
             shape = tuple(min(recon, n) for recon, n in zip(header.recon, shape, strict=False))
         if not is_full:  # an image with aliases cannot be cropped along the phase encoding
-            shape = shape[0], raw.shape[-1]
+            shape = raw.shape[-2] if of_points else shape[0], raw.shape[-1]
         kspace = np.empty((*raw.shape[:2], *shape), np.complex64)
         columns = np.empty((len(raw), raw.shape[-1]), bool)
         for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
@@ -165,6 +169,8 @@ def _cropped(kspace, shape):
 
 def _cropped_along_readout(kspace, n_y):
     """Cropped along y alone, by FFTs that leave columns of zeros as they are."""
+    if kspace.shape[-2] == n_y:
+        return kspace
     start = kspace.shape[-2] // 2 - n_y // 2
     return fftc(ifftc(kspace, (-2,))[..., start : start + n_y, :], (-2,))
 

@@ -11,6 +11,7 @@
 - `build`: what a chapter does with an experiment: train, score, report.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
+- `command`: the command `gleam`. `outputs`: the files it writes, NIfTI or HDF5.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.
 """

@@ -1,6 +1,8 @@
 """The command `gleam` on real files: what it writes, what it says, and how it refuses."""
 
 import shutil
+import tomllib
+from pathlib import Path
 
 import h5py
 import nibabel
@@ -126,6 +128,14 @@ def undersampled(kind, path, out, mask):
     return out
 
 
+def test_points_that_are_missing_are_seen_in_fastmris_layout_too(scans, tmp_path):
+    path, run, _ = scans["brain"]
+    mask = gleam.masks.poisson_disc((64, 32), 2.5, n_calibration=16, seed=0)
+    found = reconstruct_file(run, undersampled("brain", path, tmp_path / "p.h5", mask), progress=False)
+    assert found.target is None and found.acceleration == pytest.approx(2.5, rel=0.01)
+    assert found.images.shape == (2, 64, 32) and "single points" in found.warnings[0], "aliases are not cropped"
+
+
 @pytest.mark.parametrize("kind", ["knee", "brain", "heart"])
 def test_a_scan_undersampled_at_the_scanner_is_reconstructed_as_it_is(kind, scans, tmp_path, capsys):
     path, run, test = scans[kind]
@@ -206,6 +216,15 @@ def test_bad_input_is_one_sentence_and_exit_2(scans, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["reconstruct", str(run), str(path), "--out", str(out), "--slices", "a"])
     assert stopped.value.code == 2 and "'a'; expected a slice such as 3" in capsys.readouterr().err
+
+
+def test_the_command_is_installed_and_explains_itself(capsys):
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"gleam": f"{main.__module__}:{main.__name__}"}
+    for arguments, word in ((["--help"], "reconstruct"), (["reconstruct", "--help"], "--slices")):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 0 and word in capsys.readouterr().out
 
 
 def test_runs_are_listed(scans, capsys, tmp_path):
