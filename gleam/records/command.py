@@ -8,17 +8,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-EPILOG = "RUN is the folder of a run or archived weights, such as results/cpu-standard/fastmri_pgd/gleam."
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; returns 2, after one sentence, if something is wrong with it."""
-    parser = argparse.ArgumentParser(prog="gleam", description=__doc__, epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog="gleam", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{reconstruct,runs}")
-    one = commands.add_parser(
-        "reconstruct", help="reconstruct a raw file", description=reconstruct.__doc__, epilog=EPILOG
-    )
-    one.add_argument("run", metavar="RUN")
+    one = commands.add_parser("reconstruct", help="reconstruct a raw file", description=reconstruct.__doc__)
+    one.add_argument("run", metavar="RUN", help="folder of a run, or archived weights below results/")
     one.add_argument("file", metavar="FILE", type=Path, help="fastMRI's HDF5, ISMRMRD, or CMRxRecon's .mat")
     one.add_argument(
         "--out", required=True, type=Path, help="image.nii.gz, image.nii (magnitudes) or image.h5 (complex)"
@@ -35,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     try:
         runs(**given) if given.pop("command") == "runs" else reconstruct(**given)
-    except (ImportError, OSError, ValueError) as error:
-        print(f"gleam: {error}", file=sys.stderr)
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        print("gleam:", " ".join(str(error).splitlines()), file=sys.stderr)
         return 2
     return 0
 
@@ -94,13 +90,12 @@ def _picture(found, label):
     from gleam.records.pictures import compare, panels
 
     aspect, number = found.spacing[1] / found.spacing[2], len(found.images) // 2
-    shown = {"Zero-filled": found.zero_filled, "Reconstruction": found.images, "Reference": found.target}
-    shown = {name: _middle(images[number]) for name, images in shown.items() if images is not None}
+    shown = {"Zero-filled": _middle(found.zero_filled[number]), "Reconstruction": _middle(found.images[number])}
     words = f"slice {number + 1} of {len(found.images)}, R = {found.acceleration:.3g}; {label}"
     if found.target is None:
         window = float(shown["Reconstruction"].abs().flatten().quantile(0.99))
         return panels(shown, window=window or None, aspect=aspect, label=words)
-    return compare(shown, shown.pop("Reference"), aspect=aspect, label=words)
+    return compare(shown, _middle(found.target[number]), aspect=aspect, label=words)
 
 
 def _middle(image):

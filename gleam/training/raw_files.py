@@ -198,7 +198,7 @@ def _mask(scan, trained, acceleration, seed, path):
         whole = scan["mask"][:]
         return without_readout(ifftshift2(whole)), whole
     module, _, name = trained["function"].rpartition(".")
-    if module not in ("gleam.masks", masks.__name__):
+    if module not in ("gleam.masks", masks.__name__) or trained.get("positional"):
         raise ValueError(
             f"{path}: is fully sampled, and the masks of the training, {trained['function']}, are not here"
         )
