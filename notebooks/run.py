@@ -94,14 +94,19 @@ def build_name(profile, seed):
 
 
 def archive(arguments, root):
-    """Copy the records of a build to results/, where the tables' archived block finds them."""
-    from gleam.records.archive import archive  # here and not above: it brings torch along
+    """Copy the records of a build, and weights of its runs, to results/, where tables and `gleam.load` find them."""
+    from gleam.records.archive import archive  # here and not above: they bring torch along
+    from gleam.records.weights import archive_weights
 
     if arguments.profile not in data.PROFILES:
         raise ValueError(f"To archive, say of which profile: PROFILE={' or '.join(data.PROFILES)}, and maybe SEED=1.")
     build, seed = build_name(arguments.profile, arguments.seed), int(arguments.seed or 0)
     folder, n = archive(root / "_work" / build / "records", root / "results", profile=arguments.profile, seed=seed)
-    print(f"{n} records of {build} are in {files.shown(folder, root)}", flush=True)
+    said = archive_weights(folder, root / "_work" / build / "runs")
+    n_weights = sum(not sentence for sentence in said.values())
+    print(f"{n} records of {build} are in {files.shown(folder, root)}, weights beside {n_weights} of them", flush=True)
+    for sentence in filter(None, said.values()):
+        print(f"Without weights: {sentence}", flush=True)
     return True
 
 

@@ -54,8 +54,16 @@ def read(path: str | Path) -> Volume:
     CMRxRecon: MATLAB's (x, y, coil, slice, time), which HDF5 shows in reverse order; without the slice axis it is one
     slice. These files state neither readout oversampling nor field of view: nothing is cropped, and `aspect` is 1.
     """
-    path = Path(path)
-    return _read_mat(path) if path.suffix.lower() == ".mat" else _read_ismrmrd(path)
+    return _read(Path(path), undersampled=False)
+
+
+def read_measured(path: str | Path) -> Volume:
+    """Same as :func:`read`, but an undersampled series is taken as well."""
+    return _read(Path(path), undersampled=True)
+
+
+def _read(path, undersampled):
+    return (_read_mat if path.suffix.lower() == ".mat" else _read_ismrmrd)(path, undersampled)
 
 
 def find(data_dir: str | Path) -> list[Path]:
@@ -102,31 +110,42 @@ def _is_full(path):
     return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
 
 
-def _read_ismrmrd(path):
+def _read_ismrmrd(path, undersampled):
     with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
         group = ismrmrd_lines.group(file, path)
         header = headers.parse(group["xml"][0], path)
         ismrmrd_lines.check_cartesian(header, path)
         heads = ismrmrd_lines.heads(group["data"])
         kept = ismrmrd_lines.kept(heads, path, single=("contrast", "set", "kspace_encode_step_2"))
-        line, shape = _line_numbers(heads[kept], header, path)
+        line, shape = _line_numbers(heads[kept], header, path, undersampled)
         kspace = _series(group["data"], heads, kept, line, shape, header, path)
+    lines = kspace.any(axis=(1, 4))
+    is_full = not undersampled or padding.is_full(lines)
+    spacing = header.spacing[2], header.spacing[1] * header.encoded[1] / shape[2], header.spacing[0]
     return Volume(
         kspace=kspace,
         subject=subject(path),
         is_phantom=header.is_phantom,
         acquisition=header.protocol or "cine",
         field_strength=header.field_strength,
-        aspect=header.spacing[1] * header.encoded[1] / shape[2] / header.spacing[0],
-        measured=(*padding.measured_lines(kspace.any(axis=(1, 4)), path), 0, kspace.shape[-1]),
+        aspect=spacing[1] / spacing[2],
+        measured=(*(padding.measured_lines(lines, path) if is_full else (0, shape[2])), 0, kspace.shape[-1]),
+        spacing=spacing,
+        is_full=is_full,
     )
 
 
-def _line_numbers(heads, header, path):
-    """Line number of each acquisition in `shape` = (slice, frame, step 1), and that shape, if fully sampled."""
+def _line_numbers(heads, header, path, undersampled):
+    """Line number of each acquisition in `shape` = (slice, frame, step 1), and that shape."""
     (slices, s), (frames, t) = (np.unique(heads["idx"][name], return_inverse=True) for name in ("slice", "phase"))
     _check_frames(np.unique(np.stack([s, t]), axis=1), len(slices), len(frames), path)
-    y, n_y = _lines_from_zero(heads["idx"]["kspace_encode_step_1"].astype(int), header, path)
+    step = heads["idx"]["kspace_encode_step_1"].astype(int)
+    n_complete = len(slices) * len(frames) * (int(np.ptp(step)) + 1)
+    if undersampled and np.unique(np.stack([s, t, step]), axis=1).shape[1] < n_complete:
+        y, n_y = _lines_of_header(step, header, path)
+        shape = len(slices), len(frames), n_y
+        return np.ravel_multi_index((s, t, y), shape), shape
+    y, n_y = _lines_from_zero(step, header, path)
     shape = len(slices), len(frames), n_y
     line = np.ravel_multi_index((s, t, y), shape)
     if (n_missing := np.prod(shape) - len(np.unique(line))) > 0:
@@ -161,6 +180,15 @@ def _lines_from_zero(step, header, path):
     return step - low, n
 
 
+def _lines_of_header(step, header, path):
+    """Encoding steps 1 in the header's matrix, the centre of k-space at n // 2, and their number n."""
+    n = header.encoded[1]
+    y = step + (0 if header.centers[0] is None else n // 2 - header.centers[0])
+    if y.min() < 0 or y.max() >= n:
+        raise ValueError(f"{path}: lines {y.min()} to {y.max()} lie outside the header's {n} lines")
+    return y, n
+
+
 def _series(data, heads, kept, line, shape, header, path):
     """K-space (slice, coil, time, y, x), the readout cropped; one block of lines at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
@@ -172,7 +200,7 @@ def _series(data, heads, kept, line, shape, header, path):
     return kspace
 
 
-def _read_mat(path):
+def _read_mat(path, undersampled):
     _check_matlab_version(path)
     with headers.opened(path, expected=EXPECTED_MAT) as file:
         raw = _checked_mat(file, path)
@@ -185,13 +213,15 @@ def _read_mat(path):
             if not np.isfinite(kspace[s]).all():
                 raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
             lines[s] = kspace[s].any(axis=(0, 3))
+    is_full = not undersampled or padding.is_full(lines)
     return Volume(
         kspace=kspace,
         subject=subject(path),
         is_phantom=False,
         acquisition=path.stem,
         field_strength=None,
-        measured=(*padding.measured_lines(lines, path), 0, kspace.shape[-1]),
+        measured=(*(padding.measured_lines(lines, path) if is_full else (0, lines.shape[-1])), 0, kspace.shape[-1]),
+        is_full=is_full,
     )
 
 

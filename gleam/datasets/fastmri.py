@@ -9,9 +9,10 @@ import numpy as np
 
 from gleam.datasets import headers, padding
 from gleam.datasets.volume import Volume
-from gleam.physics.fourier import fft2c, ifft2c
+from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
+LEAST_SHARE = 0.99  # of samples that are not exactly zero in a fully sampled slice: noise fills k-space
 FOLDER = Path("fastmri") / "multicoil_val"
 
 
@@ -45,12 +46,26 @@ def read(path: str | Path) -> Volume:
     data) keeps the size of its k-space; one without attributes has its stem as the subject. Columns of zeros at both
     ends are padding (:mod:`gleam.datasets.padding`), as in many real files: they stay, and `measured` leaves them out.
     """
-    path = Path(path)
+    return _read(Path(path), undersampled=False)
+
+
+def read_measured(path: str | Path) -> Volume:
+    """Same as :func:`read`, but an undersampled scan is taken as well; its columns are not cropped."""
+    return _read(Path(path), undersampled=True)
+
+
+def _read(path, undersampled):
     with headers.opened(path, expected=EXPECTED) as file:
-        raw, header = _checked(file, path), _header(file, path)
+        raw, header = _checked(file, path, undersampled), _header(file, path)
+        sampled = raw[0].any(axis=0) if undersampled else np.ones(raw.shape[-2:], bool)
+        rows, used = sampled.any(axis=1), sampled.any(axis=0)
+        of_points = sampled[rows][:, used].mean() < LEAST_SHARE if sampled.any() else False
+        is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
         shape = raw.shape[-2:]
         if header:
             shape = tuple(min(recon, n) for recon, n in zip(header.recon, shape, strict=False))
+        if not is_full:  # an image with aliases cannot be cropped along the phase encoding
+            shape = raw.shape[-2] if of_points else shape[0], raw.shape[-1]
         kspace = np.empty((*raw.shape[:2], *shape), np.complex64)
         columns = np.empty((len(raw), raw.shape[-1]), bool)
         for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
@@ -58,8 +73,9 @@ def read(path: str | Path) -> Volume:
             if not np.isfinite(full).all():
                 raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
             columns[s] = full.any(axis=(0, 1))
-            kspace[s] = _cropped(full, shape)
-        measured = padding.cropped(*padding.measured_lines(columns, path), raw.shape[-1], shape[-1])
+            kspace[s] = _cropped(full, shape) if is_full else _cropped_along_readout(full, shape[0])
+        lines = padding.measured_lines(columns, path) if is_full else (0, raw.shape[-1])
+        measured = padding.cropped(*lines, raw.shape[-1], shape[-1])
         return Volume(
             kspace=kspace,
             subject=_text(file.attrs.get("patient_id", path.stem)),
@@ -68,6 +84,8 @@ def read(path: str | Path) -> Volume:
             field_strength=header.field_strength if header else None,
             aspect=header.spacing[0] / header.spacing[1] if header else 1.0,
             measured=(0, shape[0], *measured),
+            spacing=(header.spacing[2], *header.spacing[:2]) if header else (1.0, 1.0, 1.0),
+            is_full=is_full,
         )
 
 
@@ -126,14 +144,14 @@ def _fits(path, acquisition, field_strength):
     return field_strength is None or (tesla is not None and is_near(tesla, field_strength))
 
 
-def _checked(file, path):
+def _checked(file, path, undersampled):
     """The k-space data set, checked but not yet read."""
     if "kspace" not in file:
         raise ValueError(f"{path}: holds no 'kspace' but {sorted(file)}; expected {EXPECTED}")
     raw = file["kspace"]
     if raw.ndim != 4 or raw.dtype.kind != "c" or 0 in raw.shape:
         raise ValueError(f"{path}: 'kspace' is {raw.dtype} {raw.shape}; expected complex (slice, coil, y, x)")
-    if "mask" in file:
+    if "mask" in file and not undersampled:
         raise ValueError(f"{path}: is undersampled (holds a 'mask'); expected full k-space, as in multicoil_val")
     return raw
 
@@ -147,6 +165,14 @@ def _cropped(kspace, shape):
         return kspace
     y, x = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(kspace.shape[-2:], shape, strict=True))
     return fft2c(ifft2c(kspace)[..., y, x])
+
+
+def _cropped_along_readout(kspace, n_y):
+    """Cropped along y alone, by FFTs that leave columns of zeros as they are."""
+    if kspace.shape[-2] == n_y:
+        return kspace
+    start = kspace.shape[-2] // 2 - n_y // 2
+    return fftc(ifftc(kspace, (-2,))[..., start : start + n_y, :], (-2,))
 
 
 def _text(value):

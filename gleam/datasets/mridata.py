@@ -53,25 +53,41 @@ def read(path: str | Path) -> Volume:
     (:mod:`gleam.datasets.padding`): they stay, and `measured` leaves them out. Along an encoding that is already
     decoded they cannot be seen.
     """
-    path = Path(path)
+    return _read(Path(path), undersampled=False)
+
+
+def read_measured(path: str | Path) -> Volume:
+    """Same as :func:`read`, but a scan with missing lines is taken as well, unless it was decoded along slices."""
+    return _read(Path(path), undersampled=True)
+
+
+def _read(path, undersampled):
     with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
         group = ismrmrd_lines.group(file, path)
         header = headers.parse(group["xml"][0], path)
         ismrmrd_lines.check_cartesian(header, path)
         heads = ismrmrd_lines.heads(group["data"])
         kept = ismrmrd_lines.kept(heads, path, single=("contrast", "phase", "set"))
-        line, shape, by_slice = _line_numbers(heads[kept], header, path)
+        line, shape, by_slice, n_missing = _line_numbers(heads[kept], header, path)
+        if n_missing and (by_slice or not undersampled):
+            raise ValueError(
+                f"{path}: not fully sampled, {n_missing} of {np.prod(shape)} lines are missing; expected all of them"
+            )
         kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
         kspace *= _coil_scales(group, kspace.shape[1])[:, None]
     kspace = kspace.reshape(*kspace.shape[:2], *shape)
     lines = kspace.any(axis=(0, 1))[None]  # (1, step 1, step 2)
     is_2d = shape[1] == 1
+    along_y, along_x = lines.any(axis=2), lines.any(axis=1)
+    is_full = not undersampled or (n_missing == 0 and padding.is_full(along_y) and padding.is_full(along_x))
     if by_slice:
         kspace = _undecoded(kspace)
     elif is_2d:
         kspace = np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))  # (1, coil, y, kx)
-    x_has_no_padding = by_slice or is_2d  # it is the readout, or was decoded in the file
-    x = (0, kspace.shape[-1]) if x_has_no_padding else padding.measured_lines(lines.any(axis=1), path)
+    x_has_no_padding = by_slice or is_2d or not is_full  # it is the readout, or was decoded in the file
+    x = (0, kspace.shape[-1]) if x_has_no_padding else padding.measured_lines(along_x, path)
+    y = padding.measured_lines(along_y, path) if is_full else (0, kspace.shape[-2])
+    read, first, second = header.spacing
     return Volume(
         kspace=kspace,
         subject=path.stem,
@@ -79,12 +95,14 @@ def read(path: str | Path) -> Volume:
         acquisition=header.protocol or ("2D" if is_2d else "3D FSE"),
         field_strength=header.field_strength,
         aspect=header.spacing[1] / header.spacing[0 if is_2d else 2],
-        measured=(*padding.measured_lines(lines.any(axis=2), path), *x),
+        measured=(*y, *x),
+        spacing=(second, first, read) if is_2d else (read, first, second),
+        is_full=is_full,
     )
 
 
 def _line_numbers(heads, header, path):
-    """Number of each acquisition's line in `shape` = (step 1, step 2), that shape, and whether slices are step 2."""
+    """Numbers of lines in `shape` = (step 1, step 2), that shape, whether slices are step 2, how many are missing."""
     counters = heads["idx"]
     step_1, step_2 = (counters[f"kspace_encode_step_{axis}"].astype(int) for axis in (1, 2))
     number = counters["slice"].astype(int)
@@ -97,10 +115,8 @@ def _line_numbers(heads, header, path):
     outside = (y < 0) | (y >= shape[0]) | (z < 0) | (z >= shape[1])
     if outside.any():
         raise ValueError(f"{path}: {outside.sum()} lines lie outside the header's {shape[0]} x {shape[1]} lines")
-    line, n_lines = y * shape[1] + z, shape[0] * shape[1]
-    if (n_missing := n_lines - len(np.unique(line))) > 0:
-        raise ValueError(f"{path}: not fully sampled, {n_missing} of {n_lines} lines are missing; expected all of them")
-    return line, shape, bool(by_slice)
+    line = y * shape[1] + z
+    return line, shape, bool(by_slice), shape[0] * shape[1] - len(np.unique(line))
 
 
 def _centred(step, n, center):

@@ -53,6 +53,15 @@ def measured_lines(lines: np.ndarray, path: str | Path) -> tuple[int, int]:
     return start, stop
 
 
+def is_full(lines: np.ndarray) -> bool:
+    """Whether lines, as in :func:`measured_lines`, are those of a fully sampled scan."""
+    try:
+        measured_lines(lines, "")
+    except ValueError:
+        return False
+    return True
+
+
 def check_symmetric(start: int, stop: int, n: int, path: str | Path) -> None:
     """Raise ValueError unless lines `start` to `stop` - 1 reach about equally far from the centre, `n` // 2."""
     if abs(start - (n - stop)) > MAX_DIFFERENCE:

@@ -74,7 +74,8 @@ def prepare(
     A prepared file `<stem>-<key>.h5` holds, all complex64 and one slice per chunk: `kspace` (slice, coil, [time,] y, x)
     in FFT order, `sens_maps` (slice, coil, [1,] y, x) and `target` (slice, [time,] y, x) = sum_c conj(S_c) m_c, both
     centred images. Its attribute `measured` is that of :class:`gleam.datasets.volume.Volume`, in centred k-space. The
-    maps of a series are computed from its k-space averaged over time.
+    maps of a series are computed from its k-space averaged over time. The file of an undersampled scan also holds
+    `mask` (slice, [time,] y, x), centred, and its target is the zero-filled image.
 
     The key covers the raw file's SHA-256, the two functions, the settings and PREPARATION_VERSION.
 
@@ -160,6 +161,7 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
             acquisition=volume.acquisition,
             aspect=volume.aspect,
             measured=volume.measured or whole(volume.kspace.shape),
+            spacing=volume.spacing,
             field_strength=np.nan if volume.field_strength is None else volume.field_strength,
             settings=json.dumps(recipe, sort_keys=True),
             source_file=path.name,
@@ -177,7 +179,7 @@ def _write(file, volume, calibrate, path):
         file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *one), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
-            sens_maps = _maps(kspace, calibrate)
+            sens_maps = _maps(kspace, calibrate, volume.is_full)
         except EmptyMapsError as error:
             left_out.append(s)
             if len(left_out) == shape[0]:
@@ -191,12 +193,17 @@ def _write(file, volume, calibrate, path):
         file["kspace"][k] = to_fft_order(kspace)
     for name in DATASETS if left_out else ():
         file[name].resize(shape[0] - len(left_out), axis=0)
+    if not volume.is_full:
+        file["mask"] = np.delete(volume.kspace.any(axis=1), left_out, axis=0)
     return left_out
 
 
-def _maps(kspace, calibrate):
-    """Maps (coil, [1,] y, x) of one slice or, from its temporal mean, of one series."""
-    sens_maps = calibrate(kspace if kspace.ndim == 3 else kspace.mean(axis=1))
+def _maps(kspace, calibrate, is_full):
+    """Maps (coil, [1,] y, x) of one slice or, from its mean over the frames that measured a sample, of one series."""
+    mean = kspace if kspace.ndim == 3 else kspace.mean(axis=1)
+    if kspace.ndim == 4 and not is_full:
+        mean /= kspace.any(axis=0).mean(axis=0, dtype=np.float32).clip(1 / kspace.shape[1])
+    sens_maps = calibrate(mean)
     expected = (kspace.shape[0], *kspace.shape[-2:])
     if np.shape(sens_maps) != expected:
         raise ValueError(f"calibrate gave maps {np.shape(sens_maps)}; expected {expected}")

@@ -11,7 +11,7 @@ REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :
 
 @dataclass(frozen=True)
 class Volume:
-    """The fully sampled k-space of one scan, and its metadata.
+    """The k-space of one scan, and its metadata.
 
     Attributes
     ----------
@@ -30,6 +30,10 @@ class Volume:
     measured : (int, int, int, int) or None
         (y0, y1, x0, x1): `kspace[..., y0:y1, x0:x1]` was measured, the rest is zero padding
         (:mod:`gleam.datasets.padding`). None: all was measured. The whole readout counts as measured.
+    spacing : (float, float, float)
+        mm between slices, rows (y) and columns (x); 1 where the file does not say.
+    is_full : bool
+        Whether the scan is fully sampled; if not, `kspace` is zero where nothing was measured.
     """
 
     kspace: np.ndarray
@@ -39,3 +43,5 @@ class Volume:
     field_strength: float | None
     aspect: float = 1.0
     measured: tuple[int, int, int, int] | None = None
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    is_full: bool = True

@@ -2,7 +2,8 @@
 
 - `storage`: a record, its file, and the environment of a run. `schema`: the form of the file.
 - `recording`: makes records of what was just trained or measured.
-- `archive`: archived full-scale runs, and complete runs of earlier builds.
+- `archive`: archived full-scale runs, and complete runs of earlier builds. `weights`: weights of runs beside their
+  records, each with a card of `cards`.
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
@@ -11,6 +12,7 @@
 - `build`: what a chapter does with an experiment: train, score, report.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
+- `command`: the command `gleam`. `outputs`: the files it writes, NIfTI or HDF5.
 
 Everything a table, a figure or a sentence of the book says about a run comes from here.
 """

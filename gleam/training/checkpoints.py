@@ -1,7 +1,11 @@
-"""Checkpoints of training runs: one safetensors file each, written whole, read without pickle, and checked."""
+"""Checkpoints of training runs: one safetensors file each, written whole, read without pickle, and checked.
+
+Archived weights (:mod:`gleam.records.weights`) have the same form, without the state of an optimizer.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gleam.files import written_whole
+from gleam.files import digest, written_whole
 
 NAME = "checkpoint.safetensors"  # of the file, in the folder of its run
 
@@ -61,6 +65,8 @@ class Checkpoint:
         State dicts of the network: the current one, and the one of the lowest validation nRMSE so far.
     optimizer_state : dict
         Tensors named "module.parameter.name", with numbers for module and parameter, or "module.group.name".
+    about : dict
+        What it says of network, data and date (empty in earlier ones).
     """
 
     path: Path
@@ -68,6 +74,7 @@ class Checkpoint:
     weights: dict
     best: dict
     optimizer_state: dict
+    about: dict = field(default_factory=dict)
 
     def state_of(self, m: int) -> dict[int, dict[str, Tensor]]:
         """State of the optimizer of module `m`, by number of the parameter."""
@@ -126,7 +133,8 @@ def save(
     """Write a checkpoint, whole or not at all.
 
     The arguments are the attributes of :class:`Checkpoint`; `best` is empty if it is the same as `weights`. `about` is
-    what :func:`load_words` returns. Raises OSError if the file cannot be written.
+    what :func:`load_words` returns. Equal arguments give equal files, and :func:`load` checks their digest. Raises
+    OSError if the file cannot be written.
     """
     tensors = {f"optimizer.{key}": value for key, value in optimizer_state.items()}
     tensors |= {f"network.{key}": value for key, value in weights.items()}
@@ -134,17 +142,23 @@ def save(
     # safetensors refuses tensors that share memory, and stores contiguous ones only
     tensors = {key: value.detach().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
     with written_whole(path) as temporary:
-        own = json.dumps(dict(about or {}), default=str)  # somebody's data may describe themselves with any object
-        save_file(tensors, temporary, metadata={"fit": json.dumps(asdict(fit)), "about": own})
+        # somebody's data may describe themselves with any object
+        words = json.loads(json.dumps({"fit": asdict(fit), "about": dict(about or {})}, default=str))
+        words["digest"] = _digest(words, tensors)
+        # one entry: safetensors writes several in random order
+        save_file(tensors, temporary, metadata={"run": json.dumps(words)})
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU. Raises ValueError, naming the file, if it is not one."""
-    fit = load_fit(path)
+    """Read a checkpoint to the CPU. Raises ValueError, naming the file, if it is not one or was changed."""
     with _readable(path):
+        words = _words(path)
         tensors = load_file(path)  # to the CPU: several processes that load to the first GPU could fill its memory
+        if words.get("digest") not in (None, _digest(words, tensors)):  # earlier ones have none
+            raise ValueError("its content is not what was written: the digest differs")
     weights = _under("network.", tensors)
-    return Checkpoint(path, fit, weights, _under("best.", tensors) or weights, _under("optimizer.", tensors))
+    best = _under("best.", tensors) or weights
+    return Checkpoint(path, Fit(**words["fit"]), weights, best, _under("optimizer.", tensors), words["about"])
 
 
 def load_fit(path: Path) -> Fit:
@@ -157,9 +171,26 @@ def load_words(path: Path) -> tuple[Fit, dict[str, Any]]:
 
     Raises ValueError as :func:`load`.
     """
-    with _readable(path), safe_open(path, "pt") as file:
-        words = file.metadata()
-        return Fit(**json.loads(words["fit"])), json.loads(words.get("about", "{}"))
+    with _readable(path):
+        words = _words(path)
+        return Fit(**words["fit"]), words["about"]
+
+
+def _words(path):
+    with safe_open(path, "pt") as file:
+        found = file.metadata()
+    if "run" in found:
+        return json.loads(found["run"])
+    return {"fit": json.loads(found["fit"]), "about": json.loads(found.get("about", "{}"))}  # earlier ones
+
+
+def _digest(words, tensors):
+    """Digest of all that a checkpoint holds."""
+    found = []
+    for key, tensor in sorted(tensors.items()):
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+        found.append([key, str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw).hexdigest()])
+    return digest([words["fit"], words["about"], found])
 
 
 @contextmanager
@@ -167,7 +198,8 @@ def _readable(path):
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of this program ({error}); delete it to train anew") from error
+        cure = "delete it to train anew" if Path(path).name == NAME else "restore the file"
+        raise ValueError(f"{path} is not a checkpoint of this program ({error}); {cure}") from error
 
 
 def _under(prefix, tensors):

@@ -1,4 +1,4 @@
-"""Runs that one can find again: what is in a folder of checkpoints, and the network of one of them."""
+"""Runs that one can find again: what is in a folder of checkpoints or archived weights, and the network of one."""
 
 from __future__ import annotations
 
@@ -23,20 +23,23 @@ def runs(folder: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     folder : path
-        The `run_dir` of :func:`gleam.fit`.
+        The `run_dir` of :func:`gleam.fit`, or a folder of archived records, such as `results/cpu-standard`.
 
     Returns
     -------
     DataFrame
-        One row per run, with its folder as index: network, strategy, data, mask and R of the training data, steps
-        done and planned, lowest validation nRMSE and its step, precision, seed, and date. Empty if there is no run.
+        One row per run, with its name in the folder as index: network, strategy, data, mask and R of the training data,
+        steps done and planned, lowest validation nRMSE and its step, PSNR in the test (of archived weights), precision,
+        seed, and date. Empty if there is no run.
 
     Raises
     ------
     ValueError
         If a file of that name is no checkpoint; the message names it.
     """
-    rows = {path.parent.name: _row(path) for path in sorted(Path(folder).glob(f"*/{checkpoints.NAME}"))}
+    paths = sorted(Path(folder).glob("*/*.safetensors"))
+    names = [path.parent.name if path.name == checkpoints.NAME else f"{path.parent.name}/{path.stem}" for path in paths]
+    rows = {name: _row(path) for name, path in zip(names, paths, strict=True)}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run")
     return table.sort_values("best_nrmse", kind="stable") if len(table) else table
 
@@ -56,6 +59,7 @@ def _row(path):
         "of": fit.settings["n_steps"],
         "best_nrmse": fit.best_nrmse,
         "best_step": fit.best_step,
+        "psnr": about.get("scores", {}).get("psnr"),
         "precision": fit.settings.get("precision"),
         "seed": fit.settings["seed"],
         "date": about.get("date", ""),
@@ -68,7 +72,8 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
     Parameters
     ----------
     run : path
-        Folder of a run, `run_dir`/<name>, or its checkpoint.
+        Folder of a run, `run_dir`/<name>, or its checkpoint; or archived weights, such as
+        `results/cpu-standard/fastmri_pgd/gleam`, with or without a suffix.
     network : Module, optional
         An untrained network of the same kind, into which the weights are loaded. Not needed for those that
         :func:`gleam.unrolled.pgd` and :func:`gleam.unrolled.modl` have made: the checkpoint holds their arguments.
@@ -81,32 +86,42 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
     Raises
     ------
     ValueError
-        If there is no checkpoint, if it does not say how its network was made and none is given, or if the given
-        network is another one.
+        If there is no checkpoint, if it was changed, if it does not say how its network was made and none is given, or
+        if the given network is another one.
     """
-    path = Path(run)
-    path = path / checkpoints.NAME if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; expected the folder of a run, such as one that gleam.runs lists")
-    _, about = checkpoints.load_words(path)
-    recipe = about.get("recipe")
+    path = find(run)
+    found = checkpoints.load(path)
+    recipe = found.about.get("recipe")
     if network is None:
         if not recipe or recipe["function"] not in MAKERS:
             raise ValueError(f"{path} does not say how its network was made; give an untrained one as network=")
         network = MAKERS[recipe["function"]](**recipe["arguments"])
-    theirs, ours = about.get("attributes", {}), attributes(network)
+    theirs, ours = found.about.get("attributes", {}), attributes(network)
     if changed := [name for name in theirs if ours.get(name) != theirs[name]]:
-        found = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
+        own = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
         raise ValueError(
-            f"{path} has the weights of a network with {changed[0]} = {theirs[changed[0]]}, and this one has {found}; "
+            f"{path} has the weights of a network with {changed[0]} = {theirs[changed[0]]}, and this one has {own}; "
             "give the one that was trained as network="
         )
     try:
-        network.load_state_dict(checkpoints.load(path).best)
+        network.load_state_dict(found.best)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"the weights in {path} do not fit a {type(network).__name__} like this ({reason})") from error
     return network.eval()
+
+
+def find(run: str | Path) -> Path:
+    """The file of a run that :func:`load` is given; ValueError if there is none."""
+    path = Path(run)
+    beside = path.with_suffix("") if path.suffix in (".json", ".md") else path
+    for one in (path / checkpoints.NAME, Path(f"{beside}.safetensors"), path):
+        if one.is_file() and one.suffix == ".safetensors":
+            return one
+    raise ValueError(
+        f"{path} {'holds no weights' if path.exists() else 'does not exist'}; expected the folder of a run, such as "
+        "one that gleam.runs lists, or archived weights"
+    )
 
 
 def described(network: nn.Module) -> str:
