@@ -70,7 +70,8 @@ def evaluate(
     Returns
     -------
     DataFrame
-        One row per slice: subject, slice, and the scores. Scores are of magnitudes in the units of the file.
+        One row per slice: subject, slice, and the scores. Scores are of magnitudes, in the units of the file; those of
+        a batch of your own without `scale` are in its units.
 
     Raises
     ------
@@ -87,7 +88,7 @@ def evaluate(
         if batch.target.isnan().any():
             raise ValueError("a slice has no target (Batch.from_measured), so it cannot be scored; reconstruct it")
         batch = batch.to(device)
-        scale = physics.per_example(batch.scale, batch.target)
+        scale = physics.per_example(batch.scale, batch.target) if hasattr(batch, "scale") else 1
         images = reconstruct(method, batch) * scale, batch.target * scale
         table = {name: SCORES[name](*images).tolist() for name in scores}
         files, numbers = zip(*(data.index[i] for i in indices), strict=True)

@@ -3,11 +3,13 @@
 import dataclasses
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import gleam
-from gleam import Greedy, losses
+from gleam import EndToEnd, Greedy, losses
 from gleam.training.identity import weights_digest
 
 SETTINGS = {"n_steps": 6, "batch_size": 2, "validate_every": 2, "learning_rate": 3e-3}
@@ -193,6 +195,64 @@ def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_name
         gleam.evaluate(network(), [random_batch()])
     with pytest.raises(TypeError, match="train is a list; expected slices"):
         gleam.fit(network(), [random_batch()], splits[1], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shaded:
+    """A batch of another problem: pixels (batch, y, x) that were multiplied by known factors."""
+
+    target: torch.Tensor
+    measured: torch.Tensor
+    factors: torch.Tensor
+
+    def to(self, device):
+        return Shaded(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+
+
+class Photographs:
+    """A data set of one's own, with the members that `gleam.fit` asks for."""
+
+    subjects, index, fingerprint = ["a", "b"], [(0, 0), (0, 1), (1, 0)], "photographs"
+
+    def training_batch(self, step, batch_size, seed):
+        generator = torch.Generator().manual_seed(step)
+        target, factors = (torch.rand(batch_size, 16, 16, generator=generator) + 0.5 for _ in range(2))
+        return Shaded(target, factors * target, factors)
+
+    def batches(self, batch_size):
+        yield [0, 1, 2], self.training_batch(99, 3, 0)
+
+
+class Lightening(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x, batch):
+        return x - self.step * batch.factors * (batch.factors * x - batch.measured)
+
+
+class Unshading(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.iterations = nn.ModuleList(Lightening() for _ in range(3))
+
+    def start(self, batch):
+        return batch.measured
+
+
+@pytest.mark.parametrize("strategy", [EndToEnd(), Greedy(3)], ids=repr)
+def test_another_problem_needs_a_batch_with_a_target_and_nothing_of_mri(strategy, tmp_path):
+    net, data = Unshading(), Photographs()
+    before = gleam.evaluate(net, data)
+    assert list(before["subject"]) == ["a", "a", "b"]
+    batch = next(data.batches(3))[1]
+    expected = gleam.metrics.nrmse(gleam.reconstruct(net, batch), batch.target)
+    np.testing.assert_allclose(before["nrmse"], expected)  # in the units of the batch, which has no `scale`
+    fit = gleam.fit(net, data, data, strategy, n_steps=20, batch_size=2, learning_rate=0.05, run_dir=tmp_path)
+    assert gleam.evaluate(net, data)["nrmse"].mean() == pytest.approx(fit.best_nrmse)
+    assert fit.best_nrmse < 0.9 * before["nrmse"].mean()
+    gleam.prediction.MemoryModel.measured(net, batch).peak_bytes(6, 3)
 
 
 def test_runs_that_differ_have_names_that_differ(splits, tmp_path):
