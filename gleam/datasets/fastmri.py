@@ -57,9 +57,8 @@ def read_measured(path: str | Path) -> Volume:
 def _read(path, undersampled):
     with headers.opened(path, expected=EXPECTED) as file:
         raw, header = _checked(file, path, undersampled), _header(file, path)
-        sampled = raw[0].any(axis=0) if undersampled else np.ones(raw.shape[-2:], bool)
-        rows, used = sampled.any(axis=1), sampled.any(axis=0)
-        of_points = sampled[rows][:, used].mean() < LEAST_SHARE if sampled.any() else False
+        first = raw[0] if undersampled else np.ones((1, *raw.shape[-2:]), bool)
+        of_points, used = _is_of_points(first), first.any(axis=(0, 1))
         is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
         shape = raw.shape[-2:]
         if header:
@@ -73,6 +72,11 @@ def _read(path, undersampled):
             if not np.isfinite(full).all():
                 raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
             columns[s] = full.any(axis=(0, 1))
+            if not undersampled and _is_of_points(full):
+                raise ValueError(
+                    f"{path}: is undersampled, slice {s} has samples of zero between others; expected a fully sampled "
+                    "scan (gleam.datasets.formats.read_measured takes this one)"
+                )
             kspace[s] = _cropped(full, shape) if is_full else _cropped_along_readout(full, shape[0])
         lines = padding.measured_lines(columns, path) if is_full else (0, raw.shape[-1])
         measured = padding.cropped(*lines, raw.shape[-1], shape[-1])
@@ -154,6 +158,13 @@ def _checked(file, path, undersampled):
     if "mask" in file and not undersampled:
         raise ValueError(f"{path}: is undersampled (holds a 'mask'); expected full k-space, as in multicoil_val")
     return raw
+
+
+def _is_of_points(kspace):
+    """Whether single samples are missing in the rows and columns of k-space (coil, y, x) that hold any."""
+    sampled = kspace.any(axis=0)
+    inside = sampled[sampled.any(axis=1)][:, sampled.any(axis=0)]
+    return inside.size > 0 and inside.mean() < LEAST_SHARE
 
 
 def _header(file, path):

@@ -114,3 +114,17 @@ def test_other_bad_files_are_named(tmp_path):
         file["image"] = 1
     with pytest.raises(ValueError, match=r"other\.h5: holds no 'kspace' but \['image'\]"):
         fastmri.read(tmp_path / "other.h5")
+
+
+def test_single_samples_that_are_missing_are_noticed(tmp_path):
+    """As of a Poisson disc: its zero-filled image would be taken for the truth. Padding and empty slices are none."""
+    kspace = noise((3, 2, 16, 12))
+    padded = kspace.copy()
+    padded[..., :2], padded[..., -2:] = 0, 0
+    padded[2] = 0
+    assert fastmri.read(write_fastmri(tmp_path / "padded.h5", padded)).measured == (0, 16, 2, 10)
+    holes = kspace * (np.random.default_rng(0).random((16, 12)) < 0.9)
+    path = write_fastmri(tmp_path / "holes.h5", holes)
+    with pytest.raises(ValueError, match=r"holes\.h5: is undersampled, slice 0 has samples of zero between others"):
+        fastmri.read(path)
+    assert not fastmri.read_measured(path).is_full
