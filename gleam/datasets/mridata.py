@@ -44,7 +44,7 @@ def read(path: str | Path) -> Volume:
       phase encoding is already decoded. An FFT over the slices undoes that, then as above, so 320 x 320 x 256 gives 320
       slices of 320 x 256. Those slices alternate in sign, which puts the centre of k-space at the edge. It is moved to
       the middle if it is found at the edge.
-    - 2D (one step 2, one slice): one slice, with (y, x) = (step 1, readout).
+    - 2D (the header's matrices have z = 1): the counter *slice* numbers slices, each (y, x) = (step 1, readout).
 
     The readout is cropped in image space to the header's recon matrix, never padded. Repetitions and averages are
     averaged. Lines (or samples) that do not fill the matrix as they are numbered are shifted: the header's centre goes
@@ -76,14 +76,14 @@ def _read(path, undersampled):
         kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
         kspace *= _coil_scales(group, kspace.shape[1])[:, None]
     kspace = kspace.reshape(*kspace.shape[:2], *shape)
-    lines = kspace.any(axis=(0, 1))[None]  # (1, step 1, step 2)
-    is_2d = shape[1] == 1
-    along_y, along_x = lines.any(axis=2), lines.any(axis=1)
-    is_full = not undersampled or (n_missing == 0 and padding.is_full(along_y) and padding.is_full(along_x))
+    lines = kspace.any(axis=(0, 1))  # (step 1, step 2 or slice)
+    is_2d = not by_slice and header.encoded[2] == 1
+    along_y, along_x = lines.T if is_2d else lines.any(axis=1)[None], lines.any(axis=0)[None]
+    is_full = not undersampled or (n_missing == 0 and padding.is_full(along_y) and (is_2d or padding.is_full(along_x)))
     if by_slice:
         kspace = _undecoded(kspace)
     elif is_2d:
-        kspace = np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))  # (1, coil, y, kx)
+        kspace = np.ascontiguousarray(fftc(kspace.transpose(3, 1, 2, 0), (-1,)))  # (slice, coil, y, kx)
     x_has_no_padding = by_slice or is_2d or not is_full  # it is the readout, or was decoded in the file
     x = (0, kspace.shape[-1]) if x_has_no_padding else padding.measured_lines(along_x, path)
     y = padding.measured_lines(along_y, path) if is_full else (0, kspace.shape[-2])
@@ -102,16 +102,24 @@ def _read(path, undersampled):
 
 
 def _line_numbers(heads, header, path):
-    """Numbers of lines in `shape` = (step 1, step 2), that shape, whether slices are step 2, how many are missing."""
+    """Numbers of lines in `shape` = (step 1, step 2 or slice), that shape, whether slices are a decoded step 2, and how
+    many lines are missing.
+    """
     counters = heads["idx"]
     step_1, step_2 = (counters[f"kspace_encode_step_{axis}"].astype(int) for axis in (1, 2))
     number = counters["slice"].astype(int)
-    by_slice = number.max() > 0
-    if by_slice and step_2.max() > 0:
+    several, depths = number.max() > 0, {header.encoded[2], header.recon[2]}
+    by_slice = several and depths != {1}
+    if several and step_2.max() > 0:
         raise ValueError(f"{path}: counts lines by encoding step 2 and by slice (several slabs); expected one of them")
-    shape = header.encoded[1], int(number.max()) + 1 if by_slice else header.encoded[2]
+    shape = header.encoded[1], int(number.max()) + 1 if several else header.encoded[2]
+    if by_slice and shape[1] not in depths:
+        raise ValueError(
+            f"{path}: its lines count {shape[1]} slices, and the header's matrices have z = {min(depths)} and "
+            f"{max(depths)}; expected one of these, or 1 for a stack of 2D slices"
+        )
     y = _centred(step_1, shape[0], header.centers[0])
-    z = number if by_slice else _centred(step_2, shape[1], header.centers[1])
+    z = number if several else _centred(step_2, shape[1], header.centers[1])
     outside = (y < 0) | (y >= shape[0]) | (z < 0) | (z >= shape[1])
     if outside.any():
         raise ValueError(f"{path}: {outside.sum()} lines lie outside the header's {shape[0]} x {shape[1]} lines")

@@ -198,7 +198,7 @@ def _write(file, volume, calibrate, path):
     return left_out
 
 
-def _maps(kspace, calibrate, is_full):
+def _maps(kspace, calibrate, is_full=True):
     """Maps (coil, [1,] y, x) of one slice or, from its mean over the frames that measured a sample, of one series."""
     mean = kspace if kspace.ndim == 3 else kspace.mean(axis=1)
     if kspace.ndim == 4 and not is_full:

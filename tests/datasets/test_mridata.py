@@ -83,6 +83,18 @@ def test_2d_file_is_one_slice_of_step_1_by_readout(tmp_path):
     np.testing.assert_allclose(read.kspace, kspace.transpose(3, 0, 2, 1), atol=1e-5)
 
 
+def test_a_stack_of_2d_slices_stays_one(tmp_path):
+    """One counter stands for slices and for a second phase encoding that is decoded already: the header decides."""
+    kspace = noise((5, 3, 10, 6))  # (slice, coil, readout, line)
+    lines = [line(kspace[s, :, :, i], step_1=i, slice=s) for s in range(5) for i in range(6)]
+    read = mridata.read(write(tmp_path, lines, header((10, 6, 1))))
+    np.testing.assert_allclose(read.kspace, kspace.transpose(0, 1, 3, 2), atol=1e-5)
+    assert read.acquisition == "2D" and read.measured == (0, 6, 0, 10)
+    (tmp_path / "knee.h5").unlink()
+    with pytest.raises(ValueError, match=r"count 5 slices, and the header's matrices have z = 1 and 8; expected one"):
+        mridata.read(write(tmp_path, lines, header((10, 6, 1), (10, 6, 8))))
+
+
 def test_oversampled_readout_is_cropped_about_its_centre_and_never_padded(tmp_path, kspace, volume):
     path = write(tmp_path, raster(kspace), header(SIZES, (6, 6, 4)))
     assert_holds(mridata.read(path), volume[:, 2:8])
