@@ -27,6 +27,7 @@ from gleam.strategies.updates import BETAS
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import peers
 
+pytestmark = pytest.mark.slow  # most of it is importing the packages
 RATE = 1e-2
 
 
