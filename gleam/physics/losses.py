@@ -1,6 +1,8 @@
 """Training losses: callables of (image, batch) that return one number.
 
-A function of your own will do as well, if it has a name: name and source are part of what names a training run.
+A function of your own will do as well, if it has a name: name and source are part of what names a training run. The
+source of functions that it calls, and the values of global variables, are not: give numbers by a partial function, and
+change `run_dir` if you change a function that it calls.
 """
 
 from __future__ import annotations
@@ -57,6 +59,10 @@ def _blurred(x, sigma=1.5, radius=5):
 
     Sums of shifted images and no convolution, whose smaller number formats would lose the variances.
     """
+    if min(x.shape[-2:]) <= 2 * radius:
+        raise ValueError(
+            f"SSIM needs images of at least {2 * radius + 1} x {2 * radius + 1} pixels, not {tuple(x.shape[-2:])}"
+        )
     at = torch.arange(-radius, radius + 1)
     window = torch.exp(-at.square() / (2 * sigma**2))
     for axis in (-2, -1):
@@ -84,7 +90,7 @@ class Mixed:
         return total
 
     def __repr__(self) -> str:
-        return f"Mixed({', '.join(f'{weight:g} {named(loss)}' for weight, loss in self.parts)})"
+        return f"Mixed({', '.join(f'{_digits(weight)} {named(loss)}' for weight, loss in self.parts)})"
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class DataConsistent:
         return (1 - self.weight) * self.loss(image, batch) + self.weight * self.loss(consistent, batch)
 
     def __repr__(self) -> str:
-        return f"DataConsistent({self.weight:g}, {named(self.loss)})"
+        return f"DataConsistent({_digits(self.weight)}, {named(self.loss)})"
 
 
 @dataclass(frozen=True)
@@ -193,7 +199,12 @@ class SelfSupervised:
         return (ratios[0] + ratios[1]).mean()
 
     def __repr__(self) -> str:
-        return f"SelfSupervised({self.share:g})"
+        return f"SelfSupervised({_digits(self.share)})"
+
+
+def _digits(value):
+    """All digits of a number, since it is part of what names a training run."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def _or_one(values):
@@ -201,7 +212,7 @@ def _or_one(values):
 
 
 def splitting(loss: Loss | Sequence[Loss]) -> SelfSupervised | None:
-    """The :class:`SelfSupervised` among losses, also inside :class:`Mixed`; ValueError if there are two kinds of it."""
+    """The :class:`SelfSupervised` among losses, also inside others; ValueError if there are two kinds of it."""
     found = set(_splitting(loss))
     if len(found) > 1:
         raise ValueError(f"the losses hold out different samples ({found}); expected one kind of SelfSupervised")
@@ -211,6 +222,8 @@ def splitting(loss: Loss | Sequence[Loss]) -> SelfSupervised | None:
 def _splitting(loss):
     if isinstance(loss, SelfSupervised):
         return [loss]
+    if isinstance(loss, DataConsistent):
+        return _splitting(loss.loss)
     parts = [one for _, one in loss.parts] if isinstance(loss, Mixed) else loss
     return [own for part in parts for own in _splitting(part)] if isinstance(parts, list | tuple) else []
 

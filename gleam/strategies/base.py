@@ -142,6 +142,12 @@ def paired(strategy: Strategy, modules: Sequence[Sequence[nn.Module]]) -> list[t
     found: Any = own if isinstance(own, list | tuple) else [own] * n
     if len(found) != n:
         raise ValueError(f"{strategy} has {len(found)} losses and {n} modules; expected one loss, or {n}")
+    for one in found:
+        if not callable(one) or isinstance(one, type):
+            raise ValueError(
+                f"loss={one!r} is not a function of (image, batch); expected one such as gleam.losses.complex_l1, or "
+                "gleam.losses.DataConsistent(0.9)"
+            )
     return list(zip(modules, found, strict=True))
 
 

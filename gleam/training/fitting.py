@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ def fit(
     positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
     if not hasattr(n_accumulated, "__index__") or n_accumulated < 1:
         raise ValueError(f"n_accumulated={n_accumulated!r} must be a whole number of at least 1")
+    _check_kinds(network, positive, final_learning_rate, {"optimizer": optimizer, "callback": callback})
     _check(positive, {"train": train, "val": val})
     keep_freed_memory()
     team = strategy.team
@@ -185,6 +187,25 @@ def _check_rates(settings, n_modules):
             settings[name] = [float(rate) for rate in settings[name]]
             if len(settings[name]) != n_modules:
                 raise ValueError(f"{name} has {len(settings[name])} rates for {n_modules} modules; expected one each")
+
+
+def _check_kinds(network, positive, final_learning_rate, functions):
+    if missing := [name for name in ("iterations", "start") if not hasattr(network, name)]:
+        raise ValueError(
+            f"network is a {type(network).__name__} without {missing[0]}; expected `iterations`, an nn.ModuleList, and "
+            "start(batch), as those of gleam.unrolled and gleam.adapt have"
+        )
+    for name in ("n_steps", "batch_size", "validate_every"):
+        if positive[name] is not None and not hasattr(positive[name], "__index__"):
+            raise ValueError(f"{name}={positive[name]!r} must be a whole number")
+    rates = {"learning_rate": positive["learning_rate"], "final_learning_rate": final_learning_rate}
+    for name, value in rates.items():
+        each = value if isinstance(value, list | tuple) else [value]
+        if not all(isinstance(rate, Real) or (name.startswith("final") and value is None) for rate in each):
+            raise ValueError(f"{name}={value!r} must be a number, or a list of numbers with one per module")
+    for name, value in functions.items():
+        if value is not None and not callable(value):
+            raise ValueError(f"{name}={value!r} is no function; see gleam.fit for what it is called with")
 
 
 def _check(positive, splits):

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from gleam.datasets.slices import Slices
 from gleam.files import locked
+from gleam.physics.losses import named
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
@@ -149,6 +150,11 @@ class TrainingRun:
                 raise ValueError(
                     "a slice has no target (Batch.from_measured), so there is no loss to train with; give "
                     "loss=gleam.losses.SelfSupervised(), or slices that are fully sampled"
+                )
+            if first == 0 and not torch.stack(losses[0]).isfinite().all():
+                raise ValueError(
+                    f"the loss {named(self.strategy.loss)} is not finite at the first batch; expected a finite number "
+                    "from the untrained network"
                 )
             raise ValueError(
                 f"training diverged before step {last}: the loss is not finite; lower learning_rate={max(rates):g}"

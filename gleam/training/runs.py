@@ -97,6 +97,9 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
             raise ValueError(f"{path} does not say how its network was made; give an untrained one as network=")
         network = MAKERS[recipe["function"]](**recipe["arguments"])
     theirs, ours = found.about.get("attributes", {}), attributes(network)
+    own_recipe: Any = getattr(network, "recipe", None)
+    if recipe and own_recipe and recipe["function"] == own_recipe["function"]:
+        theirs, ours = theirs | _switches(recipe), ours | _switches(own_recipe)
     if changed := [name for name in theirs if ours.get(name) != theirs[name]]:
         own = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
         raise ValueError(
@@ -109,6 +112,11 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"the weights in {path} do not fit a {type(network).__name__} like this ({reason})") from error
     return network.eval()
+
+
+def _switches(recipe):
+    """What a recipe says and no attribute of a part of the network shows."""
+    return {"consistent": recipe["arguments"].get("consistent", False)}
 
 
 def find(run: str | Path) -> Path:

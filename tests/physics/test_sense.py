@@ -184,6 +184,8 @@ def test_a_slice_that_was_undersampled_at_the_scanner_can_be_reconstructed_and_n
     assert gleam.reconstruct(gleam.unrolled.pgd(2, 4), measured).isfinite().all()
     with pytest.raises(ValueError, match=r"not fully sampled and has no target; .*Batch\.from_measured"):
         Batch.from_slice(kspace * mask, mask, maps)
+    with pytest.raises(ValueError, match=r"samples where mask is 0; .* not in FFT order"):
+        Batch.from_measured(kspace, maps, batch.mask[0, 0].numpy())
 
 
 GOOD = {"kspace": np.ones((3, 8, 6), np.complex128), "mask": np.ones((8, 6)), "sens_maps": np.ones((3, 8, 6), complex)}

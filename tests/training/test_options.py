@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from problems import random_batch
 from torch import nn
 
 import gleam
@@ -107,8 +108,6 @@ def test_a_callback_hears_of_every_validation_and_changes_nothing(splits, tmp_pa
 
 def test_accumulated_gradients_are_those_of_one_large_batch():
     """Without weights of its own a batch of two has the mean gradient of its slices, each as large as the other."""
-    from problems import random_batch
-
     batch, strategy = random_batch(n=2), Greedy(3)
     together, apart = network(), network()
     strategy.step(
@@ -155,8 +154,6 @@ def test_the_source_of_a_loss_is_part_of_the_run(splits, tmp_path, monkeypatch):
 
 
 def test_losses_are_what_they_say():
-    from problems import random_batch
-
     batch = random_batch(n=2, shape=(32, 28))
     image = batch.target + 0.1 * batch.zero_filled
     assert losses.complex_l1(image, batch) == gleam.metrics.complex_l1(image, batch.target)
@@ -180,8 +177,6 @@ def test_losses_are_what_they_say():
 
 
 def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_named(splits, tmp_path):
-    from problems import random_batch
-
     class Measured:
         index, subjects = [(0, 0)], ["a"]
 
@@ -288,8 +283,6 @@ class Twice(torch.nn.Module):
     "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=losses.named
 )
 def test_a_loss_is_computed_in_fp32_whatever_the_convolutions(loss):
-    from problems import random_batch
-
     batch = random_batch(n=1, shape=(32, 28))
     image = (batch.target + 0.02 * batch.zero_filled).requires_grad_()
     expected = torch.autograd.grad(loss(image, batch), image)[0]
@@ -299,8 +292,6 @@ def test_a_loss_is_computed_in_fp32_whatever_the_convolutions(loss):
 
 
 def test_data_consistency_follows_maps_that_setup_has_changed():
-    from problems import random_batch
-
     batch = random_batch()
     phase = torch.polar(torch.ones(24, 20), torch.linspace(0, 3, 20).expand(24, 20))
     changed = dataclasses.replace(batch, sens_maps=batch.sens_maps * phase, target=batch.target / phase)
@@ -312,8 +303,6 @@ def test_data_consistency_follows_maps_that_setup_has_changed():
 
 
 def test_an_empty_slice_has_a_finite_loss():
-    from problems import random_batch
-
     batch = random_batch(n=1)
     empty = dataclasses.replace(batch, target=torch.zeros_like(batch.target))
     image = torch.zeros_like(batch.target).requires_grad_()
@@ -340,3 +329,56 @@ def test_a_callback_stays_in_the_process_that_trains(splits, tmp_path):
         gleam.fit_all(runs, n_jobs=2)
     with pytest.raises(ValueError, match="callback= is called in the process that trains"):
         gleam.fit_parallel(network(), strategy=gleam.ParallelGreedy(3), n_processes=2, **arguments)
+
+
+def not_a_number(image, batch):
+    return losses.complex_l1(image, batch) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        (not_a_number, "the loss not_a_number is not finite at the first batch"),
+        ("l1", r"loss='l1' is not a function of \(image, batch\)"),
+        (losses.DataConsistent, r"DataConsistent'> is not a function of \(image, batch\)"),
+    ],
+)
+def test_what_is_no_loss_is_named(loss, says, splits, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        trained(splits, tmp_path, Greedy(3, loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"learning_rate": np.full(3, 1e-3)}, "learning_rate=array.* must be a number, or a list of numbers"),
+        ({"final_learning_rate": "0"}, "final_learning_rate='0' must be a number"),
+        ({"n_steps": 2.5}, "n_steps=2.5 must be a whole number"),
+        ({"validate_every": 1.5}, "validate_every=1.5 must be a whole number"),
+        ({"optimizer": "adam"}, "optimizer='adam' is no function"),
+        ({"callback": 3}, "callback=3 is no function"),
+    ],
+)
+def test_an_option_of_another_kind_is_named(options, says, splits, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        trained(splits, tmp_path, **options)
+
+
+def test_a_network_without_iterations_is_named(splits, tmp_path):
+    with pytest.raises(ValueError, match="network is a Conv2d without iterations"):
+        gleam.fit(nn.Conv2d(2, 2, 3), *splits[:2], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS)
+
+
+def test_losses_that_differ_in_the_last_digit_have_names_that_differ():
+    close = [losses.Mixed(((weight, losses.complex_l1),)) for weight in (0.12345671, 0.12345672)]
+    assert repr(close[0]) != repr(close[1])
+    assert repr(losses.Mixed(((1.0, losses.complex_l1),))) == "Mixed(1 complex_l1)"
+    assert [repr(losses.DataConsistent(w)) for w in (0.9, 1, 1e-5)] == [
+        f"DataConsistent({text}, complex_l1)" for text in ("0.9", "1", "1e-05")
+    ]
+
+
+def test_ssim_of_an_image_smaller_than_its_window_is_refused():
+    batch = random_batch(shape=(24, 8))
+    with pytest.raises(ValueError, match=r"at least 11 x 11 pixels, not \(24, 8\)"):
+        losses.one_minus_ssim(batch.target, batch)

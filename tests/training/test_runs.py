@@ -126,3 +126,15 @@ def test_settings_that_a_foreign_module_does_not_show_name_another_run(splits):
         for s in (1.0, 2.0, 1.0)
     ]
     assert names[0] == names[2] != names[1]
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_weights_of_a_network_with_final_data_consistency_load_into_no_other(consistent, splits, tmp_path):
+    gleam.fit(
+        gleam.unrolled.pgd(2, 4, consistent=consistent), *splits[:2], Greedy(2), run_dir=tmp_path / "runs", **SETTINGS
+    )
+    (name,) = gleam.runs(tmp_path / "runs").index
+    with pytest.raises(ValueError, match=f"network with consistent = {consistent}, and this one has"):
+        gleam.load(tmp_path / "runs" / name, gleam.unrolled.pgd(2, 4, consistent=not consistent))
+    same = gleam.unrolled.pgd(2, 4, consistent=consistent)
+    assert gleam.load(tmp_path / "runs" / name, same) is same

@@ -116,3 +116,11 @@ def test_data_without_a_target_need_this_loss(splits, tmp_path):
     with pytest.raises(ValueError, match=r"no target .*SelfSupervised"):
         gleam.fit(network(), train, splits[1], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS)
     gleam.fit(network(), train, splits[1], Greedy(3, loss=LOSS), run_dir=tmp_path / "runs", **SETTINGS)
+
+
+def test_after_data_consistency_it_uses_the_samples_given_alone():
+    batch = random_batch()
+    loss = losses.DataConsistent(0.5, LOSS)
+    assert losses.splitting([loss, losses.Mixed(((1, loss),))]) == LOSS
+    blind = dataclasses.replace(batch, target=torch.full_like(batch.target, complex("nan")))
+    assert stepped(Greedy(3, loss=loss), batch) == stepped(Greedy(3, loss=loss), blind)
