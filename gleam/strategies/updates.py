@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gleam.networks import protocol
+from gleam.physics.losses import named
 from gleam.strategies.base import Strategy
 
 BETAS = (0.9, 0.999)  # of Adam, Section V-C4
@@ -55,7 +56,12 @@ def optimizers(
     found: list[Optimizer] = []
     for parameters in parameters_by_module(strategy, network):
         if make is not None:
-            found.append(make(parameters, lr=learning_rate, weight_decay=weight_decay))
+            try:
+                found.append(make(parameters, lr=learning_rate, weight_decay=weight_decay))
+            except TypeError as error:
+                raise ValueError(
+                    f"the optimizer {named(make)} cannot be made with (parameters, lr=, weight_decay=): {error}"
+                ) from error
             continue
         can_fuse = all(p.is_floating_point() for p in parameters)  # the fused kernel takes no complex weights
         rate: float | Tensor = learning_rate

@@ -118,8 +118,10 @@ def fit(
     devices = _devices(device)
     positive: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
     positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
-    if not hasattr(n_accumulated, "__index__") or n_accumulated < 1:
-        raise ValueError(f"n_accumulated={n_accumulated!r} must be a whole number of at least 1")
+    for counted, least in (("n_accumulated", 1), ("n_warmup_steps", 0)):
+        value = {"n_accumulated": n_accumulated, "n_warmup_steps": n_warmup_steps}[counted]
+        if not hasattr(value, "__index__") or value < least:
+            raise ValueError(f"{counted}={value!r} must be a whole number of at least {least}")
     _check_kinds(network, positive, final_learning_rate, {"optimizer": optimizer, "callback": callback})
     _check(positive, {"train": train, "val": val})
     keep_freed_memory()
@@ -203,6 +205,8 @@ def _check_kinds(network, positive, final_learning_rate, functions):
         each = value if isinstance(value, list | tuple) else [value]
         if not all(isinstance(rate, Real) or (name.startswith("final") and value is None) for rate in each):
             raise ValueError(f"{name}={value!r} must be a number, or a list of numbers with one per module")
+        if any(rate is not None and not 0 <= rate < math.inf for rate in each):
+            raise ValueError(f"{name}={value!r} must be finite and not negative")
     for name, value in functions.items():
         if value is not None and not callable(value):
             raise ValueError(f"{name}={value!r} is no function; see gleam.fit for what it is called with")

@@ -129,6 +129,12 @@ def test_accumulated_gradients_are_those_of_one_large_batch():
         ({"learning_rate": [1e-3, 1e-3]}, "learning_rate has 2 rates for 3 modules"),
         ({"learning_rate": [1e-3, 0, 1e-3]}, "must be greater than 0"),
         ({"n_accumulated": 0}, "n_accumulated=0 must be a whole number"),
+        ({"n_warmup_steps": -1}, "n_warmup_steps=-1 must be a whole number of at least 0"),
+        ({"final_learning_rate": -1.0}, r"final_learning_rate=-1\.0 must be finite and not negative"),
+        (
+            {"optimizer": torch.optim.LBFGS},
+            r"the optimizer LBFGS cannot be made with \(parameters, lr=, weight_decay=\)",
+        ),
         ({"n_accumulated": 1.5}, r"n_accumulated=1\.5 must be a whole number"),
         ({"optimizer": partial(torch.optim.SGD, momentum=lambda: 0)}, "cannot be named"),
         ({"strategy": Greedy(3, loss=partial(own_loss, weight=torch.ones(3)))}, "cannot be named"),
