@@ -9,10 +9,10 @@ import numpy as np
 
 from gleam.datasets import headers, padding
 from gleam.datasets.volume import Volume
+from gleam.physics.batch import LEAST_SHARE
 from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
-LEAST_SHARE = 0.99  # of samples that are not exactly zero in a fully sampled slice: noise fills k-space
 FOLDER = Path("fastmri") / "multicoil_val"
 
 

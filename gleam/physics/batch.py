@@ -12,6 +12,8 @@ from torch import Tensor
 from gleam.physics.fourier import ifft2c, ifftshift2, to_fft_order
 from gleam.physics.sense import COIL, Sense, without_readout
 
+LEAST_SHARE = 0.99  # of samples that are not exactly zero in a fully sampled slice: noise fills k-space
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -82,13 +84,15 @@ class Batch:
         ------
         ValueError
             If the shapes do not fit, if the mask or the maps are empty, if values are not complex or not finite, or if
-            k-space holds nothing outside the mask: the slice is then not fully sampled.
+            k-space holds nothing outside the mask, or zeros between its samples: it is then not fully sampled.
         """
         y, maps, measured = _slice(kspace, mask, sens_maps)
-        if not measured.all() and not (y * ~measured[:, None].bool()).any():
+        is_masked = not measured.all() and not (y * ~measured[:, None].bool()).any()
+        if is_masked or _share_inside(y[0].any(0)) < LEAST_SHARE:
+            where = "wherever mask is" if is_masked else "between its samples"
             raise ValueError(
-                "kspace is zero wherever mask is, so the slice is not fully sampled and has no target; expected all "
-                "samples, or Batch.from_measured for a scan that was undersampled at the scanner"
+                f"kspace is zero {where}, so the slice is not fully sampled and has no target; expected all samples, "
+                "or Batch.from_measured for a scan that was undersampled at the scanner"
             )
         target = (maps.conj() * ifft2c(y)).sum(COIL)
         return cls.undersample(to_fft_order(y), without_readout(ifftshift2(measured))[:, None], maps, target)
@@ -144,6 +148,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.target)
+
+
+def _share_inside(sampled):
+    """Share of positions (y, x) with a sample, between the first and the last row and column that have any."""
+    y, x = (torch.nonzero(sampled.any(axis))[:, 0] for axis in (1, 0))
+    return sampled[y.min() : y.max() + 1, x.min() : x.max() + 1].float().mean() if len(y) else 1.0
 
 
 def brightness(magnitude: Tensor) -> Tensor:

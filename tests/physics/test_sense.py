@@ -184,6 +184,12 @@ def test_a_slice_that_was_undersampled_at_the_scanner_can_be_reconstructed_and_n
     assert gleam.reconstruct(gleam.unrolled.pgd(2, 4), measured).isfinite().all()
     with pytest.raises(ValueError, match=r"not fully sampled and has no target; .*Batch\.from_measured"):
         Batch.from_slice(kspace * mask, mask, maps)
+    for other in (np.ones_like(mask), mask * (np.arange(mask.shape[1]) % 2 == 0)):  # all, and some of the measured
+        with pytest.raises(ValueError, match="kspace is zero between its samples"):
+            Batch.from_slice(kspace * mask, other, maps)
+    padded = np.array(kspace)
+    padded[..., :2], padded[..., -2:] = 0, 0
+    assert Batch.from_slice(padded, mask, maps).target.isfinite().all(), "zeros at both ends are padding"
     with pytest.raises(ValueError, match=r"samples where mask is 0; .* not in FFT order"):
         Batch.from_measured(kspace, maps, batch.mask[0, 0].numpy())
 
