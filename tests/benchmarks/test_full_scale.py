@@ -66,6 +66,7 @@ def write_checkpoint(path, n_steps_done, n_steps=4, size=1):
     checkpoints.save(path, fit, {"a": torch.full((size,), n_steps_done / 1)}, {}, {})
 
 
+@pytest.mark.slow
 def test_dry_run_of_everything(tmp_path, capsys, monkeypatch):
     """One test, since tests of one file may run in two processes, and the run takes a while."""
     status, printed = call(tmp_path, "--out", f"{tmp_path}/out")

@@ -107,6 +107,7 @@ def script(work, folder, **more):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_guard_and_its_own_classes_train_the_same_run_in_new_processes(folder):
     out, error = script("both", folder).communicate()
     assert out == "equal\n", error[-3000:]

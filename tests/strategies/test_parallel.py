@@ -81,7 +81,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("n_processes", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
 def test_weights_are_those_of_one_process(n_processes):
     """To the last bit; with replicas up to rounding, for uneven batches and for some smaller than the replicas."""
     equal, close = EQUAL.get(n_processes, []), REPLICAS.get(n_processes, [])
