@@ -1,5 +1,7 @@
 """The scoreboard of the paper's claims, computed from the records each time the book is built."""
 
+from functools import cache
+
 import book_records
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -14,6 +16,11 @@ _PLURALS = {HOLDS: "hold", IN_PART: "hold in part", FAILS: "do not hold", UNKNOW
 LOGGER = logging.getLogger(__name__)
 
 
+@cache  # three places show it, and records do not change while the book is built
+def _board():
+    return scoreboard(book_records.ARCHIVE, book_records.records_dir(), book_records.PUBLISHED)
+
+
 class Scoreboard(SphinxDirective):
     """``{scoreboard}``: every claim with its cases, or with ``short`` one row each; ``caption``, ``name`` as usual."""
 
@@ -26,7 +33,7 @@ class Scoreboard(SphinxDirective):
     def run(self):
         """Return the table; records that do not belong together are a warning, which fails the build."""
         try:
-            board = scoreboard(book_records.ARCHIVE, book_records.records_dir(), book_records.PUBLISHED)
+            board = _board()
         except ValueError as error:
             LOGGER.warning("scoreboard: %s", error, location=self.get_location())
             return []
@@ -43,7 +50,7 @@ class Summary(SphinxDirective):
 
     def run(self):
         """Return the list."""
-        board = scoreboard(book_records.ARCHIVE, book_records.records_dir(), book_records.PUBLISHED)
+        board = _board()
         items = nodes.bullet_list()
         for verdict, claims in summary(board).items():
             named = [

@@ -16,7 +16,7 @@ from gleam import execution
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.strategies.base import Strategy, WholeNetwork, check_within, decoupled_step
+from gleam.strategies.base import Strategy, WholeNetwork, Within, decoupled_step
 
 
 @final
@@ -91,7 +91,7 @@ def as_before(iteration: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
 
 @final
 @dataclass(frozen=True, repr=False)
-class Greedy(Strategy):
+class Greedy(Within):
     """GLEAM: modules with their own loss and update, and no gradient between them (Algorithm 1, Eq. 10).
 
     Modules differ by at most one iteration in length. `Greedy(1)` is end-to-end training.
@@ -110,37 +110,11 @@ class Greedy(Strategy):
     within: Strategy = field(default_factory=EndToEnd)
     loss: Loss | Sequence[Loss] = complex_l1
 
-    def __post_init__(self):
-        check_within(self.within)
-
-    @property
-    def is_capturable(self) -> bool:
-        """As `within`."""
-        return self.within.is_capturable
-
-    @property
-    def needs_fp32(self) -> bool:
-        """As `within`."""
-        return self.within.needs_fp32
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy inside a module."""
-        return self.within
-
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """The iterations cut into `n_modules` lists; ValueError if there are fewer iterations than modules."""
         iterations: Any = network.iterations
         return split(iterations, self.n_modules)
 
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
-
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """Forward, local loss, backward and update, module by module; the next module gets the output detached."""
         return decoupled_step(self, network, batch, optimizers)
-
-    def diagnostics(self) -> dict:
-        """Those of `within`."""
-        return self.within.diagnostics()

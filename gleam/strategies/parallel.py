@@ -21,7 +21,7 @@ from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
 from gleam.processes.team import Team, join
-from gleam.strategies.base import Strategy, check_within, forward_module, update_module
+from gleam.strategies.base import Strategy, Within, forward_module, update_module
 from gleam.strategies.exchange import Place
 from gleam.strategies.greedy import EndToEnd, Greedy
 from gleam.strategies.monitor import combined
@@ -29,7 +29,7 @@ from gleam.strategies.monitor import combined
 
 @final
 @dataclass(frozen=True, repr=False)
-class ParallelGreedy(Strategy):
+class ParallelGreedy(Within):
     """P-GLEAM: the weights of :class:`gleam.Greedy`, trained by all processes that torchrun or a notebook started.
 
     Without a launcher one process trains all modules in turn, so the same script runs anywhere. On a CPU with the same
@@ -68,7 +68,7 @@ class ParallelGreedy(Strategy):
     _state: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
-        check_within(self.within)
+        super().__post_init__()
         for name in ("n_replicas", "n_in_flight"):
             value = getattr(self, name)
             if not hasattr(value, "__index__") or value < 1:
@@ -80,16 +80,6 @@ class ParallelGreedy(Strategy):
     def equivalent(self) -> Greedy:
         """The strategy that trains the same weights in one process."""
         return Greedy(self.n_modules, self.within, self.loss)
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy inside a module."""
-        return self.within
-
-    @property
-    def needs_fp32(self) -> bool:
-        """As `within`."""
-        return self.within.needs_fp32
 
     @property
     def is_pipelined(self) -> bool:
@@ -109,10 +99,6 @@ class ParallelGreedy(Strategy):
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """Those of :class:`gleam.Greedy`."""
         return self.equivalent.modules(network)
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
 
     def mine(self, network: nn.Module) -> list[int]:
         """Numbers of the modules that this process trains."""

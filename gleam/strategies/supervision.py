@@ -14,13 +14,13 @@ from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.strategies.base import Strategy, WholeNetwork, check_within, fixed, forward_module, paired, update_module
+from gleam.strategies.base import Strategy, WholeNetwork, Within, fixed, forward_module, paired, update_module
 from gleam.strategies.greedy import EndToEnd, Greedy, buffers_of
 
 
 @final
 @dataclass(frozen=True, repr=False)
-class DeepSupervision(WholeNetwork):
+class DeepSupervision(Within, WholeNetwork):
     """End-to-end training with the losses of GLEAM: one after every module, and gradients that are not cut.
 
     The losses are added. Memory and time are those of end-to-end training. `DeepSupervision(1)` is end-to-end training.
@@ -35,27 +35,10 @@ class DeepSupervision(WholeNetwork):
     within: Strategy = field(default_factory=EndToEnd)
     loss: Loss | Sequence[Loss] = complex_l1
 
-    def __post_init__(self):
-        check_within(self.within)
-
-    @property
-    def is_capturable(self) -> bool:
-        """As `within`."""
-        return self.within.is_capturable
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy that keeps activations."""
-        return self.within
-
     def parts(self, network: nn.Module) -> list[tuple[Sequence[nn.Module], Loss]]:
         """The iterations between two losses, and the loss after them."""
         iterations: Any = network.iterations
         return paired(self, split(iterations, self.n_modules))
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One update of the network from the sum of all losses; returns the last of them."""
@@ -73,7 +56,7 @@ class DeepSupervision(WholeNetwork):
 
 @final
 @dataclass(frozen=True, repr=False)
-class LookAhead(Strategy):
+class LookAhead(Within):
     """GLEAM whose modules also learn from the loss after the next module, with that module's weights fixed.
 
     A step keeps the activations of two modules and takes about a third longer. `LookAhead(1)` is end-to-end training.
@@ -88,26 +71,9 @@ class LookAhead(Strategy):
     within: Strategy = field(default_factory=EndToEnd)
     loss: Loss | Sequence[Loss] = complex_l1
 
-    def __post_init__(self):
-        check_within(self.within)
-
-    @property
-    def is_capturable(self) -> bool:
-        """As `within`."""
-        return self.within.is_capturable
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy that keeps activations."""
-        return self.within
-
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
         """Those of :class:`gleam.Greedy`."""
         return Greedy(self.n_modules, self.within).modules(network)
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """Module by module: forward, both losses, backward and update; returns the losses after each module."""

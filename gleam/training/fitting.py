@@ -118,8 +118,7 @@ def fit(
     devices = _devices(device)
     positive: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
     positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
-    for counted, least in (("n_accumulated", 1), ("n_warmup_steps", 0)):
-        value = {"n_accumulated": n_accumulated, "n_warmup_steps": n_warmup_steps}[counted]
+    for counted, value, least in (("n_accumulated", n_accumulated, 1), ("n_warmup_steps", n_warmup_steps, 0)):
         if not hasattr(value, "__index__") or value < least:
             raise ValueError(f"{counted}={value!r} must be a whole number of at least {least}")
     _check_kinds(network, positive, final_learning_rate, {"optimizer": optimizer, "callback": callback})
