@@ -2,8 +2,9 @@
 
 `python benchmarks/beyond.py DATA` trains what results/beyond lacks, the most informative first, on the knees in DATA
 (data/README.md; real anatomy, simulated coils and noise). It can be killed and goes on where it was. `--list` prints
-the runs with their minutes; `--only NAME` restricts them to experiments whose name begins so. Sizes are those of the
-chapter on real anatomy, whose records stand for the paper's loss there.
+the runs with their minutes; `--only NAME` restricts them to experiments whose name begins so; `--costs` measures
+memory and time of a step of each method instead. Sizes are those of the chapter on real anatomy, whose records stand
+for the paper's loss there.
 """
 
 import argparse
@@ -42,6 +43,10 @@ class Condition:
         R, the 2t of Eq. 3, and steps of training.
     fold : int
         Which subjects are tested; also the seed.
+    n_train : int or None
+        Subjects that train; None for all of the fold.
+    learn_step_size : bool
+        Train 2t.
     """
 
     noise: float = 0.03
@@ -49,16 +54,35 @@ class Condition:
     step_size: float = 1.0
     n_steps: int = 2000
     fold: int = 1
+    n_train: int | None = None
+    learn_step_size: bool = False
 
 
-def arms(strategies: dict[str, Strategy], weights: list[float], *, consistent: bool = False) -> dict:
-    """Method to (strategy, whether its network ends with data consistency), for each weight of the loss after it."""
+@dataclass(frozen=True)
+class Arm:
+    """One method: its strategy, whether its network ends with data consistency, and how deep it is.
+
+    A network of fewer iterations takes as many more steps, so that it computes as much.
+    """
+
+    strategy: Strategy
+    consistent: bool = False
+    n_iterations: int = N_ITERATIONS
+
+    def n_steps(self, condition: Condition) -> int:
+        """Steps of training at equal compute."""
+        return condition.n_steps * N_ITERATIONS // self.n_iterations
+
+
+def arms(strategies: dict[str, Strategy], weights: list[float], **network) -> dict[str, Arm]:
+    """Method to arm, for each weight of the loss after data consistency; `network` as in :class:`Arm`."""
     found = {}
     for name, make in strategies.items():
         for weight in weights:
-            label = name + (f", w = {weight:g}" if weight else "") + (", ends consistent" if consistent else "")
+            label = name + (f", w = {weight:g}" if weight else "")
+            label += ", ends consistent" if network.get("consistent") else ""
             loss = losses.DataConsistent(weight) if weight else losses.complex_l1
-            found[label] = make(loss=loss), consistent
+            found[label] = Arm(make(loss=loss), **network)
     return found
 
 
@@ -71,22 +95,29 @@ OTHERS = {
 }
 FOUR = arms(TWO, [0.0, 0.9])
 KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
+SHALLOW = {  # end to end in the memory of M = 8 and M = 4
+    label: arm
+    for n in (1, 2)
+    for label, arm in arms({f"End-to-end, N = {n}": gleam.EndToEnd}, [0.0, 0.9], n_iterations=n).items()
+}
 PLAN = {  # experiment to (condition, methods), the most informative first
-    "beyond_loss_fold1": (Condition(), arms(TWO, [0.0, 0.9]) | arms(OTHERS, [0.9]) | arms(OTHERS, [0.0])),
-    "beyond_ending": (Condition(), arms(TWO, [0.0, 0.9], consistent=True)),
-    "beyond_noise_0": (Condition(noise=0.0), FOUR),
-    "beyond_weight": (Condition(), arms(TWO, [0.5, 0.8, 0.95, 1.0])),
-    "beyond_steps_6000": (Condition(n_steps=6000), FOUR),
+    "beyond_loss_fold1": (Condition(), FOUR | arms(OTHERS, [0.9]) | arms(OTHERS, [0.0]) | SHALLOW),
     **{
         f"beyond_loss_fold{k}": (Condition(fold=k), FOUR | arms(dict([*OTHERS.items()][:3]), [0.9]))
         for k in (2, 3, 4, 5)
     },
+    "beyond_ending": (Condition(), arms(TWO, [0.0, 0.9], consistent=True)),
+    "beyond_noise_0": (Condition(noise=0.0), FOUR),
+    "beyond_subjects_3": (Condition(n_train=3), FOUR),
     "beyond_R_4": (Condition(acceleration=4), FOUR),
-    "beyond_R_8": (Condition(acceleration=8), FOUR),
     "beyond_R_16": (Condition(acceleration=16), FOUR),
-    "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
-    "beyond_noise_0.06": (Condition(noise=0.06), FOUR),
+    "beyond_step_size_learned": (Condition(learn_step_size=True), FOUR),
     "beyond_step_size_2": (Condition(step_size=2.0), FOUR),
+    "beyond_noise_0.06": (Condition(noise=0.06), FOUR),
+    "beyond_steps_6000": (Condition(n_steps=6000), FOUR),
+    "beyond_weight": (Condition(), arms(TWO, [0.5, 0.8, 0.95, 1.0])),
+    "beyond_R_8": (Condition(acceleration=8), FOUR),
+    "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
 }  # fmt: skip
 
 
@@ -99,7 +130,7 @@ def data_of(condition: Condition, source: Path, build: records.Build):
     split = gleam.datasets.folds(len(paths), N_FOLDS, n_val=N_VAL, seed=0)[condition.fold - 1]
     return gleam.datasets.files(
         {
-            "train": [path for i in split["train"] for path in paths[i]],
+            "train": [path for i in split["train"][: condition.n_train] for path in paths[i]],
             "val": [paths[i][0] for i in split["val"]],
             "test": [paths[i][0] for i in split["test"]],
         },
@@ -109,14 +140,15 @@ def data_of(condition: Condition, source: Path, build: records.Build):
     )  # fmt: skip
 
 
-def experiment_of(name: str, condition: Condition, method: str, strategy: Strategy, *, consistent: bool):
+def experiment_of(name: str, condition: Condition, method: str, arm: Arm):
     """One training as an experiment with one method."""
     make = partial(
         gleam.unrolled.pgd, n_features=N_FEATURES, step_size=condition.step_size, seed=condition.fold,
-        consistent=consistent,
+        consistent=arm.consistent, learn_step_size=condition.learn_step_size,
     )  # fmt: skip
-    training = TRAINING | {"validate_every": condition.n_steps // 10, "seed": condition.fold}
-    methods = {method: experiments.Method(strategy, N_ITERATIONS, condition.n_steps)}
+    n_steps = arm.n_steps(condition)
+    training = TRAINING | {"validate_every": n_steps // 10, "seed": condition.fold}
+    methods = {method: experiments.Method(arm.strategy, arm.n_iterations, n_steps)}
     return experiments.Experiment(name, "", "knees", condition.acceleration, make, methods, training)
 
 
@@ -137,12 +169,32 @@ def missing(only: str = "") -> list[tuple[str, str]]:
     return [
         (name, method)
         for name, (condition, methods) in PLAN.items()
-        for method, (strategy, consistent) in methods.items()
+        for method in methods
         if name.startswith(only)
         and not (FOLDER / name / f"{records.slug(method)}.json").is_file()
         # the chapter on real anatomy has trained these
         and not (condition == Condition(fold=condition.fold) and method in KNOWN)
     ]
+
+
+def measure(build: records.Build, source: Path) -> None:
+    """Save memory and time of a step of every method of the first experiment, and of checkpointing, as records."""
+    condition, methods = PLAN["beyond_loss_fold1"]
+    data = data_of(condition, source, build)
+    within = {
+        "Checkpointing": Arm(gleam.Checkpointed()),
+        "GLEAM, M = 4, checkpointed": Arm(gleam.Greedy(4, within=gleam.Checkpointed())),
+        "GLEAM, M = 2, checkpointed": Arm(gleam.Greedy(2, within=gleam.Checkpointed())),
+    }
+    steps = {
+        method: (gleam.unrolled.pgd(arm.n_iterations, N_FEATURES, step_size=condition.step_size), arm.strategy)
+        for method, arm in (methods | within).items()
+    }
+    costs = gleam.cost.measure(steps, data[0].training_batch(0, TRAINING["batch_size"], 0))
+    for method, cost in costs.items():
+        network, _ = steps[method]
+        one = records.record("beyond_cost", method, data=data, network=network, cost=cost, profile="beyond")
+        records.save(one, FOLDER)
 
 
 def main() -> int:
@@ -151,6 +203,7 @@ def main() -> int:
     parser.add_argument("data", type=Path, help="folder with knees/magnitude_14x320x256.npy")
     parser.add_argument("--list", action="store_true", help="print what is missing and its minutes, and stop")
     parser.add_argument("--only", default="", help="experiments whose name begins so")
+    parser.add_argument("--costs", action="store_true", help="measure steps instead, on an idle machine")
     given = parser.parse_args()
     source = given.data / "knees" / "magnitude_14x320x256.npy"
     todo = missing(given.only)
@@ -165,13 +218,15 @@ def main() -> int:
         return 2
     torch.set_num_threads(1)
     build = records.Build(str(ROOT / "_work" / "beyond"), "beyond")
+    if given.costs:
+        measure(build, source)
+        return 0
     for name, method in todo:
         condition, methods = PLAN[name]
         data = data_of(condition, source, build)
         if not (FOLDER / name / "cs.json").is_file():
             untrained(name, condition, data)
-        strategy, consistent = methods[method]
-        experiment = experiment_of(name, condition, method, strategy, consistent=consistent)
+        experiment = experiment_of(name, condition, method, methods[method])
         trained = build.fit(experiment, data)
         records.evaluate_all(
             name, trained.networks, data, FOLDER, fits=trained.fits, settings={method: vars(condition)},

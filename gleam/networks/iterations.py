@@ -21,16 +21,18 @@ class PGDIteration(nn.Module):
         Complex images (batch, [time,] y, x) to complex images.
     step_size : float
         The 2t of Eq. 3. Fixed at 2, as in the authors' code, it is at the limit of stability for a norm of A of 1.
+    learn_step_size : bool
+        Train 2t, from `step_size` on.
     """
 
-    def __init__(self, denoiser: nn.Module, *, step_size: float = 2.0) -> None:
+    def __init__(self, denoiser: nn.Module, *, step_size: float = 2.0, learn_step_size: bool = False) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.step_size = step_size
+        self.step_size = nn.Parameter(torch.tensor(float(step_size))) if learn_step_size else step_size
 
     def extra_repr(self) -> str:
         """Settings of the iteration beside its weights."""
-        return f"step_size={self.step_size}"
+        return "learn_step_size=True" if isinstance(self.step_size, Tensor) else f"step_size={self.step_size}"
 
     def forward(self, x: Tensor, batch: Batch) -> Tensor:
         """The next image for the image `x` (batch, [time,] y, x)."""

@@ -94,6 +94,7 @@ def pgd(
     *,
     n_dims: int = 2,
     step_size: float = 2.0,
+    learn_step_size: bool = False,
     consistent: bool = False,
     seed: int = 0,
 ) -> Unrolled:
@@ -107,7 +108,7 @@ def pgd(
         Channels of the CNNs' feature maps.
     n_dims : int
         2 for images, 3 for series of images.
-    step_size : float
+    step_size, learn_step_size
         As in :class:`PGDIteration`.
     consistent : bool
         End with data consistency (:class:`Consistent`).
@@ -128,9 +129,14 @@ def pgd(
     Section V-C1. The paper has 8 iterations of 100 features in 2D and 4 iterations of 50 in 3D.
     """
     arguments = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, step_size=step_size, seed=seed)
-    arguments |= {"consistent": True} if consistent else {}
+    changed = {"consistent": consistent, "learn_step_size": learn_step_size}
+    arguments |= {name: True for name, is_set in changed.items() if is_set}
     iterations = [
-        PGDIteration(_seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims), step_size=step_size)
+        PGDIteration(
+            _seeded(seed, i, ResidualCNN, n_features, n_dims=n_dims),
+            step_size=step_size,
+            learn_step_size=learn_step_size,
+        )
         for i in range(_positive(n_iterations, "n_iterations"))
     ]
     return (Consistent if consistent else Unrolled)(iterations, {"function": "pgd", "arguments": arguments})

@@ -193,6 +193,20 @@ def test_a_network_can_end_with_data_consistency():
     assert own.recipe["arguments"]["consistent"] and "consistent" not in plain.recipe["arguments"]
 
 
+@pytest.mark.parametrize("strategy", [gleam.EndToEnd(), gleam.Greedy(2), gleam.Checkpointed()])
+def test_a_learned_step_size_starts_at_the_fixed_one_and_is_trained(strategy, splits, tmp_path):
+    learned, fixed = (unrolled.pgd(2, 4, step_size=1.0, learn_step_size=learn, seed=3) for learn in (True, False))
+    batch = random_batch()
+    assert torch.equal(learned(batch), fixed(batch))
+    assert "learn_step_size" not in fixed.recipe["arguments"] and learned.recipe["arguments"]["learn_step_size"]
+    gleam.fit(learned, *splits[:2], strategy, n_steps=3, batch_size=1, learning_rate=1e-2, run_dir=tmp_path)
+    sizes = [iteration.step_size.item() for iteration in learned.iterations]
+    assert all(size != 1 for size in sizes)
+    again = unrolled.pgd(**learned.recipe["arguments"])
+    again.load_state_dict(learned.state_dict())
+    assert torch.equal(again(batch), learned(batch))
+
+
 def test_its_training_is_another_run(splits):
     from gleam.training.identity import run_identity
 
