@@ -57,6 +57,11 @@ class Condition:
     n_train: int | None = None
     learn_step_size: bool = False
 
+    @property
+    def settings(self) -> dict:
+        """What the records keep; earlier ones know nothing of the last two."""
+        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -159,7 +164,7 @@ def untrained(name: str, condition: Condition, data) -> None:
     if condition == Condition(fold=condition.fold):
         known = records.load_experiment(ROOT / "results" / "real-anatomy", f"real_knees_pgd_fold{condition.fold}")
         methods |= {m: replace(record, profile="beyond") for m, record in known.items() if record.n_parameters}
-    chosen = {method: vars(condition) for method in methods}
+    chosen = {method: condition.settings for method in methods}
     chosen["CS"] = chosen["CS"] | {"lamda": lamda}
     records.evaluate_all(name, methods, data, FOLDER, settings=chosen, profile="beyond")
 
@@ -229,7 +234,7 @@ def main() -> int:
         experiment = experiment_of(name, condition, method, methods[method])
         trained = build.fit(experiment, data)
         records.evaluate_all(
-            name, trained.networks, data, FOLDER, fits=trained.fits, settings={method: vars(condition)},
+            name, trained.networks, data, FOLDER, fits=trained.fits, settings={method: condition.settings},
             profile="beyond",
         )  # fmt: skip
     return 0

@@ -15,7 +15,7 @@ from gleam.records.intervals import difference
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import _LABEL, METRICS, MISSING, _signed, markdown_table, scores_table, table
 
-OF_A_FOLD = ("seed", "lamda")  # settings that differ between folds
+OF_A_FOLD = ("seed", "fold", "lamda")  # settings that differ between folds
 SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
 
 
