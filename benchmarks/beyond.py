@@ -60,7 +60,7 @@ class Condition:
     @property
     def settings(self) -> dict:
         """What the records keep; earlier ones know nothing of the last two."""
-        return {name: value for name, value in vars(self).items() if value not in (None, False)}
+        return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
 
 @dataclass(frozen=True)
