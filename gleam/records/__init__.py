@@ -7,6 +7,7 @@
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
+- `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.
@@ -21,6 +22,7 @@ from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
+from gleam.records.gaps import gap_table, gaps, share_of_activations, share_of_time, still_gained
 from gleam.records.intervals import SMALLEST, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
@@ -80,6 +82,8 @@ __all__ = [
     "finished",
     "folds_report",
     "formats_table",
+    "gap_table",
+    "gaps",
     "groups_report",
     "half_width",
     "load",
@@ -91,7 +95,10 @@ __all__ = [
     "record",
     "save",
     "scores_table",
+    "share_of_activations",
+    "share_of_time",
     "slug",
+    "still_gained",
     "table",
     "table_rows",
     "work_table",

@@ -14,14 +14,15 @@ from matplotlib.ticker import MaxNLocator
 
 from gleam.records import Record, half_width
 from gleam.records.canvas import COLORS, STYLE, Figure, name_ticks, one_axis
-from gleam.records.cost_figures import depths, predictions, roofline, tradeoff
+from gleam.records.cost_figures import CYCLE, depths, predictions, roofline, tradeoff
+from gleam.records.intervals import SMALLEST, Difference
 from gleam.records.pictures import ERROR_GAIN, compare, kspace_magnitude, masks, panels, source
 from gleam.training import Fit
 
 __all__ = [
     "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "depths", "differences",
-    "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source",
-    "stacked", "traces", "tradeoff",
+    "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline",
+    "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 
@@ -185,4 +186,34 @@ def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
         name_ticks(axis, by_subject)
         axis.set_ylabel(ylabel)
         axis.margins(x=0.15)
+    return figure
+
+
+def intervals(rows: dict[str, dict[str, Difference]], xlabel: str) -> Figure:
+    """Differences with their 95 % intervals, a line for each condition and a colour for each method.
+
+    The grey band holds the differences that do not matter (:data:`gleam.records.SMALLEST`).
+
+    Parameters
+    ----------
+    rows : dict
+        Of the name of a condition to a dict of method to :class:`gleam.records.Difference`, all of one score.
+    xlabel : str
+        Of the axis.
+    """
+    methods = list(dict.fromkeys(method for found in rows.values() for method in found))
+    with one_axis(0.42 * len(rows) + 1.3) as (figure, axis):
+        smallest = SMALLEST[next(one.metric for found in rows.values() for one in found.values())]
+        axis.axvspan(-smallest, smallest, color="#eeeeee", lw=0)
+        axis.axvline(0, color="black", lw=0.8, ls="--")
+        for i, (method, marker) in enumerate(zip(methods, itertools.cycle("os^Dv"))):
+            has = [(y, found[method]) for y, found in enumerate(rows.values()) if method in found]
+            places = [y + 0.5 * (i + 0.5) / len(methods) - 0.25 for y, _ in has]
+            means, ends = [one.mean for _, one in has], [[one.low, one.high] for _, one in has]
+            spans = np.nan_to_num(np.abs(np.array(ends).T - means))  # one subject has no interval
+            axis.errorbar(means, places, xerr=spans, fmt=marker, ms=6, capsize=3, label=method, color=CYCLE[i])
+        axis.set_yticks(range(len(rows)), list(rows))
+        axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+        axis.grid(visible=False, axis="y")
+        figure.legend(loc="outside lower center")
     return figure
