@@ -100,6 +100,7 @@ OTHERS = {
 }
 FOUR = arms(TWO, [0.0, 0.9])
 KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
+IN_EVERY_FOLD = FOUR | arms(dict([*OTHERS.items()][:3]), [0.9])
 SHALLOW = {  # end to end in the memory of M = 8 and M = 4
     label: arm
     for n in (1, 2)
@@ -107,10 +108,7 @@ SHALLOW = {  # end to end in the memory of M = 8 and M = 4
 }
 PLAN = {  # experiment to (condition, methods), the most informative first
     "beyond_loss_fold1": (Condition(), FOUR | arms(OTHERS, [0.9]) | arms(OTHERS, [0.0]) | SHALLOW),
-    **{
-        f"beyond_loss_fold{k}": (Condition(fold=k), FOUR | arms(dict([*OTHERS.items()][:3]), [0.9]))
-        for k in (2, 3, 4, 5)
-    },
+    **{f"beyond_loss_fold{k}": (Condition(fold=k), IN_EVERY_FOLD) for k in (2, 3, 4, 5)},
     "beyond_ending": (Condition(), arms(TWO, [0.0, 0.9], consistent=True)),
     "beyond_noise_0": (Condition(noise=0.0), FOUR),
     "beyond_subjects_3": (Condition(n_train=3), FOUR),

@@ -35,7 +35,7 @@ class Case:
     name : str
         The score, "peak_bytes" or "step_seconds" for a ratio of costs (`theirs` over `ours`), or a measure of `ours`.
     real : tuple of str
-        (experiment, ours, theirs) on real anatomy, if there is such a run.
+        (folder and experiment, ours, theirs) of the folds on real anatomy, if there is such a run.
     """
 
     label: str
@@ -102,7 +102,10 @@ def _does_not_converge(value):
 
 
 KNEE, BRAIN, HEART = "04_mridata", "05_fastmri", "06_cine"
-_R12 = ("real_knees_pgd", "GLEAM, M = 8", "End-to-end")
+_R12 = ("real-anatomy/real_knees_pgd", "GLEAM, M = 8", "End-to-end")
+_FOUR = ("beyond_loss", "GLEAM, M = 4", "End-to-end")
+_FOUR_AFTER = ("beyond_loss", "GLEAM, M = 4, w = 0.9", "End-to-end, w = 0.9")
+_AFTER = ("beyond_phantoms", "GLEAM, w = 0.9", "End-to-end, w = 0.9")
 _PGD12, _PGD16 = ("PGD, R = 12", "mridata_pgd_R12"), ("PGD, R = 16", "mridata_pgd_R16")
 _MODL4, _MODL16 = ("MoDL, R = 4", "mridata_modl_R4"), ("MoDL, R = 16", "mridata_modl_R16")
 _BRAIN, _CINE, _CINE_MODL = ("PGD, brain", "fastmri_pgd"), ("PGD 3D", "cine_pgd"), ("MoDL 3D", "cine_modl")
@@ -131,6 +134,20 @@ CLAIMS = (
     Claim(
         "Beyond the paper: as good as checkpointing at three times the depth", AS_GOOD, BRAIN,
         (Case(*_BRAIN, "GLEAM", "End-to-end, as deep"), Case(*_CINE, "GLEAM", "End-to-end, as deep")),
+    ),
+    Claim(
+        "Beyond the paper: with a loss after data consistency, as good as end-to-end training with the same loss",
+        AS_GOOD, "15_beyond",
+        (
+            Case("PGD, R = 12, M = 8", *_AFTER, real=("beyond/beyond_loss", "GLEAM, M = 8, w = 0.9", _AFTER[2])),
+        ),
+    ),
+    Claim(
+        "Beyond the paper: with two iterations per module, as good as end-to-end training", AS_GOOD, "15_beyond",
+        (
+            Case("PGD, R = 12, paper's loss", *_FOUR, real=("real-anatomy/real_knees_pgd", *_FOUR[1:])),
+            Case("PGD, R = 12, after data consistency", *_FOUR_AFTER, real=("beyond/beyond_loss", *_FOUR_AFTER[1:])),
+        ),
     ),
     Claim(
         "Better than compressed sensing", BETTER, KNEE,

@@ -13,6 +13,7 @@ from gleam.records.intervals import FAILS, HOLDS, UNKNOWN
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
+import beyond  # noqa: E402
 from full_scale.profiles import Profile  # noqa: E402
 
 PAPER = ROOT / "data" / "published" / "tables.csv"
@@ -35,11 +36,27 @@ def board(tmp_path, *claims):
 
 def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_paper():
     known = {name: set(e.methods) for name, e in Profile("standard", 0).experiments.items()}
+    known |= {
+        "beyond_phantoms": {f"{m}, w = 0.9" for m in ("GLEAM", "End-to-end")},
+        "beyond_loss": {*beyond.IN_EVERY_FOLD, *beyond.KNOWN},
+    }
     for claim in CLAIMS:
         for case in claim.cases:
             if claim.kind != VALUE and not claim.only_paper_size:
                 assert {case.ours, case.theirs} - {"CS", "Checkpointing"} <= known[case.experiment], case
             assert scoreboard._published_text(claim, case, PAPER) and claim.quantity
+
+
+def test_only_folds_that_have_both_methods_are_real_evidence(tmp_path):
+    case = Case("PGD", NAME, "GLEAM", "End-to-end", real=("knees/real", "GLEAM", "End-to-end"))
+    for fold, methods in {1: ("GLEAM", "End-to-end"), 2: ("GLEAM", "End-to-end"), 3: ("GLEAM",)}.items():
+        for method in methods:
+            record = replace(make(method), experiment=f"real_fold{fold}", settings={"seed": fold, "fold": fold})
+            scores = [row | {"subject": f"{row['subject']} of {fold}"} for row in record.scores]
+            records.save(replace(record, scores=scores), tmp_path / "knees")
+    runs = scoreboard._real(tmp_path, case)
+    assert {m: r.table["subject"].nunique() for m, (r,) in runs.items()} == {"GLEAM": 4, "End-to-end": 4}
+    assert scoreboard._real(tmp_path, replace(case, real=("knees/none", "GLEAM", "End-to-end"))) == {}
 
 
 def test_nothing_was_run():
