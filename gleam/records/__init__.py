@@ -22,7 +22,7 @@ from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
-from gleam.records.gaps import gap_table, gaps, share_of_activations, share_of_time, still_gained
+from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, still_gained
 from gleam.records.intervals import SMALLEST, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
@@ -35,6 +35,7 @@ from gleam.records.subjects import (
     differences_report,
     folds_report,
     groups_report,
+    over_folds,
     paired,
     pooled,
 )
@@ -83,12 +84,14 @@ __all__ = [
     "folds_report",
     "formats_table",
     "gap_table",
+    "gap_text",
     "gaps",
     "groups_report",
     "half_width",
     "load",
     "load_experiment",
     "markdown_table",
+    "over_folds",
     "paired",
     "pooled",
     "published",

@@ -71,6 +71,12 @@ def gaps(runs: dict[str, Record], bases: dict[str, str], metric: str = "psnr") -
     }
 
 
+def gap_text(ours: Record, theirs: Record, metric: str = "psnr") -> str:
+    """A difference with its interval as text, such as "−0.36 dB (−0.40 to −0.32)"; errors as :func:`gaps`."""
+    mean, interval = in_words(difference(ours, theirs, metric))
+    return f"{mean} ({interval or MISSING})"
+
+
 def gap_table(runs: dict[str, Record], bases: dict[str, str], costs: dict[str, Record]) -> pd.DataFrame:
     """Methods beside end-to-end training with the same loss: quality, activations and time. A table of text.
 
@@ -88,14 +94,15 @@ def gap_table(runs: dict[str, Record], bases: dict[str, str], costs: dict[str, R
     DataFrame
         A row per method of `bases` that has a record. Activations and time are shares of those of the base method.
     """
-    rows, found = {}, gaps(runs, bases)
-    for method, one in found.items():
-        mean, interval = in_words(one)
+    rows = {}
+    for method in gaps(runs, bases):
         own, base = (costs.get(name) for name in (method, bases[method]))
         shares = share_of_activations(own, base), share_of_time(own, base)
         rows[method] = {
             "PSNR (dB)": f"{runs[method].value('psnr'):.2f}",
-            "Minus end-to-end (dB)": MISSING if bases[method] == method else f"{mean.removesuffix(' dB')} ({interval})",
+            "Minus end-to-end (dB)": MISSING
+            if bases[method] == method
+            else gap_text(runs[method], runs[bases[method]]).replace(" dB", ""),
             **{
                 name: MISSING if math.isnan(share) else f"{share:.2f}"
                 for name, share in zip(("Activations", "Time of a step"), shares, strict=True)

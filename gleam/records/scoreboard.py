@@ -30,7 +30,7 @@ from gleam.records.intervals import (
 )
 from gleam.records.schema import FULL_SCALE
 from gleam.records.storage import Record, load_experiment
-from gleam.records.subjects import pooled
+from gleam.records.subjects import over_folds
 from gleam.records.tables import _DIGITS, published
 
 Runs = dict[str, list[Record]]  # of method to its records, one per seed
@@ -124,13 +124,10 @@ def of_seeds(results: Path, experiment: str, profile: str) -> Runs:
 
 
 def _real(results, case):
-    """Records of both methods over the folds that have both; empty if there are none."""
     if case.real is None:
         return {}
     (folder, experiment), methods = case.real[0].split("/"), case.real[1:]
-    found = [load_experiment(results / folder, f"{experiment}_fold{fold}") for fold in range(1, N_FOLDS + 1)]
-    both = {i: {m: runs[m] for m in methods} for i, runs in enumerate(found) if set(methods) <= set(runs)}
-    return {method: [record] for method, record in pooled(both).items()} if both else {}
+    return {m: [r] for m, r in over_folds(results / folder, experiment, N_FOLDS, methods).items()}
 
 
 def _value(claim, case, runs, *, is_real):

@@ -48,6 +48,16 @@ def cross_validation(
     return folds, {method: together[method] for method in methods if method in together}
 
 
+def over_folds(folder: str | Path, experiment: str, n_folds: int, methods: Sequence[str]) -> dict[str, Record]:
+    """Records of `methods`, each over those folds of a cross-validation that have all of them; empty if none has.
+
+    The other parameters are those of :func:`cross_validation`, and errors raised those of :func:`pooled`.
+    """
+    found = {fold: load_experiment(folder, f"{experiment}_fold{fold}") for fold in range(1, n_folds + 1)}
+    whole = {fold: {m: runs[m] for m in methods} for fold, runs in found.items() if set(methods) <= set(runs)}
+    return pooled(whole) if whole else {}
+
+
 def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
     """The folds of a cross-validation as one record per method.
 
