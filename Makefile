@@ -12,11 +12,12 @@ RECORDS = $(and $(PROFILE),--profile "$(PROFILE)") $(and $(SEED),--seed "$(SEED)
 ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 SITE    := $(CURDIR)/_work/site
 LINUX   := 17 27 28
+PROSE   := *.md *.cff book notebooks gleam data/README.md results/README.md benchmarks
 STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book notebooks data archive claims edit benchmark peers records wheels lock lint clean help
+.PHONY: reproduce test book check-book notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -26,6 +27,10 @@ test: $(STAMP)  ## The fast tests
 
 book: $(STAMP)  ## Only the book, from the chapters that have been run
 	@$(RUN) book
+
+check-book: book  ## The pages in a browser (Debian's chromium): errors, links, small texts, phone, keyboard, spelling
+	@$(BIN)/codespell $(PROSE)
+	@$(BIN)/python book/_check/check.py _build/html
 
 notebooks: $(STAMP)  ## Only the chapters
 	@$(RUN) notebooks
@@ -70,7 +75,7 @@ clean:  ## Remove everything that was made, but not data/
 
 help:  ## This list
 	@echo "make TARGET [PROFILE=quick|standard|paper] [SEED=n] [DATA=dir] [CHAPTERS=\"01 04\"] [JOBS=n] [PYTHON=python3]"
-	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3." >&2; exit 1; }

@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import matplotlib.figure
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 
 from gleam.files import written_whole
 
@@ -27,6 +28,7 @@ STYLE: dict[Any, Any] = {  # sizes that stay legible on a phone, where a figure 
     "legend.frameon": False,
 }
 WIDTH = 4.6  # of curves
+SMALLEST_TEXT = "Smallest text"  # entry of a PNG, in points, by which the check of the book knows how large it is shown
 COLORS = {
     "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
     "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
@@ -39,7 +41,8 @@ class Figure(matplotlib.figure.Figure):
 
     def png(self, dpi: float = 200) -> bytes:
         """The figure as bytes of a PNG."""
-        return self._written("png", dpi=dpi)
+        sizes = [text.get_fontsize() for text in self.findobj(Text) if text.get_visible() and text.get_text()]
+        return self._written("png", dpi=dpi, metadata={SMALLEST_TEXT: f"{min(sizes):g}"} if sizes else None)
 
     def svg(self) -> str:
         """The figure as SVG, the same text each time."""

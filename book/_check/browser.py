@@ -1,0 +1,108 @@
+"""Chromium without a window, driven through its DevTools protocol."""
+
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from itertools import count
+
+import websocket
+
+OFFLINE = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+OPTIONS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--force-prefers-reduced-motion", "--remote-debugging-port=0",
+    f"--host-resolver-rules={OFFLINE}",
+]  # fmt: skip
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def find_chromium():
+    """Path of the installed Chromium, None if there is none."""
+    return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+class Browser:
+    """One tab, as a context manager. It reaches no other host than this machine.
+
+    Attributes
+    ----------
+    events : list of dict
+        What the tab has reported since the last :meth:`open`.
+    """
+
+    def __init__(self, program, timeout=60):
+        self.events, self._numbers, self._session = [], count(1), None
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [program, *OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        lines = []
+        for line in self._process.stderr:
+            lines.append(line)
+            if found := re.search(r"DevTools listening on (ws://\S+)", line):
+                break
+        else:
+            raise OSError(f"{program} did not start: {''.join(lines[-3:])}")
+        self._socket = websocket.create_connection(found[1], timeout=timeout, suppress_origin=True)
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{domain}.enable")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._socket.close()
+        self._process.terminate()
+        self._process.wait()
+        self._process.stderr.close()
+        self._profile.cleanup()
+
+    def send(self, method, **arguments):
+        """Call a method of the protocol and return its result."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": arguments}
+        self._socket.send(json.dumps(message | ({"sessionId": self._session} if self._session else {})))
+        reply = self._receive(lambda message: message.get("id") == number)
+        if "error" in reply:
+            raise RuntimeError(f"{method}: {reply['error']['message']}")
+        return reply["result"]
+
+    def _receive(self, wanted):
+        while not wanted(message := json.loads(self._socket.recv())):
+            self.events.append(message)
+        return message
+
+    def resize(self, width, height=900):
+        """Set the size of the window in CSS pixels."""
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def prefer(self, scheme):
+        """Ask for "light" or "dark" pages."""
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def open(self, address):
+        """Load a page and wait until it has loaded."""
+        self.send("Page.navigate", url="about:blank")
+        self.run("0")
+        self.events.clear()
+        self.send("Page.navigate", url=address)
+        if not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._receive(lambda message: message.get("method") == "Page.loadEventFired"))
+
+    def run(self, script):
+        """Value of a JavaScript expression in the page, awaited if it is a promise."""
+        reply = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in reply:
+            raise RuntimeError(f"{script[:60]}: {reply['exceptionDetails']['exception'].get('description')}")
+        return reply["result"].get("value")
+
+    def press(self, key):
+        """Press and release a key of the keyboard, such as ArrowRight."""
+        code = {"ArrowLeft": 37, "ArrowRight": 39}[key]
+        for kind in ("rawKeyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)

@@ -1,0 +1,183 @@
+"""Check the pages of the built book in a browser, as ``make check-book`` does: ``check.py FOLDER``.
+
+On every page: no script error, no request to another host, no horizontal scrolling on a phone, no text under 11 px in
+figures, nothing that the accessibility checker axe calls serious or critical, sliders that obey the keyboard, links and
+anchors that lead somewhere, alternative text for every image. And the search finds what is in the book.
+"""
+
+import base64
+import io
+import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from browser import Browser, find_chromium
+from PIL import Image
+
+from gleam.records.canvas import SMALLEST_TEXT as TEXT_KEY
+
+PAGE_SCRIPT = (Path(__file__).parent / "page.js").read_text()
+PHONE, DESKTOP = 390, 1440
+SMALLEST_TEXT = 11
+SEARCHED = ("greedy", "Poisson")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def check(site, browser):
+    """Faults of the pages in a folder.
+
+    Parameters
+    ----------
+    site : Path
+        Folder of the built pages.
+    browser : Browser
+
+    Returns
+    -------
+    dict
+        Of page to its faults, each a short sentence; pages without a fault are left out.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}/"
+    pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
+    pages = [page for page in pages if not page.startswith("_static/")]
+    try:
+        faults, links, anchors = {}, {}, {}
+        for page in pages:
+            faults[page] = _faults_of_page(browser, base, page, site)
+            links[page], anchors[page] = browser.run("check.links()"), set(browser.run("check.anchors()"))
+        for page in pages:
+            faults[page] += _broken_links(links[page], base, anchors, site)
+        faults["search.html"] = faults.get("search.html", []) + _search_faults(browser, base)
+    finally:
+        server.shutdown()
+        server.server_close()
+    return {
+        page: [fault.replace(base, "") for fault in dict.fromkeys(found)] for page, found in faults.items() if found
+    }
+
+
+def _faults_of_page(browser, base, page, site):
+    browser.resize(DESKTOP)
+    browser.open(base + page)
+    browser.run(PAGE_SCRIPT)
+    browser.run("check.ready()")
+    faults = [f"image without alternative text: {name}" for name in browser.run("check.withoutAlt()")]
+    faults += _small_texts(browser, base, site, DESKTOP) + _idle_sliders(browser)
+    if axe := find_spec("axe_core_python") and (files("axe_core_python") / "axe.min.js").read_text():
+        browser.run(axe + "\n0;")
+        faults += [f"axe: {violation}" for violation in browser.run("check.axe()")]
+        browser.prefer("dark")
+        faults += [f"axe, dark: {violation}" for violation in browser.run("check.axe(['color-contrast'])")]
+        browser.prefer("light")
+    browser.resize(PHONE)
+    if over := browser.run("check.overflow()"):
+        faults.append(f"{over['excess']} px wider than a phone: {' '.join(over['parts'])}")
+    return faults + _small_texts(browser, base, site, PHONE) + _reported(browser.events, base)
+
+
+def _small_texts(browser, base, site, width):
+    """Pictures with text under 11 px: SVG as measured, PNG as gleam noted in the file (one without is not judged)."""
+    sizes = [(picture["alt"], picture["size"]) for picture in browser.run("check.vectorTexts()")]
+    for picture in browser.run("check.pictures()"):
+        address = picture["src"]
+        if address.startswith("data:image/png;base64,"):
+            source = io.BytesIO(base64.b64decode(address.partition(",")[2]))
+        elif address.startswith(base) and address.endswith(".png"):
+            source = site / unquote(address.removeprefix(base))
+        else:
+            continue
+        with Image.open(source) as image:
+            if TEXT_KEY in image.info:
+                points = float(image.info[TEXT_KEY])
+                size = points * image.info["dpi"][0] / 72 * picture["width"] / image.width
+                sizes.append((picture["alt"], size))
+    small = [(alt, size) for alt, size in sizes if size < SMALLEST_TEXT - 0.05]
+    return [f"text of {size:.1f} px at a width of {width} px: {alt[:60]}" for alt, size in small]
+
+
+def _idle_sliders(browser):
+    """Sliders whose picture stays the same when the right arrow is pressed."""
+    faults = []
+    for i in range(browser.run("check.sliders().length")):
+        browser.run(f"check.sliders()[{i}].focus()")
+        before = browser.run(f"check.shown({i})")
+        browser.press("ArrowRight")
+        if before == browser.run(f"check.shown({i})"):
+            faults.append(f"slider {i + 1} does not change its picture when a key is pressed")
+    return faults
+
+
+def _reported(events, base):
+    """Script errors and requests to other hosts among what the browser has reported."""
+    faults = []
+    for event in events:
+        values = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.exceptionThrown":
+                details = values["exceptionDetails"]
+                faults.append(f"script error: {details.get('exception', {}).get('description', details['text'])[:150]}")
+            case "Log.entryAdded" if values["entry"]["level"] == "error":
+                faults.append(f"error: {values['entry']['text']} {values['entry'].get('url', '')}")
+            case "Network.requestWillBeSent" if not values["request"]["url"].startswith((base, "data:", "blob:")):
+                faults.append(f"request to another host: {values['request']['url'][:100]}")
+    return faults
+
+
+def _broken_links(links, base, anchors, site):
+    faults = []
+    for link in links:
+        address, anchor = urldefrag(link)
+        if not address.startswith(base):
+            continue
+        page = unquote(urlsplit(address).path).lstrip("/") or "index.html"
+        if not (site / page).is_file():
+            faults.append(f"broken link: {page}")
+        elif anchor and page in anchors and unquote(anchor) not in anchors[page]:
+            faults.append(f"broken link: {page}#{anchor}")
+    return faults
+
+
+def _search_faults(browser, base):
+    faults = []
+    for word in SEARCHED:
+        browser.open(f"{base}search.html?q={word}")
+        browser.run(PAGE_SCRIPT)
+        if not browser.run("check.results()"):
+            faults.append(f"the search does not find '{word}'")
+    return faults
+
+
+def main(site):
+    """Print the faults of the pages in a folder; the exit status."""
+    program, start = find_chromium(), time.monotonic()
+    if program is None:
+        print("check-book: skipped, Chromium is not installed (on Debian: apt install chromium)")
+        return 0
+    if not find_spec("axe_core_python"):
+        print("check-book: without accessibility, axe-core-python is not installed")
+    if not (site / "index.html").is_file():
+        print(f"check-book: {site} holds no book; run `make book` first", file=sys.stderr)
+        return 1
+    with Browser(program) as browser:
+        faults = check(site, browser)
+    for page, found in faults.items():
+        print(page, *found, sep="\n  ", file=sys.stderr)
+    count = sum(map(len, faults.values()))
+    print(f"check-book: {count or 'no'} {'fault' if count == 1 else 'faults'}, {time.monotonic() - start:.0f} s")
+    return min(count, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
