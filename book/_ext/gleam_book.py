@@ -1,6 +1,6 @@
 """The book's own Sphinx extension: numbers from records, formulas offline, honest buttons, no picture without words.
 
-- Directive ``{scoreboard}``: see `book_claims`.
+- Directive ``{scoreboard}``: see `book_claims`. Names in docstrings become links: see `book_api`.
 - Role ``{record}`experiment/method:value:format``` and directive ``{record-table}``: see `book_records`.
 - MathJax is copied from the package sphinx-mathjax-offline, only the files that the pages load (2 MB instead of 24).
 - "Edit" and "launch" buttons of a chapter point to notebooks/, not to the executed copy in book/chapters/.
@@ -13,6 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
+import book_api
 import book_claims
 import book_records
 from docutils import nodes
@@ -82,6 +83,7 @@ def setup(app):
     """Connect everything; called by Sphinx."""
     book_records.setup(app)
     book_claims.setup(app)
+    book_api.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("html-page-context", point_buttons_to_notebooks, priority=900)
     app.connect("html-page-context", drop_roles)

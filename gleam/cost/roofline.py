@@ -82,7 +82,7 @@ class TimedStep:
 
     @property
     def point(self) -> tuple[float, float]:
-        """Where it lies in the roofline plot: (intensity, rate of the arithmetic)."""
+        """Where it lies in the roofline plot, as (intensity, rate of the arithmetic)."""
         return self.work.intensity, self.flops_per_second
 
     def share(self, limits: Mapping[str, float]) -> float:

@@ -100,7 +100,7 @@ class Scans(ABC):
 
     @cached_property
     def measured(self) -> list[tuple[int, int, int, int]]:
-        """(y0, y1, x0, x1) of each scan: the part of centred k-space that was measured; outside of it is padding."""
+        """(y0, y1, x0, x1) of each scan, the part of centred k-space that was measured; outside of it is padding."""
         return [whole(shape) for shape in self.shapes]
 
     @cached_property

@@ -86,7 +86,7 @@ class Slices:
 
     @property
     def measured(self) -> list[tuple[int, int, int, int]]:
-        """(y0, y1, x0, x1) of each scan: the part of centred k-space that was measured; outside of it is padding."""
+        """(y0, y1, x0, x1) of each scan, the part of centred k-space that was measured; outside of it is padding."""
         return self.scans.measured
 
     @property
@@ -116,7 +116,7 @@ class Slices:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the data and masks: equal fingerprints give equal batches."""
+        """Identity of the data and masks; equal fingerprints give equal batches."""
         return digest([*self.scans.identity, described(self.make_mask), self.n_masks, self.seed])[:16]
 
     def describe(self) -> dict:

@@ -64,7 +64,7 @@ class Batch:
 
     @cached_property
     def measured_image(self) -> Tensor:
-        """A^H y by the operator of this batch: `zero_filled`, unless the maps were replaced since."""
+        """A^H y by the operator of this batch, equal to `zero_filled` unless the maps were replaced since."""
         return self.sense.adjoint(self.kspace)
 
     @classmethod

@@ -57,7 +57,7 @@ class Team:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether this process shows a progress bar: the first one, unless the process that launched the team does."""
+        """Whether this process shows a progress bar; the first does, unless the process that launched the team does."""
         return self.is_first and "GLEAM_LAUNCHED" not in os.environ
 
     def merge(self, entries: dict) -> dict:

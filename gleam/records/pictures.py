@@ -127,7 +127,7 @@ def masks(named: dict[str, np.ndarray], *, aspect: float | str = 1.0) -> Figure:
 
 
 def kspace_magnitude(kspace: Tensor | np.ndarray) -> np.ndarray:
-    """Log magnitude of centred k-space (y, x), for :func:`panels`: log(1 + |k| over its median)."""
+    """Log magnitude of centred k-space (y, x), for :func:`panels`: log(1 + magnitude / its median)."""
     magnitude = _magnitude(kspace)
     return np.log1p(magnitude / max(np.percentile(magnitude, 50), 1e-12))
 

@@ -89,7 +89,7 @@ class Record:
 
     @property
     def source(self) -> str:
-        """What the test data were: "phantoms", "scans", or scans with simulated coils; empty if not recorded."""
+        """What the test data were, "phantoms", "scans", or scans with simulated coils; empty if not recorded."""
         if self.data.get("test", {}).get("acquisition") == REAL_ANATOMY:
             return REAL_ANATOMY
         sources: dict[bool | None, str] = {True: "phantoms", False: "scans"}

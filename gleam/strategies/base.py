@@ -112,7 +112,7 @@ class Strategy(ABC):
 
     @property
     def eager(self) -> Strategy:
-        """The same strategy without CUDA graphs: allocations inside a replay cannot be measured."""
+        """The same strategy without CUDA graphs, since allocations inside a replay cannot be measured."""
         return self
 
     def settled(self, device: str | torch.device) -> Strategy:

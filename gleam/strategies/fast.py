@@ -82,7 +82,7 @@ class Fast(Strategy):
 
     @property
     def is_captured(self) -> bool:
-        """Whether steps on CUDA are recorded: `captured`, if `strategy` allows it and its loss draws no samples."""
+        """Whether steps on CUDA are recorded (`captured`, if `strategy` allows it and its loss draws no samples)."""
         return self.captured and self.strategy.is_capturable and not splitting(self.loss)
 
     @property
@@ -122,7 +122,7 @@ class Fast(Strategy):
 
     @property
     def eager(self) -> Fast:
-        """The same without CUDA graphs: allocations inside a replay cannot be measured."""
+        """The same without CUDA graphs, since allocations inside a replay cannot be measured."""
         return replace(self, captured=False)
 
     def settled(self, device: str | torch.device) -> Fast:
