@@ -17,7 +17,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book check-book notebooks data archive claims edit benchmark peers records wheels lock lint clean help
+.PHONY: reproduce test book check-book student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -34,6 +34,9 @@ check-book: book  ## The pages in a browser (Debian's chromium): errors, links, 
 
 notebooks: $(STAMP)  ## Only the chapters
 	@$(RUN) notebooks
+
+student: $(STAMP)  ## The chapters without solutions and checks, with gaps to fill, in student/
+	@$(RUN) student
 
 data: $(STAMP)  ## Only the phantoms, where real data are not given
 	@$(RUN) data

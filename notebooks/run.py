@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from driver import book, chapters, data, execute, files
+from driver import book, chapters, data, execute, files, student
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def parse(argv):
     """Read the command line; an empty value means "not given", so that make can pass its variables through."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="?", default="all", choices=["all", "data", "notebooks", "book", "archive"])
+    parser.add_argument(
+        "what", nargs="?", default="all", choices=["all", "data", "notebooks", "book", "archive", "student"]
+    )
     parser.add_argument(
         "--profile", default="", help="quick, standard or paper; default: paper with a GPU and the real data"
     )
@@ -59,6 +61,8 @@ def make(arguments, root):
     """Do what the arguments ask for; True if everything asked for is there at the end."""
     if arguments.what == "archive":
         return archive(arguments, root)
+    if arguments.what == "student":
+        return student.write(root)
     profile, selected, data_dir, jobs = plan(arguments, root)
     build = build_name(profile, arguments.seed)
     if arguments.what != "book":
