@@ -7,7 +7,8 @@
 - `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
-- `subjects`: the folds of a cross-validation as one, and intervals over subjects.
+- `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
+  shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
@@ -24,6 +25,7 @@ from gleam.records.costs import archived_steps, cost_report, formats_table, work
 from gleam.records.intervals import SMALLEST, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
+from gleam.records.shifts import shift_scores, shift_table, shift_verdicts, shift_words
 from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
 from gleam.records.subjects import (
     by_subject,
@@ -91,6 +93,10 @@ __all__ = [
     "record",
     "save",
     "scores_table",
+    "shift_scores",
+    "shift_table",
+    "shift_verdicts",
+    "shift_words",
     "slug",
     "table",
     "table_rows",

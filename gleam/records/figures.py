@@ -15,13 +15,14 @@ from matplotlib.ticker import MaxNLocator
 from gleam.records import Record, half_width
 from gleam.records.canvas import COLORS, STYLE, Figure, name_ticks, one_axis
 from gleam.records.cost_figures import depths, predictions, roofline, tradeoff
+from gleam.records.intervals import Difference
 from gleam.records.pictures import ERROR_GAIN, compare, kspace_magnitude, masks, panels, source
 from gleam.training import Fit
 
 __all__ = [
     "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "depths", "differences",
-    "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "source",
-    "stacked", "traces", "tradeoff",
+    "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline", "shifts",
+    "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 
@@ -185,4 +186,42 @@ def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
         name_ticks(axis, by_subject)
         axis.set_ylabel(ylabel)
         axis.margins(x=0.15)
+    return figure
+
+
+def shifts(groups: dict[str, dict[str, dict[str, Difference]]], *, xlabel: str, linear: float = 2) -> Figure:
+    """Differences with their 95 % intervals, a line for each shift, under the headings of groups.
+
+    Parameters
+    ----------
+    groups : dict
+        Of heading to a dict of shift to a dict of method to :class:`gleam.records.intervals.Difference`.
+    xlabel : str
+        Of the axis.
+    linear : float
+        The axis is linear up to plus and minus this value and logarithmic beyond.
+    """
+    ticks = [label for rows in groups.values() for label in ("", *rows)]
+    with one_axis(0.9 + 0.27 * len(ticks), **{"axes.grid.axis": "x"}) as (figure, axis):
+        axis.axvline(0, color="black", lw=0.8, ls="--")
+        place, labelled = 0, set()
+        for heading, rows in groups.items():
+            axis.text(0.01, place, heading, transform=axis.get_yaxis_transform(), va="center", weight="bold")
+            for shift, found in enumerate(rows.values(), start=1):
+                for i, (method, one) in enumerate(found.items()):
+                    axis.errorbar(
+                        one.mean, place + shift + 0.3 * (i - (len(found) - 1) / 2), fmt="osD^"[i], ms=4.5, lw=1.4,
+                        xerr=[[one.mean - one.low], [one.high - one.mean]], color=COLORS.get(method),
+                        label="" if method in labelled else method,
+                    )  # fmt: skip
+                    labelled.add(method)
+            place += 1 + len(rows)
+        axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
+        low, high = axis.get_xlim()
+        marks = [x for x in (-10, -5, -2, -1, 0, 1, 2, 5, 10) if low <= x <= high]
+        axis.set_xticks(marks, [f"{x}".replace("-", "−") for x in marks], minor=False)
+        axis.set_yticks(range(len(ticks)), ticks)
+        axis.tick_params(axis="y", length=0)
+        axis.set(xlabel=xlabel, ylim=(len(ticks) - 0.4, -0.6))
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
