@@ -17,7 +17,7 @@ Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is
 def shift_scores(
     shifts: Mapping[str, Mapping[str, Record]], methods: Sequence[str], *, base: str, of: str
 ) -> pd.DataFrame:
-    """Scores under each shift as a table of text, with the difference in PSNR to one method.
+    """Scores under each shift as a table of text, with the difference in PSNR to one method and its 95 % interval.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def shift_scores(
     DataFrame
         A row per shift and method.
     """
-    head = f"PSNR minus that of {base} (dB, 95 % interval)"
+    head = f"PSNR − {base} (dB)"
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for shift, runs in shifts.items():
         for method in (method for method in methods if method in runs):
