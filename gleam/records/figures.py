@@ -218,7 +218,7 @@ def shifts(groups: dict[str, dict[str, dict[str, Difference]]], *, xlabel: str, 
             place += 1 + len(rows)
         axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
         low, high = axis.get_xlim()
-        marks = [x for x in (-10, -5, -2, -1, 0, 1, 2, 5, 10) if low <= x <= high]
+        marks = [x for x in (-5, -2, -1, 0, 1, 2, 5) if low <= x <= high]
         axis.set_xticks(marks, [f"{x}".replace("-", "−") for x in marks], minor=False)
         axis.set_yticks(range(len(ticks)), ticks)
         axis.tick_params(axis="y", length=0)
