@@ -8,7 +8,8 @@
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
 - `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time.
-- `subjects`: the folds of a cross-validation as one, and intervals over subjects.
+- `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
+  shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
 - `build`: what a chapter does with an experiment: train, score, report.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
@@ -26,6 +27,7 @@ from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, 
 from gleam.records.intervals import SMALLEST, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
+from gleam.records.shifts import shift_scores, shift_table, shift_verdicts, shift_words
 from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
 from gleam.records.subjects import (
     by_subject,
@@ -100,6 +102,10 @@ __all__ = [
     "scores_table",
     "share_of_activations",
     "share_of_time",
+    "shift_scores",
+    "shift_table",
+    "shift_verdicts",
+    "shift_words",
     "slug",
     "still_gained",
     "table",

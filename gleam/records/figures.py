@@ -189,31 +189,47 @@ def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
     return figure
 
 
-def intervals(rows: dict[str, dict[str, Difference]], xlabel: str) -> Figure:
+def intervals(
+    groups: dict[str, dict[str, dict[str, Difference]]], *, xlabel: str, linear: float | None = None
+) -> Figure:
     """Differences with their 95 % intervals, a line for each condition and a colour for each method.
 
     The grey band holds the differences that do not matter (:data:`gleam.records.SMALLEST`).
 
     Parameters
     ----------
-    rows : dict
-        Of the name of a condition to a dict of method to :class:`gleam.records.Difference`, all of one score.
+    groups : dict
+        Of heading ("" for none) to a dict of condition to a dict of method to :class:`gleam.records.Difference`, all
+        of one score.
     xlabel : str
         Of the axis.
+    linear : float, optional
+        The axis is linear up to plus and minus this value and logarithmic beyond.
     """
-    methods = list(dict.fromkeys(method for found in rows.values() for method in found))
-    with one_axis(0.42 * len(rows) + 1.3) as (figure, axis):
-        smallest = SMALLEST[next(one.metric for found in rows.values() for one in found.values())]
+    lines = [
+        line for heading, rows in groups.items() for line in ([(heading, None)] if heading else []) + [*rows.items()]
+    ]
+    methods = list(dict.fromkeys(method for _, found in lines for method in found or ()))
+    with one_axis(0.32 * len(lines) + 1.2, **{"axes.grid.axis": "x"}) as (figure, axis):
+        smallest = SMALLEST[next(one.metric for _, found in lines for one in (found or {}).values())]
         axis.axvspan(-smallest, smallest, color="#eeeeee", lw=0)
         axis.axvline(0, color="black", lw=0.8, ls="--")
-        for i, (method, marker) in enumerate(zip(methods, itertools.cycle("os^Dv"))):
-            has = [(y, found[method]) for y, found in enumerate(rows.values()) if method in found]
-            places = [y + 0.5 * (i + 0.5) / len(methods) - 0.25 for y, _ in has]
+        for i, (method, marker) in enumerate(zip(methods, itertools.cycle("osD^"))):
+            has = [(y, found[method]) for y, (_, found) in enumerate(lines) if found and method in found]
+            places = [y + 0.3 * (i - (len(methods) - 1) / 2) for y, _ in has]
             means, ends = [one.mean for _, one in has], [[one.low, one.high] for _, one in has]
             spans = np.nan_to_num(np.abs(np.array(ends).T - means))  # one subject has no interval
-            axis.errorbar(means, places, xerr=spans, fmt=marker, ms=6, capsize=3, label=method, color=CYCLE[i])
-        axis.set_yticks(range(len(rows)), list(rows))
-        axis.set(xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
-        axis.grid(visible=False, axis="y")
-        figure.legend(loc="outside lower center")
+            color = COLORS.get(method, CYCLE[i])
+            axis.errorbar(means, places, xerr=spans, fmt=marker, ms=5, lw=1.4, label=method, color=color)
+        for y, (heading, found) in enumerate(lines):
+            if found is None:
+                axis.text(0.01, y, heading, transform=axis.get_yaxis_transform(), va="center", weight="bold")
+        if linear is not None:
+            axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
+            marks = [x for x in (-5, -2, -1, 0, 1, 2, 5) if axis.get_xlim()[0] <= x <= axis.get_xlim()[1]]
+            axis.set_xticks(marks, [f"{x}".replace("-", "−") for x in marks], minor=False)
+        axis.set_yticks(range(len(lines)), [line if found else "" for line, found in lines])
+        axis.tick_params(axis="y", length=0)
+        axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))
+        figure.legend(loc="outside lower center", ncols=2)
     return figure

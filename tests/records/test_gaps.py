@@ -53,9 +53,9 @@ def test_costs_are_shares_of_those_of_the_base_and_a_dash_where_none_were_measur
 
 def test_intervals_are_drawn_where_they_are():
     found = gaps(RUNS, {"GLEAM": "End-to-end"})
-    figure = figures.intervals({"R = 4": found, "R = 8": found}, "PSNR (dB)")
+    figure = figures.intervals({"": {"R = 4": found}, "Noise": {"twice": found}}, xlabel="PSNR (dB)")
     (axis,) = figure.axes
     (container,) = axis.containers
     assert list(container.lines[0].get_xdata()) == [-0.5, -0.5]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["R = 4", "R = 8"]
-    assert figure.svg().startswith("<?xml")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["R = 4", "", "twice"]
+    assert [text.get_text() for text in axis.texts] == ["Noise"] and figure.svg().startswith("<?xml")
