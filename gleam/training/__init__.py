@@ -4,7 +4,8 @@
 - `run`: the state of one run, with `seeding`.
 - `checkpoints`: its file. `identity`: what decides its result. `runs`: find and load it.
 - `experiments`: the paper's experiments, each defined once.
-- `faults`: why a run cannot go on. `evaluation`: images and scores of a network or baseline. `raw_files`: a raw file through the network of a run.
+- `evaluation`: images and scores of a network or baseline. `raw_files`: a raw file through the network of a run.
+- `faults`: why a run cannot go on.
 """
 
 from gleam.training import experiments

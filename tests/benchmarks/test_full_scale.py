@@ -3,6 +3,7 @@ import functools
 import importlib
 import io
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -366,6 +368,33 @@ def test_unfinished_runs_are_packed_first_the_most_advanced_of_them_before_the_o
         f"runs/{name}/new/checkpoint.safetensors"
         for name in ("mridata_pgd_R4/gleam", "mridata_pgd_R3/gleam", "mridata_pgd_R3/end-to-end")
     ]
+
+
+def test_packed_files_with_a_flipped_bit_are_refused_or_the_same(tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"scores": list(range(500))}))
+    write_checkpoint(tmp_path / "0.safetensors", n_steps_done=1, size=100)
+    packing.pack(tmp_path / "out", {"a/b.json": record}, {"runs/0.safetensors": tmp_path / "0.safetensors"})
+    generator = np.random.default_rng(0)
+    for name in (packing.RECORDS, packing.VOLUME.format(0)):
+        path, n_refused = tmp_path / "out" / name, 0
+        written = path.read_bytes()
+        for bit in generator.integers(8 * min(len(written), 1500), size=30):
+            content, back = bytearray(written), tmp_path / f"back-{name}-{bit}"
+            content[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(content)
+            try:
+                damaged = packing.unpack(tmp_path / "out", back, back)
+            except OSError as error:
+                assert f"{path} is damaged" in str(error) and not back.exists()
+                n_refused += 1
+                continue
+            assert (back / "a" / "b.json").read_bytes() == record.read_bytes()
+            found = [path for path in back.rglob("*.safetensors")]
+            n_refused += bool(damaged) or not found
+            assert all(torch.equal(checkpoints.load(one).best["a"], torch.ones(100)) for one in found)
+        path.write_bytes(written)
+        assert n_refused > 5
 
 
 @pytest.mark.parametrize("content, words", [(None, "holds no records.tar.gz"), (b"no tar", "is damaged")])

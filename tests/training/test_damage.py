@@ -1,5 +1,6 @@
 """Damaged data in a run: what is wrong is named, at the first validation or mini-batch that meets it."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,6 +8,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import gleam
 from gleam import Greedy
@@ -69,7 +72,8 @@ def test_a_checkpoint_without_a_score_is_not_a_finished_run(splits, tmp_path):
 @pytest.mark.parametrize("strategy", [Greedy(3), gleam.Fast(Greedy(3), "fp32")], ids=repr)
 def test_bad_data_are_told_from_a_high_learning_rate(strategy, splits, tmp_path):
     train, val, _ = splits
-    with pytest.raises(ValueError, match=r"diverged at step \d of 20, module [123] of 3: .* lower learning_rate=1e\+30"):
+    says = r"diverged at step \d of 20, module [123] of 3: .* lower learning_rate=1e\+30"
+    with pytest.raises(ValueError, match=says):
         gleam.fit(network(), train, val, strategy, run_dir=tmp_path, **SETTINGS | {"learning_rate": 1e30})
     bad = damage(train, ("sens_maps", np.nan), scan=2)
     says = r"the (sens_maps|zero_filled) of subject train2, slice 1 is not finite; .* \(found at step"
@@ -82,3 +86,55 @@ def test_the_first_divergence_is_the_earliest_module_of_the_earliest_step():
     losses[3, 1:], losses[4] = float("nan"), float("inf")
     assert first_divergence([list(row) for row in losses]) == (3, 1)
     assert first_divergence([list(row) for row in losses[:3]]) is None
+
+
+@pytest.fixture
+def kept(splits, tmp_path):
+    """The checkpoint of a finished run."""
+    gleam.fit(network(), *splits[:2], Greedy(3), run_dir=tmp_path / "runs", **SETTINGS | {"n_steps": 4})
+    return next(tmp_path.glob("runs/*/checkpoint.safetensors"))
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused_or_the_same(kept):
+    written, whole, n_refused = kept.read_bytes(), checkpoints.load(kept), 0
+    for bit in np.random.default_rng(0).integers(8 * len(written), size=40):
+        content = bytearray(written)
+        content[bit // 8] ^= 1 << bit % 8
+        kept.write_bytes(content)
+        try:
+            found = checkpoints.load(kept)
+        except ValueError as error:
+            assert "checkpoint.safetensors is not a checkpoint of this program" in str(error)
+            n_refused += 1
+        else:
+            assert found.fit == whole.fit and all(torch.equal(found.best[k], v) for k, v in whole.best.items())
+    assert n_refused > 30
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"n_steps_done": 12}, "digest differs"),
+        ({"n_steps_done": 12, "digests": None}, "history does not end at step 12"),
+        ({"n_steps_done": "4", "digests": None}, "its field 'n_steps_done' is of another type"),
+        ({"best_step": [4], "digests": None}, "its field 'best_step' is of another type"),
+        ({"settings": 3, "digests": None}, "its field 'settings' is of another type"),
+    ],
+    ids=str,
+)
+def test_words_of_a_checkpoint_that_were_changed_are_refused_by_all_who_read_them(change, says, kept, tmp_path):
+    tensors, words = load_file(kept), json.loads(safe_open(kept, "pt").metadata()["run"])
+    if "digests" in change:  # as in files from before they had any
+        del words["digest"], words["digest_of_words"]
+    words["fit"] |= {name: value for name, value in change.items() if name != "digests"}
+    save_file(tensors, kept, metadata={"run": json.dumps(words)})
+    for read in (checkpoints.load, checkpoints.load_fit, lambda path: gleam.runs(path.parents[1])):
+        with pytest.raises(ValueError, match=rf"is not a checkpoint of this program \(.*{says}"):
+            read(kept)
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(kept):
+    kept.unlink()
+    kept.mkdir()  # root may read any file, but no folder
+    with pytest.raises(OSError, match=r"^cannot read .*checkpoint\.safetensors: Is a directory$"):
+        checkpoints.load(kept)
