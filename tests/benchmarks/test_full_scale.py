@@ -432,7 +432,7 @@ def test_a_dry_run_leaves_a_real_run_alone():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_sentence_and_needs_no_optional_package():
-    missing = ["sigpy", "ismrmrd", "joblib", "nilearn", "pooch", "papermill", "deepinv", "mrpro", "IPython"]
+    missing = ["sigpy", "ismrmrd", "joblib", "nilearn", "papermill", "deepinv", "mrpro", "IPython"]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in missing)
     code = f"import runpy, sys; {blocked}; sys.argv[1:] = []; runpy.run_path({str(RUN)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
