@@ -1,16 +1,19 @@
-"""Files written completely or not at all, locks, and digests that name files by what made them."""
+"""Files written completely or not at all, locks, digests that name files by what made them, and numbers for these."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import json
+import math
+import operator
 import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +114,42 @@ def digest(content: object) -> str:
 
 def _plain(value):
     if isinstance(value, np.generic):
-        return value.item()
+        return plain(value)
     if isinstance(value, os.PathLike):
         return str(value)
     raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python number that is written in the same way (0.001 for `np.float32(1e-3)`).
+
+    Anything else is returned as it is.
+    """
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def whole_number(value: Any, name: str, least: int = 1) -> int:
+    """The argument `name` as an int, also if it is of NumPy; ValueError unless it is whole and at least `least`."""
+    try:
+        found = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return found
+
+
+def finite_number(value: Any, name: str) -> int | float:
+    """The argument `name` as a number of Python; ValueError unless it is a finite number of at least 0."""
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, Real):
+        raise ValueError(f"{name}={value!r} must be a number")
+    found = found if isinstance(found, int) else float(found)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{name}={value!r} must be finite and not negative")
+    return found
 
 
 def described(function: Callable) -> dict:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gleam import execution, metrics, physics
 from gleam.datasets.slices import Slices
+from gleam.files import whole_number
 from gleam.networks import protocol
 from gleam.physics.batch import Batch
 from gleam.strategies.greedy import EndToEnd
@@ -81,6 +82,7 @@ def evaluate(
         are no such slices.
     """
     device, tables = execution.checked_device(device), []
+    batch_size = whole_number(batch_size, "batch_size")
     if not hasattr(data, "batches"):
         raise TypeError(
             f"evaluate takes slices with `batches`, `index` and `subjects`, such as gleam.datasets.files gives, not a "

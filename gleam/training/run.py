@@ -22,6 +22,7 @@ from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
 from gleam.training import checkpoints
+from gleam.training.arguments import check_masks
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.faults import check_scores, data_fault, first_divergence
@@ -110,6 +111,8 @@ class TrainingRun:
         """
         n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
         done = self.fit.n_steps_done
+        if done < n_steps and isinstance(self.train_data, Slices) and isinstance(self.val, Slices):
+            check_masks(self.train_data, self.val)
         self.team.report(done)
         hidden = done == n_steps or not self.team.shows_progress
         with tqdm(total=n_steps, initial=done, desc=name, unit="step", disable=hidden) as bar:
