@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,13 @@ class TrainingRun:
         """
         waiting = f"{name}: another process trains this very network, waiting for it"
         lock = self.path.with_name("training.lock")
-        with locked(lock, waiting) if self.team.is_first else nullcontext():
+        with ExitStack() as holding:
+            if self.team.is_first:
+                try:
+                    holding.enter_context(locked(lock, waiting))
+                except OSError:
+                    if not self._is_complete():  # of a complete run nothing is written
+                        raise
             self.team.wait_for_all()
             self.resume()
             steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
@@ -101,6 +107,10 @@ class TrainingRun:
                 )
             yield
             self.team.wait_for_all()
+
+    def _is_complete(self) -> bool:
+        """Whether the checkpoint holds all steps of the run."""
+        return self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == self.fit.settings["n_steps"]
 
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None

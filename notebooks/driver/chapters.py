@@ -13,6 +13,7 @@ import yaml
 from driver import data
 from driver.files import archived_records, digest, write_text
 
+MAX_VALUES = 10_000  # of a profile, which has some hundred
 UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
 
 
@@ -97,12 +98,16 @@ def _read_yaml(path):
     name = f"notebooks/{path.name}"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if _n_values(settings, {}) > MAX_VALUES:
+            raise ValueError(f"{name} holds more than {MAX_VALUES} values: aliases in it repeat each other.")
         json.dumps(settings)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{name}{line} is not valid YAML: {error.problem or error.context}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is not valid YAML: it holds characters that text does not have.") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is nested too deeply.") from error
     except TypeError as error:
         raise ValueError(f"{name} holds a value that is no number, text, list or mapping, such as a date.") from error
     if not isinstance(settings, dict):
@@ -111,6 +116,15 @@ def _read_yaml(path):
         if content is not None and not isinstance(content, dict):
             raise ValueError(f"{name}: the section '{section}' must hold 'name: value', not {content!r}.")
     return settings
+
+
+def _n_values(value, known):
+    """How many values a nested one holds once its aliases are written out; `known` counts those that were met."""
+    if id(value) not in known and isinstance(value, dict | list):
+        known[id(value)] = MAX_VALUES  # what holds itself has no end
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(part, known) for part in parts)
+    return known.get(id(value), 1)
 
 
 def check_parameters(chapter, settings):
