@@ -13,6 +13,7 @@ import yaml
 from driver import data
 from driver.files import archived_records, digest, write_text
 
+KINDS = {float: float | int}  # what may be given where a chapter has a literal of a type
 MAX_VALUES = 10_000  # of a profile, which has some hundred
 UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
 
@@ -136,7 +137,15 @@ def check_parameters(chapter, settings):
                 f"{chapter.name} is given the parameter '{name}' in the YAML file, but its parameters cell declares "
                 f"{', '.join(chapter.declared) or 'nothing'}."
             )
-    return {name: value for name, value in (settings["common"] | own).items() if name in chapter.declared}
+    given = {name: value for name, value in (settings["common"] | own).items() if name in chapter.declared}
+    for name, value in given.items():
+        literal = chapter.declared[name]
+        if literal is not None and value is not None and not isinstance(value, KINDS.get(type(literal), type(literal))):
+            raise ValueError(
+                f"{chapter.name} is given {name}={value!r} in the YAML file, a {type(value).__name__}, and its cell "
+                f"has {literal!r}, a {type(literal).__name__} (YAML takes 3e-3 for text: write 3.0e-3)."
+            )
+    return given
 
 
 def current_key(chapter, parameters, profile, folders, root):

@@ -138,3 +138,16 @@ def test_a_checkpoint_that_may_not_be_read_is_not_called_damaged(kept):
     kept.mkdir()  # root may read any file, but no folder
     with pytest.raises(OSError, match=r"^cannot read .*checkpoint\.safetensors: Is a directory$"):
         checkpoints.load(kept)
+
+
+def test_a_complete_run_in_a_folder_that_cannot_be_written_is_used(splits, tmp_path, monkeypatch):
+    short = SETTINGS | {"n_steps": 4}
+    whole = gleam.fit(network(), *splits[:2], Greedy(3), run_dir=tmp_path, **short)
+
+    def refused(*_):
+        raise OSError("cannot write training.lock: Read-only file system")
+
+    monkeypatch.setattr("gleam.training.run.locked", refused)
+    assert gleam.fit(network(), *splits[:2], Greedy(3), run_dir=tmp_path, **short) == whole
+    with pytest.raises(OSError, match="Read-only file system"):
+        gleam.fit(network(), *splits[:2], Greedy(3), run_dir=tmp_path, **short | {"seed": 1})
