@@ -17,13 +17,16 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test book check-book student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
+.PHONY: reproduce test test-faults book check-book student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
 
 test: $(STAMP)  ## The fast tests
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu"
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not faults"
+
+test-faults: $(STAMP)  ## Damaged inputs, kills and full disks (slow); FAULTS=--sample takes a tenth
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m faults tests/faults $(FAULTS)
 
 book: $(STAMP)  ## Only the book, from the chapters that have been run
 	@$(RUN) book
@@ -78,7 +81,7 @@ clean:  ## Remove everything that was made, but not data/
 
 help:  ## This list
 	@echo "make TARGET [PROFILE=quick|standard|paper] [SEED=n] [DATA=dir] [CHAPTERS=\"01 04\"] [JOBS=n] [PYTHON=python3]"
-	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3." >&2; exit 1; }

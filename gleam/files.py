@@ -1,16 +1,24 @@
-"""Files written completely or not at all, locks, and digests that name files by what made them."""
+"""Files written completely or not at all, locks, digests that name files by what made them, and numbers for these."""
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import inspect
 import json
+import math
+import operator
 import os
+import re
+import shutil
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +26,49 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+DAY = 24 * 3600  # seconds; a file that is being written changes more often
+
 
 @contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """Context that yields a temporary path beside `path`, which is renamed to `path` only if the block succeeds.
 
-    Raises OSError with a clear message if the folder cannot be made or written.
+    Raises OSError with a clear message if the folder cannot be made or written, or if the disk is full. What was there
+    before stays.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     with _writable(path):
         temporary.touch(exist_ok=False)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):  # of a process that was killed
+        with suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > DAY:
+                leftover.unlink()
     try:
         yield temporary
         os.replace(temporary, path)
+    except Exception as error:
+        if reason := _full(error):
+            raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _full(error):
+    """Whether a disk, quota or limit of size is the reason of an error, in the system's words; empty if it is not."""
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # libraries tell it in their words
+        if getattr(error, "errno", None) == code or re.search(rf"(errno = |os error |Errno ){code}\b", str(error)):
+            return os.strerror(code)
+    return ""
+
+
+def check_room(path: str | Path, n_bytes: int) -> None:
+    """Raise OSError if the disk of `path` has no room for `n_bytes`: HDF5 ends the process when a write fails."""
+    free = shutil.disk_usage(Path(path).parent).free
+    if n_bytes > free:
+        sizes = f"it needs {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"
+        raise OSError(f"cannot write {path}: {sizes}; make room there and call again")
 
 
 def check_writable(folder: str | Path) -> None:
@@ -111,10 +146,42 @@ def digest(content: object) -> str:
 
 def _plain(value):
     if isinstance(value, np.generic):
-        return value.item()
+        return plain(value)
     if isinstance(value, os.PathLike):
         return str(value)
     raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python number that is written in the same way (0.001 for `np.float32(1e-3)`).
+
+    Anything else is returned as it is.
+    """
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def whole_number(value: Any, name: str, least: int = 1) -> int:
+    """The argument `name` as an int, also if it is of NumPy; ValueError unless it is whole and at least `least`."""
+    try:
+        found = None if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return found
+
+
+def finite_number(value: Any, name: str) -> int | float:
+    """The argument `name` as a number of Python; ValueError unless it is a finite number of at least 0."""
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, Real):
+        raise ValueError(f"{name}={value!r} must be a number")
+    found = found if isinstance(found, int) else float(found)
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{name}={value!r} must be finite and not negative")
+    return found
 
 
 def described(function: Callable) -> dict:

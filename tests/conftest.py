@@ -11,6 +11,10 @@ from gleam.datasets.slices import Slices
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--sample", action="store_true", help="a tenth of the tests marked `faults`")
+
+
 @pytest.fixture
 def batch():
     return random_batch()

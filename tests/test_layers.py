@@ -72,7 +72,7 @@ def test_core_imports_without_optional_packages():
         "ismrmrd",
         "joblib",
         "nilearn",
-        "pooch",
+        "requests",
         "papermill",
         "matplotlib",
         "IPython",

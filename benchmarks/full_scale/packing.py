@@ -1,5 +1,6 @@
 """Records and checkpoints in a few files of limited size, and back."""
 
+import gzip
 import io
 import itertools
 import os
@@ -10,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gleam.files import written_whole
-from gleam.training.checkpoints import load_fit
+from gleam.training.checkpoints import load, load_fit
 
 RECORDS, VOLUME = "records.tar.gz", "checkpoints.tar.{:03d}"
 MEBIBYTE = 2**20
@@ -60,9 +61,10 @@ def unpack(folder, results, work):
     if not (folder / RECORDS).is_file():
         raise OSError(f"{folder} holds no {RECORDS}; give the folder that a call with --out has filled")
     try:
-        with tarfile.open(folder / RECORDS) as tar:
+        content = gzip.decompress((folder / RECORDS).read_bytes())  # all of it: the checksum comes last
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
             tar.extractall(results, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise OSError(f"{folder / RECORDS} is damaged: {error}") from error
     volumes = itertools.takewhile(Path.is_file, (folder / VOLUME.format(i) for i in itertools.count()))
     stream, damaged = io.BytesIO(b"".join(volume.read_bytes() for volume in volumes)), []
@@ -73,7 +75,7 @@ def unpack(folder, results, work):
         for path in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
             name = path.relative_to(scratch)
             is_checkpoint = path.suffix == ".safetensors"
-            if is_checkpoint and _n_steps(path) < 0:
+            if is_checkpoint and not _is_whole(path):
                 damaged.append(str(name))
             elif not is_checkpoint or _n_steps(path) >= _n_steps(work / name):
                 (work / name).parent.mkdir(parents=True, exist_ok=True)
@@ -82,8 +84,16 @@ def unpack(folder, results, work):
 
 
 def _n_steps(path):
-    """Steps of a checkpoint; -1 if there is none, or none that can be read."""
+    """Steps of a checkpoint; -1 if there is none, or a damaged one."""
     try:
         return load_fit(path).n_steps_done
-    except ValueError:
+    except (ValueError, FileNotFoundError):
         return -1
+
+
+def _is_whole(path):
+    """Whether the digest of a checkpoint is that of its content."""
+    try:
+        return bool(load(path))
+    except ValueError:
+        return False

@@ -62,8 +62,9 @@ class Session:
         self.results = self.of_device.with_name(self.of_device.name + seed)
         self.failed, self.left, self.postponed, self.experiment = {}, {}, {}, None
         self.notes = {"seconds": {}, "begun": {}}
-        with suppress(OSError, ValueError):
-            self.notes |= json.loads(self.notes_path.read_text())
+        with suppress(OSError, ValueError, RecursionError, AttributeError):  # damaged ones are forgotten
+            found = json.loads(self.notes_path.read_text())
+            self.notes |= {topic: found[topic] for topic in self.notes if isinstance(found.get(topic), dict)}
 
     @property
     def notes_path(self):

@@ -12,6 +12,7 @@ from gleam import processes
 from gleam.cost.step import Step, synchronize
 from gleam.cost.timing import Cost, paired
 from gleam.execution import checked_device
+from gleam.files import whole_number
 from gleam.physics.batch import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.processes.launching import launch
@@ -58,7 +59,8 @@ def measure(
     """
     checked_device(device)
     iterations: Any = network.iterations
-    n_modules = n_modules or len(iterations)
+    n_modules = len(iterations) if n_modules is None else n_modules
+    n_steps, n_rounds = whole_number(n_steps, "n_steps"), whole_number(n_rounds, "n_rounds")
     methods = {
         "GLEAM": Greedy(n_modules),
         "P-GLEAM, in turn": ParallelGreedy(n_modules, pipelined=False),

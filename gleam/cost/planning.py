@@ -22,6 +22,7 @@ from gleam.cost.prediction import MemoryModel, as_code, explained, shortened
 from gleam.cost.step import Step, is_cuda
 from gleam.cost.timing import median_ratio, paired
 from gleam.execution import checked_device
+from gleam.files import whole_number
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
 from gleam.processes.allocator import keep_freed_memory
@@ -239,7 +240,7 @@ def plan(
     allocator may waste some: leave a tenth of a card free. On a CPU memory is that of live tensors, without the scratch
     memory of kernels.
     """
-    device = checked_device(device)
+    device, n_rounds = checked_device(device), whole_number(n_rounds, "n_rounds")
     iterations = getattr(network, "iterations", None)
     if not isinstance(iterations, nn.ModuleList) or not len(iterations):
         raise ValueError(

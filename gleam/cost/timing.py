@@ -19,6 +19,7 @@ from torch import nn
 
 from gleam.cost.prediction import explained
 from gleam.cost.step import Step, is_cuda, synchronize
+from gleam.files import whole_number
 from gleam.physics.batch import Batch
 from gleam.processes.allocator import keep_freed_memory
 from gleam.strategies.base import Strategy
@@ -111,6 +112,7 @@ def measure(
     MemoryError
         If a step does not fit on the device; it says what would fit (:func:`gleam.prediction.explained`).
     """
+    n_rounds, n_warmup = whole_number(n_rounds, "n_rounds"), whole_number(n_warmup, "n_warmup", 0)
     keep_freed_memory()
     steps, peaks = {}, {}
     for name, (network, strategy) in methods.items():
@@ -153,6 +155,7 @@ def paired(
     dict of name to tuple of float
         Seconds of each round.
     """
+    n_rounds, n_warmup = whole_number(n_rounds, "n_rounds"), whole_number(n_warmup, "n_warmup", 0)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(n_warmup + n_rounds):
         for name, step in steps.items():

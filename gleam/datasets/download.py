@@ -9,18 +9,18 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import logging
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import h5py
 from tqdm.auto import tqdm
 
 from gleam.datasets import cine
 from gleam.datasets.fastmri import FOLDER
+from gleam.datasets.fetching import check_opens, check_whole, fetch, remove_leftovers
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, find_list, listed_files, read_csv
 from gleam.files import written_whole
 
@@ -66,7 +66,7 @@ def mridata(
     ValueError
         If a name is not a UUID, or a file has changed.
     OSError
-        If a download fails or is not HDF5.
+        If a download fails, or is not a whole HDF5 file. Nothing of it is kept.
 
     Notes
     -----
@@ -108,7 +108,7 @@ def ocmr(
     ValueError
         If a name is not that of a fully sampled series of OCMR, or a file has changed.
     OSError
-        If a download fails or is not HDF5.
+        If a download fails, or is not a whole HDF5 file. Nothing of it is kept.
 
     Notes
     -----
@@ -162,7 +162,7 @@ def _hearts_listed(data_dir):
 def _ocmr_fully_sampled(path, base_url, progress):
     """Names of the fully sampled series in OCMR's table, fetched to `path` unless it is there."""
     if not path.exists():
-        _fetch(f"{base_url}/{path.name}", path, progress)
+        fetch(f"{base_url}/{path.name}", path, progress)
     try:
         return [row["file name"] for row in read_csv(path, ("file name", "smp")) if row["smp"] == "fs"]
     except ValueError:
@@ -188,36 +188,18 @@ def _download(urls, folder, checksums, source, progress):
     """Fetch the files (`urls`: name to address) that `folder` lacks, record and verify all hashes; return the paths."""
     recorded = _checksums(folder / CHECKSUMS)
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
+    remove_leftovers(folder)
     for name, url in tqdm(urls.items(), desc=source, unit="file", disable=not progress):
         path = folder / name
         if not path.exists():
-            _fetch(url, path, progress)
-            if not h5py.is_hdf5(path):
-                path.unlink()
-                raise OSError(f"{url} did not give an HDF5 file; is it the address of a data set of {source}?")
+            fetch(url, path, progress, check=partial(check_whole, source=source))
         found = _verified(path, trusted.get(name))
+        check_opens(path, f"{path} is not", f"delete it to fetch it again from {source}")
         if recorded.get(name) != found:
             recorded[name] = trusted[name] = found
             with written_whole(folder / CHECKSUMS) as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file).writerows([("file", "sha256"), *sorted(recorded.items())])
     return [folder / name for name in urls]
-
-
-def _fetch(url, path, progress):
-    import pooch
-
-    pooch.get_logger().setLevel(logging.WARNING)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(
-            url,
-            known_hash=None,
-            fname=path.name,
-            path=path.parent,
-            downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
-        )
-    except OSError as error:  # requests' own errors are OSErrors too
-        raise OSError(f"{url} could not be downloaded to {path}: {error}; run again to go on from this file") from None
 
 
 def _verified(path, expected):

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gleam.files import plain, whole_number
 from gleam.networks import protocol
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 from gleam.networks.iterations import MoDLIteration, PGDIteration
@@ -128,6 +129,8 @@ def pgd(
     -----
     Section V-C1. The paper has 8 iterations of 100 features in 2D and 4 iterations of 50 in 3D.
     """
+    n_iterations, n_features = whole_number(n_iterations, "n_iterations"), whole_number(n_features, "n_features")
+    n_dims, step_size, seed = plain(n_dims), plain(step_size), whole_number(seed, "seed", 0)
     arguments = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, step_size=step_size, seed=seed)
     changed = {"consistent": consistent, "learn_step_size": learn_step_size}
     arguments |= {name: True for name, is_set in changed.items() if is_set}
@@ -137,7 +140,7 @@ def pgd(
             step_size=step_size,
             learn_step_size=learn_step_size,
         )
-        for i in range(_positive(n_iterations, "n_iterations"))
+        for i in range(n_iterations)
     ]
     return (Consistent if consistent else Unrolled)(iterations, {"function": "pgd", "arguments": arguments})
 
@@ -182,11 +185,13 @@ def modl(
     Section V-C2. The paper has 8 iterations of 70 features in 2D, with mu 4.0 at R = 4 and 0.05 at R = 16, and 4
     iterations of 50 features with mu 0.05 in 3D.
     """
-    physics: dict[str, Any] = dict(mu=mu, n_cg=n_cg, learn_mu=learn_mu, implicit=implicit)
+    n_iterations, n_features = whole_number(n_iterations, "n_iterations"), whole_number(n_features, "n_features")
+    n_dims, lipschitz, seed = plain(n_dims), plain(lipschitz), whole_number(seed, "seed", 0)
+    physics: dict[str, Any] = dict(mu=plain(mu), n_cg=plain(n_cg), learn_mu=learn_mu, implicit=implicit)
     sizes = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, lipschitz=lipschitz, seed=seed)
     iterations = [
         iteration(_seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz), **physics)
-        for i in range(_positive(n_iterations, "n_iterations"))
+        for i in range(n_iterations)
     ]
     recipe = {"function": "modl", "arguments": sizes | physics} if iteration is MoDLIteration else None
     return Unrolled(iterations, recipe)
@@ -206,12 +211,6 @@ def split(iterations: Sequence, n_modules: int) -> list[Sequence]:
     base, extra = divmod(n_iterations, n_modules)
     ends = [base * (m + 1) + min(m + 1, extra) for m in range(n_modules)]
     return [list(iterations[a:b]) for a, b in pairwise([0, *ends])]
-
-
-def _positive(value, name):
-    if not hasattr(value, "__index__") or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    return value
 
 
 def _seeded(seed, index, make, *args, **keywords):

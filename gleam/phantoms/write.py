@@ -5,6 +5,7 @@ Each file has a real ISMRMRD XML header. Its system vendor is "GLEAM phantom", s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 
 from gleam.datasets.headers import PHANTOM_VENDOR, PROTON_HZ_PER_TESLA
-from gleam.files import written_whole
+from gleam.files import check_room, written_whole
 
 LINES_PER_BLOCK = 4096
 LAST_IN_MEASUREMENT = 1 << 24  # flag 25: the format counts from 1
@@ -201,20 +202,27 @@ def _write_lines(path, header, n_lines, blocks):
 
     Its own `append_acquisition` takes a millisecond per line, so lines are written in blocks.
     """
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        group = file.create_group("dataset")
-        group.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
-        lines = group.create_dataset("data", (n_lines,), dtype=LINE, maxshape=(None,), chunks=(min(1024, n_lines),))
-        start = 0
-        for counters, samples in blocks:
-            block = np.zeros(len(samples), LINE)
-            scan_counter = np.arange(start, start + len(samples))
-            block["head"] = _heads(scan_counter, counters, n_lines, *samples.shape[1:])
-            samples = np.ascontiguousarray(samples, np.complex64)
-            for row, line in zip(block, samples.reshape(len(samples), -1).view(np.float32), strict=True):
-                row["traj"], row["data"] = np.empty(0, np.float32), line
-            lines[start : start + len(samples)] = block
-            start += len(samples)
+    first = next(blocks := iter(blocks))
+    with written_whole(path) as temporary:
+        check_room(path, n_lines * (HEAD.itemsize + 8 * first[1][0].size))
+        with h5py.File(temporary, "w") as file:
+            _write_blocks(file, header, n_lines, itertools.chain([first], blocks))
+
+
+def _write_blocks(file, header, n_lines, blocks):
+    group = file.create_group("dataset")
+    group.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+    lines = group.create_dataset("data", (n_lines,), dtype=LINE, maxshape=(None,), chunks=(min(1024, n_lines),))
+    start = 0
+    for counters, samples in blocks:
+        block = np.zeros(len(samples), LINE)
+        scan_counter = np.arange(start, start + len(samples))
+        block["head"] = _heads(scan_counter, counters, n_lines, *samples.shape[1:])
+        samples = np.ascontiguousarray(samples, np.complex64)
+        for row, line in zip(block, samples.reshape(len(samples), -1).view(np.float32), strict=True):
+            row["traj"], row["data"] = np.empty(0, np.float32), line
+        lines[start : start + len(samples)] = block
+        start += len(samples)
 
 
 def _heads(scan_counter, counters, n_lines, n_coils, n_readout):
@@ -255,11 +263,13 @@ def write_fastmri(
     acquisition, patient_id : str
         Attributes of the file.
     """
-    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))
-        file.create_dataset("reconstruction_rss", data=reconstruction_rss.astype(np.float32, copy=False))
-        file.create_dataset("ismrmrd_header", data=header.encode(), dtype=h5py.special_dtype(vlen=bytes))
-        file.attrs["acquisition"] = acquisition
-        file.attrs["max"] = float(reconstruction_rss.max())
-        file.attrs["norm"] = float(np.linalg.norm(reconstruction_rss))
-        file.attrs["patient_id"] = patient_id
+    with written_whole(path) as temporary:
+        check_room(path, 8 * kspace.size + 4 * reconstruction_rss.size)
+        with h5py.File(temporary, "w") as file:
+            file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))
+            file.create_dataset("reconstruction_rss", data=reconstruction_rss.astype(np.float32, copy=False))
+            file.create_dataset("ismrmrd_header", data=header.encode(), dtype=h5py.special_dtype(vlen=bytes))
+            file.attrs["acquisition"] = acquisition
+            file.attrs["max"] = float(reconstruction_rss.max())
+            file.attrs["norm"] = float(np.linalg.norm(reconstruction_rss))
+            file.attrs["patient_id"] = patient_id

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gleam.files import whole_number
 from gleam.physics.batch import Batch
 from gleam.physics.sparse import l1_terms, primal_dual, wavelet_slice
 
@@ -160,7 +161,8 @@ def choose_lamda(
     Raises
     ------
     ValueError
-        If `lamdas` or a grid is empty, or if a grid holds 0 and only one other weight, so that it has no ratio.
+        If `lamdas` or a grid is empty, if a grid holds 0 and only one other weight, so that it has no ratio, or if a
+        slice cannot be scored.
 
     Warns
     -----
@@ -177,16 +179,21 @@ def choose_lamda(
 
     if not len(lamdas):
         raise ValueError("lamdas is empty; expected at least one weight, or one grid of weights for each")
+    n_slices, n_extensions = whole_number(n_slices, "n_slices"), whole_number(n_extensions, "n_extensions", 0)
     several = np.ndim(lamdas[0]) > 0
     grids = [_extended(grid, n_extensions) for grid in (lamdas if several else [lamdas])]
-    slices = [val[int(i)] for i in np.linspace(0, len(val) - 1, min(n_slices, len(val)))]
+    numbers = [int(i) for i in np.linspace(0, len(val) - 1, min(n_slices, len(val)))]
+    slices = [val[i] for i in numbers]
     scores: dict[tuple[float, ...], float] = {}
 
     def score(place):
         key = tuple(grid[i] for (grid, _), i in zip(grids, place, strict=True))
         if key not in scores:
             method = make(*key)
-            scores[key] = float(np.mean([nrmse(method(one), one.target).item() for one in slices]))
+            of_slices = [nrmse(method(one), one.target).item() for one in slices]
+            if wrong := [i for i, value in zip(numbers, of_slices, strict=True) if not math.isfinite(value)]:
+                raise ValueError(f"val[{wrong[0]}] cannot be scored: it is empty or holds values that are not finite")
+            scores[key] = float(np.mean(of_slices))
         return scores[key]
 
     if several:

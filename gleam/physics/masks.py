@@ -7,7 +7,8 @@ gives the same mask; global random state is not used.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -219,7 +220,8 @@ def bank(
     n_masks : int
     seed : int
     cache_dir : path, optional
-        Folder where the bank is stored after it was made, so that training never waits for a mask.
+        Folder where the bank is stored after it was made, with its SHA-256, so that training never waits for a mask.
+        A file that was changed since, or that has no digest, is made again.
 
     Returns
     -------
@@ -227,15 +229,24 @@ def bank(
     """
     settings = [described(generate), n_masks, seed, VERSION]
     path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"
-    if path and path.exists():
-        with contextlib.suppress(ValueError, EOFError):  # a damaged file is replaced
-            return np.load(path, allow_pickle=False)
+    if path and (kept := _kept(path)) is not None:
+        return kept
     seeds = np.random.SeedSequence(seed).spawn(n_masks)
     masks = np.stack([generate(seed=s) for s in tqdm(seeds, desc="masks", unit="mask", leave=False)])
     if path:
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, masks)
+        stream = io.BytesIO()
+        np.save(stream, masks)
+        with written_whole(path) as temporary:
+            temporary.write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
     return masks
+
+
+def _kept(path):
+    """The bank in a file, or None if there is none or its digest, the last 32 bytes, is not that of the rest."""
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
+        return None
+    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _checked_shape(shape, acceleration, names=("n_y", "n_x")):

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
+from gleam.files import whole_number
 from gleam.processes.team import TeamError, failure, join, n_steps_done
 
 
@@ -56,8 +57,7 @@ def launch(
     -----
     No process outlives this call. A script that calls this needs `if __name__ == "__main__":`.
     """
-    if not hasattr(n_processes, "__index__") or n_processes < 1:
-        raise ValueError(f"n_processes={n_processes!r} must be a whole number of at least 1")
+    n_processes = whole_number(n_processes, "n_processes")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     n_threads = n_threads or max(1, torch.get_num_threads() // n_processes)
     context = multiprocessing.get_context("spawn")

@@ -124,7 +124,7 @@ def join() -> Team:
     OSError
         If the others cannot be reached.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    size = _world_size(os.environ.get("WORLD_SIZE", "1"))
     if dist.is_initialized() and dist.get_world_size() != size:
         raise ValueError(
             f"torch.distributed has {dist.get_world_size()} processes, and WORLD_SIZE says {size}; start them with "
@@ -139,10 +139,20 @@ def join() -> Team:
             f"WORLD_SIZE is set, but RANK, MASTER_ADDR or MASTER_PORT is missing or no number ({error}); "
             "start the processes with torchrun"
         ) from None
+    if not 0 <= rank < size:
+        raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are counted from 0 to {size - 1}")
+    if not 0 < port < 65536:
+        raise ValueError(f"MASTER_PORT={port} is no port; expected a number from 1 to 65535")
     try:
         return _joined(rank, size, host, port)
     except RuntimeError as error:
         raise OSError(f"process {rank} of {size} could not connect to the others: {_first_line(error)}") from error
+
+
+def _world_size(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"WORLD_SIZE={text!r} must be the number of processes, at least 1; start them with torchrun")
+    return int(text)
 
 
 def _joined(rank, size, host, port):

@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gleam.files import check_writable, written_whole
+from gleam.files import check_room, check_writable, written_whole
 from gleam.training.raw_files import Reconstructed
 
 ENDINGS = (".nii", ".nii.gz", ".h5")
@@ -61,6 +61,7 @@ def write_images(out: str | Path, found: Reconstructed, label: str) -> None:
     """
     out = Path(out)
     with written_whole(out) as temporary:
+        check_room(out, found.images.nbytes)
         if out.suffix.lower() == ".h5":
             with h5py.File(temporary, "w") as file:
                 images = file.create_dataset("reconstruction", data=found.images.numpy())

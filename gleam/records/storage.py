@@ -197,6 +197,11 @@ def _commit():
 
 def save(record: Record, folder: str | Path) -> Path:
     """Write a record under `folder` and return its path. Raises ValueError, naming the field, if it is not valid."""
+    if not slug(record.method) or not re.fullmatch(r"[\w-][\w.-]*", record.experiment):
+        raise ValueError(
+            f"experiment={record.experiment!r}, method={record.method!r} cannot name a record: expected a name without "
+            "'/' and one with letters or digits"
+        )
     path = Path(folder) / record.experiment / f"{slug(record.method)}.json"
     content = asdict(record)
     try:
@@ -212,7 +217,7 @@ def load(path: str | Path) -> Record:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         check(content, get_type_hints(Record))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not a record of a run: it is not JSON ({error})") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a record of a run: {error}") from error

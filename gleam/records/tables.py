@@ -36,9 +36,14 @@ def published(path: str | Path, **where) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If no row is left.
+        If no row is left, or if the file is no such table.
     """
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # of pandas and of decoding
+        raise ValueError(f"{path} is not a table of the paper's numbers: {str(error).strip()}") from error
+    if missing := {"table", "method", *where} - set(table):
+        raise ValueError(f"{path} is not a table of the paper's numbers: it has no column {min(missing)}")
     for column, value in where.items():
         table = table[table[column] == value]
     if table.empty:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gleam import execution
+from gleam.files import plain
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
@@ -130,7 +131,7 @@ class Strategy(ABC):
         """Code that makes the strategy; the paper's loss goes without saying, since it is part of a run's name."""
         own: Any = self
         declared: Any = fields(own) if is_dataclass(self) else ()
-        shown = {f.name: repr(getattr(self, f.name)) for f in declared if f.repr and f.name != "loss"}
+        shown = {f.name: repr(plain(getattr(self, f.name))) for f in declared if f.repr and f.name != "loss"}
         if self.loss is not complex_l1:
             shown["loss"] = named(self.loss)
         return f"{type(self).__name__}({', '.join(f'{name}={text}' for name, text in shown.items())})"

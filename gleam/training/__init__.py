@@ -5,6 +5,7 @@
 - `checkpoints`: its file. `identity`: what decides its result. `runs`: find and load it.
 - `experiments`: the paper's experiments, each defined once.
 - `evaluation`: images and scores of a network or baseline. `raw_files`: a raw file through the network of a run.
+- `arguments`: of :func:`fit`, checked. `faults`: why a run cannot go on.
 """
 
 from gleam.training import experiments

@@ -145,20 +145,24 @@ def save(
         # somebody's data may describe themselves with any object
         words = json.loads(json.dumps({"fit": asdict(fit), "about": dict(about or {})}, default=str))
         words["digest"] = _digest(words, tensors)
+        words["digest_of_words"] = digest([words["fit"], words["about"]])  # for those who read nothing else
         # one entry: safetensors writes several in random order
         save_file(tensors, temporary, metadata={"run": json.dumps(words)})
 
 
 def load(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU. Raises ValueError, naming the file, if it is not one or was changed."""
+    """Read a checkpoint to the CPU.
+
+    Raises ValueError, naming the file, if it is not one or was changed, and OSError if it may not be read.
+    """
     with _readable(path):
-        words = _words(path)
+        fit, words = _words(path)
         tensors = load_file(path)  # to the CPU: several processes that load to the first GPU could fill its memory
         if words.get("digest") not in (None, _digest(words, tensors)):  # earlier ones have none
             raise ValueError("its content is not what was written: the digest differs")
     weights = _under("network.", tensors)
     best = _under("best.", tensors) or weights
-    return Checkpoint(path, Fit(**words["fit"]), weights, best, _under("optimizer.", tensors), words["about"])
+    return Checkpoint(path, fit, weights, best, _under("optimizer.", tensors), words["about"])
 
 
 def load_fit(path: Path) -> Fit:
@@ -172,16 +176,29 @@ def load_words(path: Path) -> tuple[Fit, dict[str, Any]]:
     Raises ValueError as :func:`load`.
     """
     with _readable(path):
-        words = _words(path)
-        return Fit(**words["fit"]), words["about"]
+        fit, words = _words(path)
+        return fit, words["about"]
 
 
 def _words(path):
+    """The :class:`Fit` of a checkpoint and all of its words, whose types and digest are checked."""
     with safe_open(path, "pt") as file:
         found = file.metadata()
     if "run" in found:
-        return json.loads(found["run"])
-    return {"fit": json.loads(found["fit"]), "about": json.loads(found.get("about", "{}"))}  # earlier ones
+        words = json.loads(found["run"])
+    else:  # earlier ones
+        words = {"fit": json.loads(found["fit"]), "about": json.loads(found.get("about", "{}"))}
+    if words.get("digest_of_words") not in (None, digest([words["fit"], words["about"]])):
+        raise ValueError("its words are not what was written: the digest differs")
+    fit = Fit(**words["fit"])
+    types = {"settings": dict, "history": list, "n_steps_done": int, "best_nrmse": int | float, "seconds": int | float}
+    wrong = [name for name, kind in types.items() if not isinstance(getattr(fit, name), kind)]
+    wrong += [] if fit.best_step is None or isinstance(fit.best_step, int) else ["best_step"]
+    if wrong or not isinstance(words["about"], dict):
+        raise ValueError(f"its field '{(*wrong, 'about')[0]}' is of another type")
+    if fit.n_steps_done < 0 or (fit.history and fit.history[-1]["step"] != fit.n_steps_done):
+        raise ValueError(f"its history does not end at step {fit.n_steps_done}")
+    return fit, words
 
 
 def _digest(words, tensors):
@@ -195,6 +212,11 @@ def _digest(words, tensors):
 
 @contextmanager
 def _readable(path):
+    """Damage becomes a ValueError that says what to do; a file that may not be read is not damaged."""
+    try:
+        open(path, "rb").close()
+    except OSError as error:  # safetensors would say that there is no such file
+        raise type(error)(f"cannot read {path}: {error.strerror}") from error
     try:
         yield
     except Exception as error:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from gleam import execution, metrics, physics
 from gleam.datasets.slices import Slices
+from gleam.files import whole_number
 from gleam.networks import protocol
 from gleam.physics.batch import Batch
 from gleam.strategies.greedy import EndToEnd
+from gleam.training.faults import check_scorable
 
 SCORES = {"nrmse": metrics.nrmse, "psnr": metrics.psnr, "ssim": metrics.ssim, "ssim_object": metrics.ssim_object}
 
@@ -76,17 +78,18 @@ def evaluate(
     Raises
     ------
     ValueError, TypeError
-        If there is no such device, if a slice has no target, or if `data` are no such slices.
+        If there is no such device, if a slice has no target, an empty one, or values that are not finite, or if `data`
+        are no such slices.
     """
     device, tables = execution.checked_device(device), []
+    batch_size = whole_number(batch_size, "batch_size")
     if not hasattr(data, "batches"):
         raise TypeError(
             f"evaluate takes slices with `batches`, `index` and `subjects`, such as gleam.datasets.files gives, not a "
             f"{type(data).__name__}; for one batch use gleam.reconstruct and gleam.metrics"
         )
     for indices, batch in data.batches(batch_size, part) if part else data.batches(batch_size):
-        if batch.target.isnan().any():
-            raise ValueError("a slice has no target (Batch.from_measured), so it cannot be scored; reconstruct it")
+        check_scorable(data, indices, batch)
         batch = batch.to(device)
         scale = physics.per_example(batch.scale, batch.target) if hasattr(batch, "scale") else 1
         images = reconstruct(method, batch) * scale, batch.target * scale

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from gleam.physics.losses import named
 from gleam.processes.allocator import keep_freed_memory
 from gleam.strategies.base import Strategy
 from gleam.strategies.parallel import spread
+from gleam.training.arguments import check_kinds, check_rates, settings
 from gleam.training.checkpoints import Fit
 from gleam.training.run import TrainingRun
 
@@ -116,13 +115,12 @@ def fit(
     each can go on from the other's checkpoint.
     """
     devices = _devices(device)
-    positive: dict[str, Any] = {"n_steps": n_steps, "batch_size": batch_size, "validate_every": validate_every}
-    positive |= {"learning_rate": learning_rate, "max_seconds": max_seconds}
-    for counted, value, least in (("n_accumulated", n_accumulated, 1), ("n_warmup_steps", n_warmup_steps, 0)):
-        if not hasattr(value, "__index__") or value < least:
-            raise ValueError(f"{counted}={value!r} must be a whole number of at least {least}")
-    _check_kinds(network, positive, final_learning_rate, {"optimizer": optimizer, "callback": callback})
-    _check(positive, {"train": train, "val": val})
+    numbers = settings(
+        n_steps=n_steps, batch_size=batch_size, learning_rate=learning_rate, final_learning_rate=final_learning_rate,
+        n_warmup_steps=n_warmup_steps, weight_decay=weight_decay, seed=seed, validate_every=validate_every,
+        n_accumulated=n_accumulated, max_seconds=max_seconds,
+    )  # fmt: skip
+    check_kinds(network, {"train": train, "val": val}, {"optimizer": optimizer, "callback": callback})
     keep_freed_memory()
     team = strategy.team
     with team.telling_failures():
@@ -131,30 +129,22 @@ def fit(
         # "auto" may differ between machines: all processes take the number format of the first
         precision = team.merge({"precision": own.precision})["precision"]
         strategy = replace(own, precision=precision) if own != strategy and precision else own
-        settings: dict[str, Any] = {
-            "strategy": repr(strategy.equivalent), "precision": strategy.precision,
-            "n_steps": n_steps, "batch_size": batch_size, "learning_rate": learning_rate,
-            "final_learning_rate": learning_rate if final_learning_rate is None else final_learning_rate,
-            "n_warmup_steps": n_warmup_steps, "weight_decay": weight_decay, "seed": seed,
-            "validate_every": validate_every or max(1, math.ceil(n_steps / 10)),
-        }  # fmt: skip
-        # what is as usual is not named, so that runs from before keep their names
-        settings |= {"optimizer": named(optimizer)} if optimizer else {}
-        settings |= {"n_accumulated": n_accumulated} if n_accumulated > 1 else {}
-        _check_rates(settings, len(strategy.parts(network)))
+        named_by: dict[str, Any] = {"strategy": repr(strategy.equivalent), "precision": strategy.precision, **numbers}
+        named_by |= {"optimizer": named(optimizer)} if optimizer else {}  # one that is as usual is not named
+        check_rates(named_by, len(strategy.parts(network)))
         network.to(devices[0]) if len(devices) == 1 else spread(network, strategy, devices)
-        run = TrainingRun(network, train, val, strategy, settings, Path(run_dir), devices[0], team, optimizer)
+        run = TrainingRun(network, train, val, strategy, named_by, Path(run_dir), devices[0], team, optimizer)
         kept = f"what was trained so far is kept in {run.path.parent}; the same call continues where memory is enough"
         memory_advice = explained(
             network,
             strategy,
-            lambda: train.training_batch(0, batch_size, seed),
+            lambda: train.training_batch(0, numbers["batch_size"], numbers["seed"]),
             device=devices[0],
             n_devices=max(len(devices), team.size),
             note=lambda: kept if run.path.exists() else "",
         )
         with _unchanged_on_failure(network), memory_advice, run.held(name or strategy):
-            run.train(name or settings["strategy"], max_seconds, callback)
+            run.train(name or named_by["strategy"], max_seconds, callback)
         network.load_state_dict(run.best)
     return run.fit
 
@@ -180,46 +170,3 @@ def _devices(device):
         if n_processes > n_gpus:
             raise ValueError(f"{n_processes} processes on this machine need a GPU each, and it has {n_gpus}")
     return devices
-
-
-def _check_rates(settings, n_modules):
-    for name in ("learning_rate", "final_learning_rate"):
-        if isinstance(settings[name], Sequence):
-            settings[name] = [float(rate) for rate in settings[name]]
-            if len(settings[name]) != n_modules:
-                raise ValueError(f"{name} has {len(settings[name])} rates for {n_modules} modules; expected one each")
-
-
-def _check_kinds(network, positive, final_learning_rate, functions):
-    if missing := [name for name in ("iterations", "start") if not hasattr(network, name)]:
-        raise ValueError(
-            f"network is a {type(network).__name__} without {missing[0]}; expected `iterations`, an nn.ModuleList, and "
-            "start(batch), as those of gleam.unrolled and gleam.adapt have"
-        )
-    for name in ("n_steps", "batch_size", "validate_every"):
-        if positive[name] is not None and not hasattr(positive[name], "__index__"):
-            raise ValueError(f"{name}={positive[name]!r} must be a whole number")
-    rates = {"learning_rate": positive["learning_rate"], "final_learning_rate": final_learning_rate}
-    for name, value in rates.items():
-        each = value if isinstance(value, list | tuple) else [value]
-        if not all(isinstance(rate, Real) or (name.startswith("final") and value is None) for rate in each):
-            raise ValueError(f"{name}={value!r} must be a number, or a list of numbers with one per module")
-        if any(rate is not None and not 0 <= rate < math.inf for rate in each):
-            raise ValueError(f"{name}={value!r} must be finite and not negative")
-    for name, value in functions.items():
-        if value is not None and not callable(value):
-            raise ValueError(f"{name}={value!r} is no function; see gleam.fit for what it is called with")
-
-
-def _check(positive, splits):
-    for name, value in positive.items():
-        if not all(v is None or v > 0 for v in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"{name}={value!r} must be greater than 0")
-    for name, split in splits.items():
-        if not hasattr(split, "fingerprint"):
-            raise TypeError(
-                f"{name} is a {type(split).__name__}; expected slices, such as those of gleam.datasets.files, or an "
-                "object with training_batch, batches, index, subjects and fingerprint"
-            )
-        if hasattr(split, "index") and not len(split.index):
-            raise ValueError(f"{name} has no slices; a run needs some to train on and some to validate on")

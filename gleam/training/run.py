@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
 from gleam.training import checkpoints
+from gleam.training.arguments import check_masks
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
+from gleam.training.faults import check_scores, data_fault, first_divergence
 from gleam.training.identity import attributes, run_identity
 from gleam.training.runs import described
 from gleam.training.seeding import seeded
@@ -84,7 +86,13 @@ class TrainingRun:
         """
         waiting = f"{name}: another process trains this very network, waiting for it"
         lock = self.path.with_name("training.lock")
-        with locked(lock, waiting) if self.team.is_first else nullcontext():
+        with ExitStack() as holding:
+            if self.team.is_first:
+                try:
+                    holding.enter_context(locked(lock, waiting))
+                except OSError:
+                    if not self._is_complete():  # of a complete run nothing is written
+                        raise
             self.team.wait_for_all()
             self.resume()
             steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
@@ -100,6 +108,10 @@ class TrainingRun:
             yield
             self.team.wait_for_all()
 
+    def _is_complete(self) -> bool:
+        """Whether the checkpoint holds all steps of the run."""
+        return self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == self.fit.settings["n_steps"]
+
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None
     ) -> None:
@@ -109,6 +121,8 @@ class TrainingRun:
         """
         n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
         done = self.fit.n_steps_done
+        if done < n_steps and isinstance(self.train_data, Slices) and isinstance(self.val, Slices):
+            check_masks(self.train_data, self.val)
         self.team.report(done)
         hidden = done == n_steps or not self.team.shows_progress
         with tqdm(total=n_steps, initial=done, desc=name, unit="step", disable=hidden) as bar:
@@ -146,21 +160,27 @@ class TrainingRun:
                 self.team.report(step + 1)
         self.losses = self.exchange([torch.stack(of_module).mean().item() for of_module in zip(*losses, strict=True)])
         if not all(map(math.isfinite, self.losses)):
-            if batch.target.isnan().any():
-                raise ValueError(
-                    "a slice has no target (Batch.from_measured), so there is no loss to train with; give "
-                    "loss=gleam.losses.SelfSupervised(), or slices that are fully sampled"
-                )
-            if first == 0 and not torch.stack(losses[0]).isfinite().all():
-                raise ValueError(
-                    f"the loss {named(self.strategy.loss)} is not finite at the first batch; expected a finite number "
-                    "from the untrained network"
-                )
-            raise ValueError(
-                f"training diverged before step {last}: the loss is not finite; lower learning_rate={max(rates):g}"
-            )
+            raise ValueError(self._diverged(first, losses))
         self.fit.n_steps_done = last
         self.fit.seconds += time.perf_counter() - started
+
+    def _diverged(self, first: int, losses: list) -> str:
+        """Where the first loss of the team is not finite, and whether the data or the learning rate are the reason."""
+        found = self.team.merge({self.team.rank: first_divergence(losses)}).values()
+        i, m = min(one for one in found if one is not None)
+        step, settings, n_modules = first + i // self.n_batches, self.fit.settings, len(self.optimizers)
+        number = first * self.n_batches + i
+        batch = self.train_data.training_batch(number, settings["batch_size"], settings["seed"])
+        where = f"step {step + 1} of {settings['n_steps']}, module {m + 1} of {n_modules}"
+        if fault := data_fault(self.train_data, batch):
+            return f"{fault} (found at {where})"
+        if number == 0:
+            return (
+                f"the loss {named(self.strategy.loss)} is not finite at the first batch; expected a finite number from "
+                "the untrained network"
+            )
+        rate = learning_rates_at(step, settings, n_modules)[m]
+        return f"training diverged at {where}: the loss is not finite, and the data are; lower learning_rate={rate:g}"
 
     def exchange(self, losses: list[float]) -> list[float]:
         """Bring the weights of all modules to every process of the team; returns the losses of all modules."""
@@ -176,10 +196,14 @@ class TrainingRun:
         return [everything[m] for m in range(len(losses))]
 
     def validate(self) -> None:
-        """Add a row to the history, and keep the weights if their nRMSE is the lowest so far."""
+        """Add a row to the history, and keep the weights if their nRMSE is the lowest so far.
+
+        Raises ValueError, naming subject and slice, if a score is not finite.
+        """
         part: dict[str, Any] = {} if self.team.size == 1 else {"part": (self.team.rank, self.team.size)}
         table = evaluate(self.network, self.val, device=self.device, scores=("nrmse",), **part)
         scores = self.team.merge(table["nrmse"].to_dict())
+        check_scores(self.val, scores)
         nrmse = float(np.mean([scores[i] for i in sorted(scores)]))
         fit = self.fit
         row = {"step": fit.n_steps_done, "loss": self.losses, "nrmse": nrmse, "seconds": fit.seconds}
@@ -230,6 +254,8 @@ class TrainingRun:
             return
         found = checkpoints.load(self.path)
         found.check(self.fit.settings, self.network, {m: self.optimizers[m] for m in self.mine})
+        if found.fit.best_step is None:  # earlier ones went on without a score
+            raise ValueError(f"{self.path} holds no finite validation nRMSE; delete it to train anew")
         self.fit, self.best = found.fit, found.best
         self.network.load_state_dict(found.weights)
         for m in self.mine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,9 +12,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from gleam.datasets.slices import Slices
+from gleam.files import whole_number
 from gleam.processes.launching import launch
 from gleam.processes.pool import in_processes
 from gleam.strategies.parallel import ParallelGreedy
+from gleam.training.arguments import settings
 from gleam.training.checkpoints import Fit
 from gleam.training.fitting import fit
 from gleam.training.identity import sources, tell
@@ -57,7 +60,8 @@ def fit_parallel(
         raise ValueError(f"{strategy} trains in one process: give gleam.ParallelGreedy, or call gleam.fit")
     strategy = _with_number_format(arguments | {"strategy": strategy})["strategy"]
     arguments |= {"train": train, "val": val, "n_steps": n_steps, "name": name}
-    if n_processes != 1:
+    settings(**arguments)
+    if whole_number(n_processes, "n_processes") != 1:
         _without_callback(arguments)
         copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
         with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
@@ -89,10 +93,14 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
     Raises
     ------
     OSError
-        If a process dies. Also what :func:`fit` raises in a run, after the others have finished.
+        If a process dies. Also what :func:`fit` raises in a run, after the others have finished; numbers that make no
+        sense are found before the first one begins.
     """
+    for own in runs.values():  # before the first one is trained
+        settings(**inspect.signature(fit).bind(**own).arguments)
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
-    if n_jobs <= 1 or len(runs) <= 1:
+    n_jobs = whole_number(n_jobs, "n_jobs")
+    if n_jobs == 1 or len(runs) <= 1:
         return {key: _fit_and_report(key, runs, on_done) for key in runs}
     for own in runs.values():
         _without_callback(own)

@@ -13,6 +13,8 @@ import yaml
 from driver import data
 from driver.files import archived_records, digest, write_text
 
+KINDS = {float: float | int}  # what may be given where a chapter has a literal of a type
+MAX_VALUES = 10_000  # of a profile, which has some hundred
 UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
 
 
@@ -97,12 +99,16 @@ def _read_yaml(path):
     name = f"notebooks/{path.name}"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if _n_values(settings, {}) > MAX_VALUES:
+            raise ValueError(f"{name} holds more than {MAX_VALUES} values: aliases in it repeat each other.")
         json.dumps(settings)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ValueError(f"{name}{line} is not valid YAML: {error.problem or error.context}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is not valid YAML: it holds characters that text does not have.") from error
+    except RecursionError as error:
+        raise ValueError(f"{name} is nested too deeply.") from error
     except TypeError as error:
         raise ValueError(f"{name} holds a value that is no number, text, list or mapping, such as a date.") from error
     if not isinstance(settings, dict):
@@ -111,6 +117,15 @@ def _read_yaml(path):
         if content is not None and not isinstance(content, dict):
             raise ValueError(f"{name}: the section '{section}' must hold 'name: value', not {content!r}.")
     return settings
+
+
+def _n_values(value, known):
+    """How many values a nested one holds once its aliases are written out; `known` counts those that were met."""
+    if id(value) not in known and isinstance(value, dict | list):
+        known[id(value)] = MAX_VALUES  # what holds itself has no end
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(part, known) for part in parts)
+    return known.get(id(value), 1)
 
 
 def check_parameters(chapter, settings):
@@ -122,7 +137,15 @@ def check_parameters(chapter, settings):
                 f"{chapter.name} is given the parameter '{name}' in the YAML file, but its parameters cell declares "
                 f"{', '.join(chapter.declared) or 'nothing'}."
             )
-    return {name: value for name, value in (settings["common"] | own).items() if name in chapter.declared}
+    given = {name: value for name, value in (settings["common"] | own).items() if name in chapter.declared}
+    for name, value in given.items():
+        literal = chapter.declared[name]
+        if literal is not None and value is not None and not isinstance(value, KINDS.get(type(literal), type(literal))):
+            raise ValueError(
+                f"{chapter.name} is given {name}={value!r} in the YAML file, a {type(value).__name__}, and its cell "
+                f"has {literal!r}, a {type(literal).__name__} (YAML takes 3e-3 for text: write 3.0e-3)."
+            )
+    return given
 
 
 def current_key(chapter, parameters, profile, folders, root):

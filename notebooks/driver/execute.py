@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,10 +41,14 @@ def run_all(tasks, profile, root, jobs):
     if not tasks:
         return True
     (root / "_work").mkdir(exist_ok=True)
+    remove_leftovers(root / "_work")
     # without a GPU the cores serve processes (n_jobs in the chapters): threads that wait for each other are slow
     n_threads = max(1, n_cores() // min(jobs, len(tasks))) if data.has_gpu() else 1
     children = Children()
-    with tempfile.TemporaryDirectory(dir=root / "_work", prefix="run-") as scratch, Progress() as progress:
+    with (
+        tempfile.TemporaryDirectory(dir=root / "_work", prefix=f"run-{os.getpid()}-") as scratch,
+        Progress() as progress,
+    ):
         pool = ThreadPoolExecutor(jobs)
         try:
             runs = [pool.submit(_run, t, profile, root, Path(scratch), n_threads, children, progress) for t in tasks]
@@ -54,6 +59,25 @@ def run_all(tasks, profile, root, jobs):
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
     return all(results)
+
+
+def remove_leftovers(work):
+    """Remove the folders of runs that were killed: their process is gone or, where no name tells, a day old."""
+    for folder in work.glob("run-*"):
+        pid = re.match(r"run-(\d+)-", folder.name)
+        if _is_running(int(pid[1])) if pid else time.time() - folder.stat().st_mtime < 24 * 3600:
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
 
 
 def _run(task, profile, root, scratch, n_threads, children, progress):

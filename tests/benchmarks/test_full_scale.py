@@ -3,6 +3,7 @@ import functools
 import importlib
 import io
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -368,6 +370,33 @@ def test_unfinished_runs_are_packed_first_the_most_advanced_of_them_before_the_o
     ]
 
 
+def test_packed_files_with_a_flipped_bit_are_refused_or_the_same(tmp_path):
+    record = tmp_path / "record.json"
+    record.write_text(json.dumps({"scores": list(range(500))}))
+    write_checkpoint(tmp_path / "0.safetensors", n_steps_done=1, size=100)
+    packing.pack(tmp_path / "out", {"a/b.json": record}, {"runs/0.safetensors": tmp_path / "0.safetensors"})
+    generator = np.random.default_rng(0)
+    for name in (packing.RECORDS, packing.VOLUME.format(0)):
+        path, n_refused = tmp_path / "out" / name, 0
+        written = path.read_bytes()
+        for bit in generator.integers(8 * min(len(written), 1500), size=30):
+            content, back = bytearray(written), tmp_path / f"back-{name}-{bit}"
+            content[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(content)
+            try:
+                damaged = packing.unpack(tmp_path / "out", back, back)
+            except OSError as error:
+                assert f"{path} is damaged" in str(error) and not back.exists()
+                n_refused += 1
+                continue
+            assert (back / "a" / "b.json").read_bytes() == record.read_bytes()
+            found = [path for path in back.rglob("*.safetensors")]
+            n_refused += bool(damaged) or not found
+            assert all(torch.equal(checkpoints.load(one).best["a"], torch.ones(100)) for one in found)
+        path.write_bytes(written)
+        assert n_refused > 5
+
+
 @pytest.mark.parametrize("content, words", [(None, "holds no records.tar.gz"), (b"no tar", "is damaged")])
 def test_a_folder_that_holds_nothing_to_resume_from(tmp_path, capsys, content, words):
     if content:
@@ -403,7 +432,7 @@ def test_a_dry_run_leaves_a_real_run_alone():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_no_gpu_is_one_sentence_and_needs_no_optional_package():
-    missing = ["sigpy", "ismrmrd", "joblib", "nilearn", "pooch", "papermill", "deepinv", "mrpro", "IPython"]
+    missing = ["sigpy", "ismrmrd", "joblib", "nilearn", "papermill", "deepinv", "mrpro", "IPython"]
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in missing)
     code = f"import runpy, sys; {blocked}; sys.argv[1:] = []; runpy.run_path({str(RUN)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")

@@ -1,12 +1,17 @@
+import contextlib
 import csv
 import functools
 import http.server
+import io
+import os
 import threading
+import time
 
 import h5py
+import numpy as np
 import pytest
 
-from gleam.datasets import download, splits
+from gleam.datasets import download, fetching, splits
 
 UUIDS = ["1b197efe-9865-43be-ac24-f237c380513e", "226e710b-725b-4bec-840e-bf47be2b8a44"]
 
@@ -23,13 +28,16 @@ def server(tmp_path):
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self):
             self.server.paths.append(self.path)
-            super().do_GET()
+            if self.server.answer is None:
+                super().do_GET()
+            else:
+                self.server.answer(self)
 
         def log_message(self, *_):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as httpd:
-        httpd.paths, httpd.folder = [], folder
+        httpd.paths, httpd.folder, httpd.answer = [], folder, None
         httpd.url = f"http://127.0.0.1:{httpd.server_port}"
         thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
         thread.start()
@@ -91,6 +99,67 @@ def test_a_page_instead_of_data_is_not_kept(server, tmp_path):
     with pytest.raises(OSError, match="did not give an HDF5 file"):
         get(server, tmp_path)
     assert not list((tmp_path / "mridata").glob("*.h5"))
+
+
+def answered(status, body, **headers):
+    """An answer of the server that need not keep to what it announces; a body of several pieces comes slowly."""
+
+    def answer(handler):
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):  # the other side may have had enough
+            for piece in [body] if isinstance(body, bytes) else body:
+                handler.wfile.write(piece)
+                time.sleep(0 if isinstance(body, bytes) else 0.1)
+
+    return answer
+
+
+def whole(size=40_000):
+    """The bytes of an HDF5 file of about `size` bytes."""
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["x"] = np.arange(size // 8)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (answered(200, whole()[:20_000]), "it did not give a whole HDF5 file .*cut short or damaged"),
+        (answered(200, whole()[:20_000], Content_Length=len(whole())), "Connection broken"),
+        (answered(206, whole(), Content_Length=len(whole())), "status 206, not with the whole file"),
+        (answered(200, whole()[:8] + bytes(40_000)), "it did not give a whole HDF5 file"),
+        (answered(200, whole() + bytes(9 * len(whole()))), "and the HDF5 file in them has"),
+        (answered(200, whole(), Content_Length=10**15), "larger than 64 GB"),
+        (answered(200, b"<html>please log in</html>"), "did not give an HDF5 file"),
+        (answered(200, [b"x"] * 30), "not complete after 0.000138"),
+    ],
+    ids=["cut", "cut, length known", "part", "zeros", "long", "huge", "page", "slow"],
+)
+def test_what_is_not_a_whole_file_is_not_kept(answer, says, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "MAX_SECONDS", 0.5)
+    server.answer = answer
+    with pytest.raises(OSError, match=rf"^http.* could not be downloaded to .*{says}"):
+        get(server, tmp_path, UUIDS[:1])
+    assert not [path for path in (tmp_path / "mridata").iterdir() if path.is_file()]
+    server.answer = None
+    assert get(server, tmp_path, UUIDS[:1])[0].is_file()
+
+
+def test_a_truncated_file_that_was_accepted_before_is_named_and_leftovers_are_removed(server, tmp_path):
+    (path,) = get(server, tmp_path, UUIDS[:1])
+    path.write_bytes(path.read_bytes()[:-100])
+    (path.parent / "checksums.csv").unlink()
+    leftovers = [path.with_name(name) for name in (".a.h5.01234567.part", ".b.h5.01234567.part")]
+    for leftover in leftovers:
+        leftover.touch()
+    os.utime(leftovers[0], (0, 0))
+    with pytest.raises(OSError, match=r"13e\.h5 is not a whole HDF5 file .*; delete it to fetch it again"):
+        get(server, tmp_path, UUIDS[:1])
+    assert [leftover.exists() for leftover in leftovers] == [False, True]  # the other may be in progress
 
 
 def test_no_uuid_is_named(server, tmp_path):

@@ -141,6 +141,13 @@ def test_a_data_folder_without_a_raw_file_of_a_needed_set_is_refused(root, capsy
         ("- 01_one", "notebooks/quick.yaml must hold sections"),
         ("01_one: 3", "the section '01_one' must hold 'name: value', not 3."),
         ("01_one: {n_steps: 2020-01-01}", "notebooks/quick.yaml holds a value that is no number"),
+        ("01_one: {n_steps: 3e1}", "n_steps='3e1' in the YAML file, a str, and its cell has 1, a int"),
+        ("01_one: {n_steps: 2.5}", "n_steps=2.5 in the YAML file, a float"),
+        ("01_one: " + 600 * "[", "notebooks/quick.yaml"),
+        (
+            "a: &a0 [1]\n" + "\n".join(f"b{i}: &a{i + 1} [{', '.join(9 * [f'*a{i}'])}]" for i in range(9)),
+            "notebooks/quick.yaml holds more than 10000 values",
+        ),
     ],
 )
 def test_a_parameter_or_section_that_nobody_reads_or_that_is_broken_is_an_error(root, capsys, settings, part):
@@ -165,6 +172,14 @@ def test_settings_that_the_phantoms_do_not_take_are_an_error_before_any_is_writt
     assert run.main(["data"], root) == 2
     assert f"notebooks/quick.yaml, phantoms, brain: {sentence}" in capsys.readouterr().err
     assert list((root / "data").iterdir()) == []
+
+
+def test_folders_of_runs_that_were_killed_are_removed(tmp_path):
+    for name in (f"run-{os.getpid()}-a", "run-999999999-b", "run-new", "run-old"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / "run-old", (0, 0))
+    execute.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"run-{os.getpid()}-a", "run-new"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{"cell_type": "co', '{"cells": [{}], "nbformat": 4}'])

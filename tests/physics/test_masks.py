@@ -1,3 +1,4 @@
+import io
 from functools import partial
 
 import numpy as np
@@ -164,6 +165,14 @@ def test_a_damaged_bank_is_made_again(tmp_path):
     generate = partial(masks.random_columns, (16, 64), acceleration=4)
     made = masks.bank(generate, 5, seed=1, cache_dir=tmp_path)
     (file,) = tmp_path.iterdir()
-    for damaged in (file.read_bytes()[:200], b""):
+    written = file.read_bytes()
+    others = [io.BytesIO() for _ in range(3)]  # as from an earlier version, which wrote no digest
+    for stream, other in zip(others, (np.zeros_like(made), made[:, :8], np.full(made.shape, np.nan)), strict=True):
+        np.save(stream, other)
+    flipped = [bytearray(written) for _ in range(20)]
+    for content, bit in zip(flipped, np.random.default_rng(0).integers(8 * len(written), size=20), strict=True):
+        content[bit // 8] ^= 1 << bit % 8
+    for damaged in (written[:200], b"", written[:-32], *(stream.getvalue() for stream in others), *flipped):
         file.write_bytes(damaged)
         assert (masks.bank(generate, 5, seed=1, cache_dir=tmp_path) == made).all()
+        assert file.read_bytes() == written

@@ -197,6 +197,24 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch):
         processes.join.__wrapped__()
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"RANK": "5"}, "RANK=5 of WORLD_SIZE=2: ranks are counted from 0 to 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE='0' must be the number of processes"),
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE='abc' must be the number of processes"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999 is no port"),
+    ],
+    ids=str,
+)
+def test_variables_of_a_launcher_that_make_no_sense_are_named_at_once(change, says, monkeypatch):
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+    for name, value in (variables | change).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=says):
+        processes.join.__wrapped__()
+
+
 def test_without_a_launcher_one_is_alone(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert processes.join.__wrapped__() is ALONE

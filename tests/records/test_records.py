@@ -325,3 +325,23 @@ def test_finished_trainings_are_those_of_this_data_and_settings(tmp_path):
     assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=9) == {"GLEAM": whole}
     assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=8) == {}
     assert records.finished(tmp_path, "none", data) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "part"), [({"experiment": "../x"}, r"experiment='\.\./x'"), ({"method": "!"}, "'!'")]
+)
+def test_a_record_whose_name_leads_elsewhere_is_not_saved(change, part, tmp_path):
+    with pytest.raises(ValueError, match=rf"{part}.* cannot name a record"):
+        records.save(replace(make(), **change), tmp_path / "records")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_record_nested_too_deeply_and_tables_that_are_none_are_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(20_000 * "[" + 20_000 * "]")
+    with pytest.raises(ValueError, match=r"a\.json is not a record of a run"):
+        records.load(path)
+    for text in ("", "a,b\n1,2,3\n", "a,b\n1,2\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"a\.json is not a table of the paper's numbers"):
+            records.published(path, table="I")
