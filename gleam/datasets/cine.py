@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers, ismrmrd_lines, padding
+from gleam.datasets import hdf5, ismrmrd_lines, padding
+from gleam.datasets.splits import visible
 from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fftc
 
@@ -81,13 +83,13 @@ def find(data_dir: str | Path) -> list[Path]:
         If there is none.
     """
     data_dir = Path(data_dir)
-    ocmr = [path for path in (data_dir / OCMR).glob("*.h5") if not path.name.startswith("us_")]
-    mat = [path for path in (data_dir / CMRXRECON).rglob("cine_*.mat") if _is_full(path.relative_to(data_dir))]
+    ocmr = [path for path in visible(data_dir / OCMR, "*.h5") if not path.name.startswith("us_")]
+    mat = [path for path in visible(data_dir / CMRXRECON, "**/cine_*.mat") if _is_full(path.relative_to(data_dir))]
     if not (ocmr or mat):
         raise FileNotFoundError(
             f"{data_dir}: no cine series; expected fully sampled ones, {OCMR}/*.h5 or {CMRXRECON}/**/cine_*.mat"
         )
-    return sorted(ocmr) + sorted(mat)
+    return ocmr + mat
 
 
 def subject(path: str | Path) -> str:
@@ -111,14 +113,12 @@ def _is_full(path):
 
 
 def _read_ismrmrd(path, undersampled):
-    with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
-        group = ismrmrd_lines.group(file, path)
-        header = headers.parse(group["xml"][0], path)
-        ismrmrd_lines.check_cartesian(header, path)
-        heads = ismrmrd_lines.heads(group["data"])
+    with hdf5.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
+        header, data = ismrmrd_lines.header(file, path), ismrmrd_lines.acquisitions(file, path)
+        heads = ismrmrd_lines.heads(data)
         kept = ismrmrd_lines.kept(heads, path, single=("contrast", "set", "kspace_encode_step_2"))
         line, shape = _line_numbers(heads[kept], header, path, undersampled)
-        kspace = _series(group["data"], heads, kept, line, shape, header, path)
+        kspace = _series(data, heads, kept, line, shape, header, path)
     lines = kspace.any(axis=(1, 4))
     is_full = not undersampled or padding.is_full(lines)
     spacing = header.spacing[2], header.spacing[1] * header.encoded[1] / shape[2], header.spacing[0]
@@ -193,6 +193,7 @@ def _series(data, heads, kept, line, shape, header, path):
     """K-space (slice, coil, time, y, x), the readout cropped; one block of lines at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
     n_cropped = min(n_x, header.recon[0], round(n_x / header.oversampling))
+    ismrmrd_lines.check_sizes(data, heads, kept, math.prod(shape), n_cropped, header, path)
     kspace = np.zeros((shape[0], n_coils, *shape[1:], n_cropped), np.complex64)
     for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_cropped, path):
         s, t, y = np.unravel_index(numbers, shape)
@@ -202,7 +203,7 @@ def _series(data, heads, kept, line, shape, header, path):
 
 def _read_mat(path, undersampled):
     _check_matlab_version(path)
-    with headers.opened(path, expected=EXPECTED_MAT) as file:
+    with hdf5.opened(path, expected=EXPECTED_MAT) as file:
         raw = _checked_mat(file, path)
         raw_shape = raw.shape if raw.ndim == 5 else (raw.shape[0], 1, *raw.shape[1:])
         kspace = np.empty((raw_shape[1], raw_shape[2], raw_shape[0], *raw_shape[3:]), np.complex64)
@@ -210,8 +211,7 @@ def _read_mat(path, undersampled):
         for s in range(len(kspace)):  # one slice at a time: 12 slices of 12 frames and 10 coils take 1 GB
             values = raw[:, s] if raw.ndim == 5 else raw[:]
             kspace[s].real, kspace[s].imag = (values[part].swapaxes(0, 1) for part in ("real", "imag"))
-            if not np.isfinite(kspace[s]).all():
-                raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
+            hdf5.check_values(kspace[s], path, f" of slice {s}")
             lines[s] = kspace[s].any(axis=(0, 3))
     is_full = not undersampled or padding.is_full(lines)
     return Volume(
@@ -237,12 +237,11 @@ def _checked_mat(file, path):
     name = next((name for name in FULL if name in file), None)
     if name is None:
         raise ValueError(f"{path}: holds no '{FULL[0]}' but {sorted(file)}; expected full k-space of several coils")
-    raw = file[name]
-    names = getattr(getattr(raw, "dtype", None), "names", None)
-    if names is None or {"real", "imag"} - set(names) or raw.ndim not in (4, 5) or 0 in raw.shape:
-        form = f"{raw.dtype} {raw.shape}" if hasattr(raw, "dtype") else "a group"
+    raw = hdf5.dataset(file, name, path, EXPECTED_MAT)
+    if {"real", "imag"} - set(raw.dtype.names or ()) or raw.ndim not in (4, 5) or 0 in raw.shape:
         raise ValueError(
-            f"{path}: '{name}' is {form}; expected fields real and imag, and in MATLAB (x, y, coil, [slice,] time)"
+            f"{path}: '{name}' is {raw.dtype} {raw.shape}; expected fields real and imag, and in MATLAB (x, y, coil, "
+            "[slice,] time)"
         )
     if len(raw) == 1:
         raise ValueError(f"{path}: is a series with one frame; expected at least 2")

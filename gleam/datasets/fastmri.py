@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers, padding
+from gleam.datasets import hdf5, headers, padding
+from gleam.datasets.splits import visible
 from gleam.datasets.volume import Volume
 from gleam.physics.batch import LEAST_SHARE
 from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
@@ -45,6 +46,9 @@ def read(path: str | Path) -> Volume:
     matrix, (min(recon x, rows), min(recon y, columns)); nothing is ever padded. A file without `ismrmrd_header` (own
     data) keeps the size of its k-space; one without attributes has its stem as the subject. Columns of zeros at both
     ends are padding (:mod:`gleam.datasets.padding`), as in many real files: they stay, and `measured` leaves them out.
+
+    If the header's matrix has as many samples and lines as the file has columns and rows, the two axes are exchanged in
+    the file. They are exchanged back, and `notes` says so, as it does if the header's matrix is another one.
     """
     return _read(Path(path), undersampled=False)
 
@@ -55,8 +59,11 @@ def read_measured(path: str | Path) -> Volume:
 
 
 def _read(path, undersampled):
-    with headers.opened(path, expected=EXPECTED) as file:
-        raw, header = _checked(file, path, undersampled), _header(file, path)
+    with hdf5.opened(path, expected=EXPECTED) as file:
+        hdf5.check_heaps(path)
+        data, header = _checked(file, path, undersampled), _header(file, path)
+        is_exchanged, notes = _axes(data.shape[-2:], header)
+        raw = _Exchanged(data) if is_exchanged else data
         first = raw[0] if undersampled else np.ones((1, *raw.shape[-2:]), bool)
         of_points, used = _is_of_points(first), first.any(axis=(0, 1))
         is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
@@ -69,8 +76,7 @@ def _read(path, undersampled):
         columns = np.empty((len(raw), raw.shape[-1]), bool)
         for s in range(len(raw)):  # one slice at a time: 16 slices of 20 coils take 0.8 GB
             full = raw[s]
-            if not np.isfinite(full).all():
-                raise ValueError(f"{path}: the k-space of slice {s} holds NaN or infinite values; expected finite ones")
+            hdf5.check_values(full, path, f" of slice {s}")
             columns[s] = full.any(axis=(0, 1))
             if not undersampled and _is_of_points(full):
                 raise ValueError(
@@ -78,18 +84,23 @@ def _read(path, undersampled):
                     "scan (gleam.datasets.formats.read_measured takes this one)"
                 )
             kspace[s] = _cropped(full, shape) if is_full else _cropped_along_readout(full, shape[0])
+        spacing = (header.spacing[2], *header.spacing[:2]) if header else (1.0, 1.0, 1.0)
+        if notes and not is_exchanged:  # the field of view belongs to the samples that are there
+            y, x = (mm * m / n for mm, m, n in zip(spacing[1:], header.encoded, raw.shape[-2:], strict=False))
+            spacing = (spacing[0], y, x)
         lines = padding.measured_lines(columns, path) if is_full else (0, raw.shape[-1])
         measured = padding.cropped(*lines, raw.shape[-1], shape[-1])
         return Volume(
             kspace=kspace,
-            subject=_text(file.attrs.get("patient_id", path.stem)),
+            subject=hdf5.attribute(file, "patient_id", path.stem),
             is_phantom=header is not None and header.is_phantom,
-            acquisition=_text(file.attrs.get("acquisition", "unknown")),
+            acquisition=hdf5.attribute(file, "acquisition", "unknown"),
             field_strength=header.field_strength if header else None,
-            aspect=header.spacing[0] / header.spacing[1] if header else 1.0,
+            aspect=spacing[1] / spacing[2],
             measured=(0, shape[0], *measured),
-            spacing=(header.spacing[2], *header.spacing[:2]) if header else (1.0, 1.0, 1.0),
+            spacing=spacing,
             is_full=is_full,
+            notes=notes,
         )
 
 
@@ -113,15 +124,14 @@ def find(data_dir: str | Path, acquisition: str | None = None, field_strength: f
     folder = Path(data_dir) / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected fastMRI's multicoil_val in it")
-    return [path for path in sorted(folder.glob("*.h5")) if _fits(path, acquisition, field_strength)]
+    return [path for path in visible(folder, "*.h5") if _fits(path, acquisition, field_strength)]
 
 
 def stated(path: str | Path) -> tuple[str | None, float | None]:
     """Acquisition and field strength in tesla that the file `path` states; None for what it does not state."""
-    with headers.opened(path, expected=EXPECTED) as file:
+    with hdf5.opened(path, expected=EXPECTED) as file:
         header = _header(file, path)
-        acquisition = _text(file.attrs["acquisition"]) if "acquisition" in file.attrs else None
-        return acquisition, header.field_strength if header else None
+        return hdf5.attribute(file, "acquisition"), header.field_strength if header else None
 
 
 def check_stated(paths: Iterable[str | Path], acquisition: str | None, field_strength: float | None) -> None:
@@ -150,9 +160,7 @@ def _fits(path, acquisition, field_strength):
 
 def _checked(file, path, undersampled):
     """The k-space data set, checked but not yet read."""
-    if "kspace" not in file:
-        raise ValueError(f"{path}: holds no 'kspace' but {sorted(file)}; expected {EXPECTED}")
-    raw = file["kspace"]
+    raw = hdf5.dataset(file, "kspace", path, EXPECTED)
     if raw.ndim != 4 or raw.dtype.kind != "c" or 0 in raw.shape:
         raise ValueError(f"{path}: 'kspace' is {raw.dtype} {raw.shape}; expected complex (slice, coil, y, x)")
     if "mask" in file and not undersampled:
@@ -168,7 +176,32 @@ def _is_of_points(kspace):
 
 
 def _header(file, path):
-    return headers.parse(file["ismrmrd_header"][()], path) if "ismrmrd_header" in file else None
+    name = "ismrmrd_header"
+    return headers.parse(hdf5.first(hdf5.dataset(file, name, path, "XML")), path) if name in file else None
+
+
+class _Exchanged:
+    """K-space of a file whose last two axes are exchanged, as it should be, a slice at a time."""
+
+    def __init__(self, data):
+        self.data, self.shape = data, (*data.shape[:-2], *data.shape[:-3:-1])
+
+    def __getitem__(self, s):
+        return np.ascontiguousarray(self.data[s].swapaxes(-1, -2))
+
+    def __len__(self):
+        return len(self.data)
+
+
+def _axes(shape, header):
+    """Whether readout and phase encoding are exchanged in k-space of `shape` (y, x), and notes on that."""
+    if header is None or (matrix := header.encoded[:2]) == shape:
+        return False, ()
+    said = f"k-space has {shape[0]} x {shape[1]} samples, and the header's matrix (readout, phase encoding) is "
+    said += f"{matrix[0]} x {matrix[1]}"
+    if matrix == shape[::-1]:
+        return True, (f"{said}: the two axes of k-space were exchanged",)
+    return False, (f"{said}: rows are taken for the readout",)
 
 
 def _cropped(kspace, shape):
@@ -184,7 +217,3 @@ def _cropped_along_readout(kspace, n_y):
         return kspace
     start = kspace.shape[-2] // 2 - n_y // 2
     return fftc(ifftc(kspace, (-2,))[..., start : start + n_y, :], (-2,))
-
-
-def _text(value):
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gleam.datasets import cine, fastmri, headers, ismrmrd_lines, mridata
+from gleam.datasets import cine, fastmri, hdf5, ismrmrd_lines, mridata
 from gleam.datasets.volume import Volume
 
 EXPECTED = "fastMRI's multicoil layout (HDF5 with 'kspace'), CMRxRecon's .mat, or " + ismrmrd_lines.EXPECTED
@@ -68,12 +68,12 @@ def is_series(path: str | Path) -> bool:
 def _module(path) -> Any:
     if path.suffix.lower() == ".mat":
         return cine
-    with headers.opened(path, expected=EXPECTED) as file:
+    with hdf5.opened(path, expected=EXPECTED) as file:
         if "kspace" in file:
             return fastmri
         if "dataset" not in file:
             raise ValueError(f"{path}: holds {sorted(file)}; expected {EXPECTED}")
-        data = ismrmrd_lines.group(file, path)["data"]
+        data = ismrmrd_lines.acquisitions(file, path)
         # the first lines and the last are enough to see several phases, and quick to read from a large file
         some = ismrmrd_lines.heads(data[: ismrmrd_lines.LINES_PER_BLOCK]), ismrmrd_lines.heads(data[-1:])
         phases = {int(phase) for heads in some for phase in heads["idx"]["phase"]}

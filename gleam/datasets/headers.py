@@ -1,128 +1,134 @@
-"""ISMRMRD headers, and raw HDF5 files opened with clear error messages."""
+"""ISMRMRD headers."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-import h5py
+from xml.etree import ElementTree
 
 PHANTOM_VENDOR = "GLEAM phantom"
 PROTON_HZ_PER_TESLA = 42.577478518e6
+LARGEST_COUNT = 65535  # of an ISMRMRD file, whose counters have 16 bits
+EXPECTED = "expected XML of ismrmrd.xsd"
 
 
 @dataclass(frozen=True)
 class Header:
     """The part of an ISMRMRD header that reconstruction needs.
 
-    Attributes
+    Each attribute is read when it is first asked for, so that a value nobody uses may be anything: ValueError, naming
+    the file, if it is not what is expected.
+
+    Parameters
     ----------
-    encoded, recon : (int, int, int)
-        Matrix sizes (x, y, z); x is the readout.
-    centers : (int or None, int or None)
-        Line at the centre of k-space for encoding steps 1 and 2; None if not stated.
-    spacing : (float, float, float)
-        mm per sample of the encoded field of view (x, y, z).
-    oversampling : float
-        Encoded over recon field of view along the readout; 1 if not stated.
-    trajectory : str
-        Such as "cartesian".
-    protocol : str or None
-        Name of the protocol; None if not stated.
-    field_strength : float or None
-        In tesla; None if not stated.
-    is_phantom : bool
-        Whether this project simulated the scan.
+    root : Element
+        Of the XML.
+    path : path
+        The file, for messages.
     """
 
-    encoded: tuple[int, ...]
-    recon: tuple[int, ...]
-    centers: tuple[int | None, ...]
-    spacing: tuple[float, float, float]
-    oversampling: float
-    trajectory: str
-    protocol: str | None
-    field_strength: float | None
-    is_phantom: bool
+    root: ElementTree.Element
+    path: str | Path
+
+    @cached_property
+    def encoded(self) -> tuple[int, int, int]:
+        """Matrix size (x, y, z) of what was measured; x is the readout."""
+        return self._matrix("encodedSpace")
+
+    @cached_property
+    def recon(self) -> tuple[int, int, int]:
+        """Matrix size (x, y, z) of the image."""
+        return self._matrix("reconSpace")
+
+    @cached_property
+    def centers(self) -> tuple[int | None, int | None]:
+        """Line at the centre of k-space for encoding steps 1 and 2; None if not stated."""
+        limits = "encoding/encodingLimits/kspace_encoding_step_"
+        first, second = (self._number(f"{limits}{step}/center", 0, LARGEST_COUNT) for step in (1, 2))
+        return None if first is None else int(first), None if second is None else int(second)
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Size in mm per sample of the encoded field of view (x, y, z); 1 along a side without usable field of view."""
+        x, y, z = (
+            side / n if side > 0 else 1.0
+            for side, n in zip(self._field_of_view("encodedSpace"), self.encoded, strict=True)
+        )
+        return x, y, z
+
+    @cached_property
+    def oversampling(self) -> float:
+        """Encoded over recon field of view along the readout; 1 if not stated."""
+        encoded, recon = (self._field_of_view(space)[0] for space in ("encodedSpace", "reconSpace"))
+        return encoded / recon if encoded > recon > 0 else 1.0
+
+    @cached_property
+    def trajectory(self) -> str | None:
+        """Such as "cartesian"; None if not stated."""
+        trajectory = self._text("encoding/trajectory")
+        return trajectory and trajectory.strip()
+
+    @cached_property
+    def protocol(self) -> str | None:
+        """Name of the protocol; None if not stated."""
+        return self._text("measurementInformation/protocolName")
+
+    @cached_property
+    def field_strength(self) -> float | None:
+        """In tesla, or else computed from the proton frequency; None if not stated (files also write zero then)."""
+        if tesla := self._number("acquisitionSystemInformation/systemFieldStrength_T"):
+            return tesla
+        frequency_hz = self._number("experimentalConditions/H1resonanceFrequency_Hz")
+        return round(frequency_hz / PROTON_HZ_PER_TESLA, 4) if frequency_hz and frequency_hz > 0 else None
+
+    @cached_property
+    def is_phantom(self) -> bool:
+        """Whether this project simulated the scan."""
+        return self._text("acquisitionSystemInformation/systemVendor") == PHANTOM_VENDOR
+
+    def _matrix(self, space):
+        least = {"x": 1, "y": 1, "z": 0}
+        places = {axis: f"encoding/{space}/matrixSize/{axis}" for axis in "xyz"}
+        sizes = {axis: self._number(place, least[axis], LARGEST_COUNT) for axis, place in places.items()}
+        if missing := [places[axis] for axis, size in sizes.items() if size is None]:
+            raise ValueError(f"{self.path}: the ISMRMRD header cannot be read (no {missing[0]}); {EXPECTED}")
+        return tuple(max(1, int(size)) for size in sizes.values())  # some files write z = 0 for 2D
+
+    def _field_of_view(self, space):
+        return [self._number(f"encoding/{space}/fieldOfView_mm/{axis}") or 0.0 for axis in "xyz"]
+
+    def _text(self, place):
+        """Text of the first element at `place`, None if it is empty or not there."""
+        found = self.root.find("/".join("{*}" + name for name in place.split("/")))
+        return None if found is None else found.text or None
+
+    def _number(self, place, least=-math.inf, most=math.inf):
+        """The finite number at `place`, a whole one between `least` and `most` if they are given; None if not there."""
+        if not (text := (self._text(place) or "").strip()):
+            return None
+        expected = "a finite number" if most == math.inf else f"a whole number from {least} to {most}"
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most and (most == math.inf or value.is_integer())):
+            raise ValueError(
+                f"{self.path}: the ISMRMRD header cannot be read ({place} is {text[:40]!r}; expected {expected})"
+            )
+        return value
 
 
 def parse(xml: bytes | str, path: str | Path) -> Header:
     """Parse the ISMRMRD header `xml` of file `path`; ValueError, naming the file, if it is not one."""
-    from ismrmrd import xsd
-
+    content = (xml if isinstance(xml, bytes) else str(xml).encode()).strip(b"\0 \t\r\n")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # otherwise a value that cannot be parsed comes as text
-            document = xsd.CreateFromDocument(xml)
-        encoding = document.encoding[0]
-        spaces = encoding.encodedSpace, encoding.reconSpace
-        encoded, recon = (tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz") for space in spaces)
-    except (ValueError, TypeError, AttributeError, IndexError, Warning) as error:
-        raise ValueError(f"{path}: the ISMRMRD header cannot be read ({error}); expected XML of ismrmrd.xsd") from None
-    system, measurement = document.acquisitionSystemInformation, document.measurementInformation
-    limits = encoding.encodingLimits
-    steps = (limits.kspace_encoding_step_1, limits.kspace_encoding_step_2) if limits else (None, None)
-    return Header(
-        encoded=encoded,
-        recon=recon,
-        centers=tuple(step.center if step else None for step in steps),
-        spacing=_spacing(spaces[0].fieldOfView_mm, encoded),
-        oversampling=_oversampling(*(space.fieldOfView_mm for space in spaces)),
-        trajectory=getattr(encoding.trajectory, "value", str(encoding.trajectory)),
-        protocol=(measurement.protocolName or None) if measurement else None,
-        field_strength=_field_strength(system, document.experimentalConditions),
-        is_phantom=bool(system) and system.systemVendor == PHANTOM_VENDOR,
-    )
-
-
-def _spacing(field_of_view, matrix):
-    """Samples count as 1 mm apart along a side that states nothing usable (zero, or no field of view at all)."""
-    sides = [float(getattr(field_of_view, axis, 0) or 0) for axis in "xyz"]
-    return tuple(side / n if side > 0 and n > 0 else 1.0 for side, n in zip(sides, matrix, strict=True))
-
-
-def _oversampling(*fields_of_view):
-    encoded, recon = (float(getattr(side, "x", 0) or 0) for side in fields_of_view)
-    return encoded / recon if encoded > recon > 0 else 1.0
-
-
-def _field_strength(system, conditions):
-    """In tesla, or else computed from the proton frequency; files that do not know it write zero."""
-    if system and system.systemFieldStrength_T:
-        return float(system.systemFieldStrength_T)
-    frequency_hz = conditions.H1resonanceFrequency_Hz if conditions else 0
-    return round(frequency_hz / PROTON_HZ_PER_TESLA, 4) if frequency_hz and frequency_hz > 0 else None
-
-
-@contextmanager
-def opened(path: str | Path, *, expected: str) -> Iterator[h5py.File]:
-    """Context manager: open an HDF5 file for reading.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    expected : str
-        Name of the format, for messages.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    OSError
-        If it is not HDF5, or truncated or damaged, also while it is read.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected {expected}")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises each of them for damaged files
-        if isinstance(error, ValueError) and str(error).startswith(str(path)):
-            raise  # the reader's own message names the file
-        what = "is not an HDF5 file" if not h5py.is_hdf5(path) else "is truncated or damaged"
-        raise OSError(f"{path}: {what}; expected {expected}, download or copy it again ({error})") from None
+        if b"<!DOCTYPE" in content:  # where entities are declared, which may expand without end
+            raise ValueError("it declares a document type")
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise ValueError(f"{path}: the ISMRMRD header cannot be read ({error}); {EXPECTED}") from None
+    if root.find("{*}encoding") is None:
+        raise ValueError(f"{path}: the ISMRMRD header cannot be read (no encoding); {EXPECTED}")
+    return Header(root, path)

@@ -8,7 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from gleam.datasets.headers import Header
+from gleam.datasets import hdf5
+from gleam.datasets.headers import Header, parse
 from gleam.physics.fourier import ifftc
 
 EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
@@ -19,20 +20,22 @@ REVERSED = 22
 NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
 
 
-def group(file: h5py.File, path: str | Path) -> h5py.Group:
-    """The group 'dataset' of the opened `file`; ValueError unless it holds a header and acquisitions."""
-    for name in ("dataset", "dataset/xml", "dataset/data"):
-        if name not in file:
-            raise ValueError(f"{path}: holds no '{name}' but {sorted(file)}; expected {EXPECTED}")
-    if "head" not in (file["dataset/data"].dtype.names or ()) or not len(file["dataset/data"]):
+def header(file: h5py.File, path: str | Path) -> Header:
+    """The header of the opened `file`; ValueError if it has none or its trajectory is not Cartesian."""
+    hdf5.check_heaps(path)
+    found = parse(hdf5.first(hdf5.dataset(file, "dataset/xml", path, EXPECTED)), path)
+    if found.trajectory != "cartesian":
+        raise ValueError(f"{path}: the trajectory is {found.trajectory!r}; expected 'cartesian'")
+    return found
+
+
+def acquisitions(file: h5py.File, path: str | Path) -> h5py.Dataset:
+    """The acquisitions of the opened `file`, not yet read; ValueError if it has none."""
+    hdf5.check_heaps(path)
+    data = hdf5.dataset(file, "dataset/data", path, EXPECTED)
+    if data.ndim != 1 or not len(data) or not {"head", "data"} <= set(data.dtype.names or ()):
         raise ValueError(f"{path}: 'dataset/data' holds no acquisitions; expected {EXPECTED}")
-    return file["dataset"]
-
-
-def check_cartesian(header: Header, path: str | Path) -> None:
-    """Raise ValueError if the trajectory of the file is not Cartesian."""
-    if header.trajectory != "cartesian":
-        raise ValueError(f"{path}: the trajectory is {header.trajectory!r}; expected 'cartesian'")
+    return data
 
 
 def heads(data: h5py.Dataset | np.ndarray) -> np.ndarray:
@@ -74,6 +77,44 @@ def kept(heads: np.ndarray, path: str | Path, *, single: Sequence[str]) -> np.nd
         if (n := len(np.unique(heads[field]))) > 1:
             raise ValueError(f"{path}: '{field}' takes {n} values among the image acquisitions; expected one")
     return numbers
+
+
+def check_sizes(
+    data: h5py.Dataset,
+    heads: np.ndarray,
+    kept: np.ndarray,
+    n_lines: int,
+    n_cropped: int,
+    header: Header,
+    path: str | Path,
+) -> None:
+    """Raise ValueError if counters, header and samples contradict each other, before memory is taken for k-space.
+
+    Parameters
+    ----------
+    data, heads, kept, path
+        As in :func:`decoded`.
+    n_lines, n_cropped : int
+        Size of k-space: lines in all, and positions along the readout.
+    header : Header
+    """
+    head, n_x = heads[kept[0]], header.encoded[0]
+    n, n_coils, pre, post = (
+        int(head[name]) for name in ("number_of_samples", "active_channels", "discard_pre", "discard_post")
+    )
+    if (used := n - pre - post) <= 0:
+        raise ValueError(f"{path}: discard_pre {pre} and discard_post {post} leave none of the {n} samples of a line")
+    if (found := len(data[int(kept[0])]["data"])) != 2 * n * n_coils or not n_coils:
+        raise ValueError(
+            f"{path}: a line holds {found // 2} samples, not its {n_coils} coils x {n} samples; the file is damaged"
+        )
+    n_steps = len(np.unique(heads["idx"]["kspace_encode_step_1"][kept]))
+    if (used < n_x and n_steps > header.encoded[1]) or 2 * used < n_x:
+        raise ValueError(
+            f"{path}: holds {n_steps} lines of {used} samples, and the header's matrix has {header.encoded[1]} lines "
+            f"of {n_x} samples; expected the same readout and phase encoding in both"
+        )
+    hdf5.check_size(8 * n_lines * n_coils * n_cropped, path, f"k-space of {n_lines} lines")
 
 
 def decoded(
@@ -158,8 +199,7 @@ def _readouts(rows, head, n_coils, n_x, path):
     if any(len(row) != 2 * n * n_coils for row in rows):
         raise ValueError(f"{path}: a line does not hold its {n_coils} coils x {n} samples; the file is damaged")
     values = np.concatenate(rows)
-    if not np.isfinite(values).all():
-        raise ValueError(f"{path}: its k-space holds NaN or infinite values; expected finite ones")
+    hdf5.check_values(values, path, "")
     block = values.astype(np.float32, copy=False).view(np.complex64).reshape(len(rows), n_coils, n)
     pre, post = int(head["discard_pre"]), int(head["discard_post"])
     block = block[..., pre : n - post]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
@@ -285,6 +286,7 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
     paths = [path for split in SPLITS for path in files[split]]
     prepared = prepare(paths, read=read, calibrate=calibrate, cache_dir=cache_dir, n_jobs=n_jobs)
     by_path = dict(zip(paths, prepared, strict=True))
+    _check_no_scan_in_two(files, by_path)
     splits = tuple(
         Slices(split, tuple(by_path[p] for p in files[split]), make_mask, n_masks, 3 * seed + i, Path(cache_dir))
         for i, split in enumerate(SPLITS)
@@ -292,6 +294,19 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
     check_no_subject_in_two(splits)
     train, val, test = splits
     return on_device(train, device), on_device(val, device), test
+
+
+def _check_no_scan_in_two(files, prepared):
+    """Raise ValueError if files of two splits, whatever their names, have the same content."""
+    seen: dict[str, tuple[str, Path]] = {}
+    for split in SPLITS:
+        for path in files[split]:
+            with h5py.File(prepared[path]) as file:
+                before, first = seen.setdefault(file.attrs["source_sha256"], (split, path))
+            if before != split:
+                raise ValueError(
+                    f"{path}: is the same scan as {first}, and they are in {split} and {before}; leave one out"
+                )
 
 
 def check_no_subject_in_two(splits: Iterable[Slices]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gleam.datasets import headers, ismrmrd_lines, padding
+from gleam.datasets import hdf5, ismrmrd_lines, padding
 from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fftc
 
@@ -62,19 +62,17 @@ def read_measured(path: str | Path) -> Volume:
 
 
 def _read(path, undersampled):
-    with headers.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
-        group = ismrmrd_lines.group(file, path)
-        header = headers.parse(group["xml"][0], path)
-        ismrmrd_lines.check_cartesian(header, path)
-        heads = ismrmrd_lines.heads(group["data"])
+    with hdf5.opened(path, expected=ismrmrd_lines.EXPECTED) as file:
+        header, data = ismrmrd_lines.header(file, path), ismrmrd_lines.acquisitions(file, path)
+        heads = ismrmrd_lines.heads(data)
         kept = ismrmrd_lines.kept(heads, path, single=("contrast", "phase", "set"))
         line, shape, by_slice, n_missing = _line_numbers(heads[kept], header, path)
         if n_missing and (by_slice or not undersampled):
             raise ValueError(
                 f"{path}: not fully sampled, {n_missing} of {np.prod(shape)} lines are missing; expected all of them"
             )
-        kspace = _hybrid(group["data"], heads, kept, line, np.prod(shape), header, path)
-        kspace *= _coil_scales(group, kspace.shape[1])[:, None]
+        kspace = _hybrid(data, heads, kept, line, shape[0] * shape[1], header, path)
+        kspace *= _coil_scales(file, path, kspace.shape[1])[:, None]
     kspace = kspace.reshape(*kspace.shape[:2], *shape)
     lines = kspace.any(axis=(0, 1))  # (step 1, step 2 or slice)
     is_2d = not by_slice and header.encoded[2] == 1
@@ -136,15 +134,18 @@ def _hybrid(data, heads, kept, line, n_lines, header, path):
     """The lines (readout position, coil, line), decoded along the readout; one block at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
     n_slices = min(header.recon[0], n_x)
+    ismrmrd_lines.check_sizes(data, heads, kept, n_lines, n_slices, header, path)
     kspace = np.zeros((n_slices, n_coils, n_lines), np.complex64)
     for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_slices, path):
         kspace[:, :, numbers] += np.ascontiguousarray(block.transpose(2, 1, 0))
     return kspace
 
 
-def _coil_scales(group, n_coils):
+def _coil_scales(file, path, n_coils):
     """One factor per coil that makes the noise equal, of mean square 1."""
-    noise = np.asarray(group["rec_std"], np.float32).ravel() if "rec_std" in group else np.ones(n_coils, np.float32)
+    if "dataset/rec_std" not in file:
+        return np.ones(n_coils, np.float32)
+    noise = np.asarray(hdf5.dataset(file, "dataset/rec_std", path, "one number per coil"), np.float32).ravel()
     if len(noise) != n_coils or not (np.isfinite(noise) & (noise > 0)).all():
         return np.ones(n_coils, np.float32)
     return (1 / noise / np.sqrt(np.mean(1 / noise**2))).astype(np.float32)

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 from tqdm.auto import tqdm
 
+from gleam.datasets import cine, hdf5
 from gleam.datasets.padding import whole
 from gleam.datasets.volume import Volume
 from gleam.files import check_writable, described, digest, locked, n_cores, write_json, written_whole
@@ -77,7 +78,8 @@ def prepare(
     maps of a series are computed from its k-space averaged over time. The file of an undersampled scan also holds
     `mask` (slice, [time,] y, x), centred, and its target is the zero-filled image.
 
-    The key covers the raw file's SHA-256, the two functions, the settings and PREPARATION_VERSION.
+    The key covers the raw file's SHA-256, the two functions, the settings, PREPARATION_VERSION and, where folders name
+    the subject (CMRxRecon), the subject.
 
     A slice without signal, whose maps are empty, has no target. It is left out of the prepared file, whose attribute
     `left_out` holds its number, and a message says so.
@@ -103,34 +105,41 @@ def prepare(
                 continue
             hashes.add(path, sha)
             bar.update()
-            if progress and (left_out := _left_out(done[path])):
-                tqdm.write(f"{path}: no sensitivity map is left of slice {', '.join(map(str, left_out))}: left out")
+            for note in _notes(done[path]) if progress else ():
+                tqdm.write(f"{path}: {note}")
     _raise_first(errors)
     return [done[path] for path in paths]
 
 
-def _left_out(path):
-    """Numbers, in the raw file, of the slices that the prepared file `path` lacks because they have no maps."""
+def _notes(path):
+    """What a user should know about the prepared file `path`: notes of its reader, and slices that it lacks."""
     with h5py.File(path, "r") as file:
-        return [int(number) for number in file.attrs.get("left_out", ())]
+        notes, left_out = list(file.attrs.get("notes", ())), ", ".join(map(str, file.attrs.get("left_out", ())))
+    return notes + ([f"no sensitivity map is left of slice {left_out}: left out"] if left_out else [])
 
 
 def is_whole(path: str | Path) -> bool:
     """Whether `path` is a complete prepared file.
 
-    Its data sets fit together, and their first and last slice can be read (every chunk has a checksum).
+    Its data sets fit together, and their first and last slice can be read (every chunk has a checksum). OSError if it
+    is there but the system does not let it be read, because of a lock or a missing permission.
     """
+    if not Path(path).is_file():
+        return False
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5.opened(path, expected="a prepared file") as file:
             shape = file["kspace"].shape
             for name in DATASETS:
-                file[name][0], file[name][-1]
+                values = hdf5.dataset(file, name, path, "a prepared file")
+                values[0], values[-1]
             return (
                 file["sens_maps"].shape == (shape[0], *_maps_shape(shape[1:]))
                 and file["target"].shape == (shape[0], *shape[2:])
                 and "source_sha256" in file.attrs
             )
-    except (OSError, KeyError, ValueError, IndexError, RuntimeError):
+    except (OSError, ValueError, IndexError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
         return False
 
 
@@ -169,6 +178,8 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
         )
         if left_out:
             file.attrs["left_out"] = left_out
+        if volume.notes:
+            file.attrs["notes"] = volume.notes
 
 
 def _write(file, volume, calibrate, path):
@@ -218,7 +229,9 @@ def _maps_shape(shape):
 
 
 def _cached(path, sha, recipe, cache_dir):
-    return cache_dir / f"{path.stem}-{digest({'raw': sha, **recipe})[:12]}.h5"
+    subject = cine.subject(path)
+    told = {"subject": subject} if subject != path.stem else {}  # by folders; a stem is in the name of the file
+    return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
 
 
 def _sha256(path):
@@ -229,7 +242,7 @@ def _sha256(path):
 
 
 class _Hashes:
-    """SHA-256 of raw files by size and time of last change, so that unchanged gigabytes are not read again."""
+    """SHA-256 of raw files by size, place and times of change, so that unchanged gigabytes are not read again."""
 
     def __init__(self, path):
         self.path = path
@@ -250,4 +263,4 @@ class _Hashes:
     @staticmethod
     def _stamp(path):
         status = path.stat()
-        return [status.st_size, status.st_mtime_ns]
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]  # copies keep the first two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gleam.datasets import hdf5
 from gleam.datasets.padding import whole
 from gleam.physics.batch import Batch
 
 ARRAYS = ("kspace", "sens_maps", "target")
+try:
+    from resource import RLIMIT_NOFILE, getrlimit
+
+    N_ALLOWED = getrlimit(RLIMIT_NOFILE)[0]
+except ImportError:  # on Windows
+    N_ALLOWED = -1
+N_OPEN = 512 if N_ALLOWED < 0 else min(512, max(8, N_ALLOWED // 4))  # prepared files that are kept open
 
 
 class Storage(ABC):
@@ -253,18 +262,39 @@ class _OnDisk(Storage):
         return [torch.from_numpy(np.stack([_read(files[f], key, s) for f, s in where])) for key in ARRAYS]
 
 
-@lru_cache(maxsize=512)
 def _opened(file):
+    """The open file; one that was replaced, or prepared again, is opened again."""
+    try:
+        status = os.stat(file)
+    except OSError as error:
+        raise hdf5.explained(error, file, "") from None
+    return _handle(str(file), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=N_OPEN)
+def _handle(file, *_):
     try:
         opened = h5py.File(file, "r")
-        opened["kspace"], opened["sens_maps"], opened["target"], opened.attrs["subject"]
+        for name in ARRAYS:
+            hdf5.dataset(opened, name, file, "a prepared file")
+        opened.attrs["subject"]
         return opened
-    except (OSError, KeyError) as error:
-        raise OSError(f"{file} is no prepared file or damaged ({error}); delete it, and it is prepared again") from None
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise _explained(error, file, "is no prepared file or damaged") from None
 
 
 def _read(file, key, number):
     try:
         return _opened(file)[key][number]
     except OSError as error:
-        raise OSError(f"{file} is damaged ({error}); delete it, and it is prepared again") from None
+        _handle.cache_clear()  # what is prepared again must not be read through an old handle
+        if str(error).startswith(str(file)):
+            raise
+        raise _explained(error, file, "is damaged") from None
+
+
+def _explained(error, file, what):
+    """What the system refuses, or else damage, and what to do about it."""
+    if getattr(error, "errno", None) is not None:
+        return hdf5.explained(error, file, "")
+    return OSError(f"{file} {what} ({error}); delete it, and it is prepared again")

@@ -22,25 +22,40 @@ def find_list(data_dir: str | Path, name: str) -> Path:
     return own if own.is_file() else PAPER_LISTS / name
 
 
+def visible(folder: str | Path, pattern: str) -> list[Path]:
+    """Sorted paths in `folder` that match, without hidden ones, such as the `._name` a Mac adds to a file."""
+    paths = sorted(Path(folder).glob(pattern))
+    return [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV file as dicts.
+
+    As spreadsheets save them: a mark of the byte order, semicolons or tabs, blanks around values and empty rows are
+    taken.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If one of `columns` is missing.
+        If one of `columns` is missing, or the file is not text in UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list; expected a CSV with the columns {', '.join(columns)}")
-    with open(path, newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if missing := set(columns) - set(reader.fieldnames or ()):
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        separator = max(",;\t", key=lines[0].count) if lines else ","
+        table = [
+            [value.strip() for value in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); save it as CSV in UTF-8") from None
+    names, *rows = table or [[]]
+    if missing := set(columns) - set(names):
         raise ValueError(f"{path}: has no column {', '.join(sorted(missing))}; expected {', '.join(columns)}")
-    return rows
+    return [dict(itertools.zip_longest(names, row[: len(names)], fillvalue="")) for row in rows if any(row)]
 
 
 def listed_files(path: str | Path) -> list[str]:
@@ -81,6 +96,8 @@ def files_of_list(path: str | Path, folder: str | Path) -> dict[str, list[Path]]
     """Same as :func:`files_by_split`, for the split list at `path` whose files are in `folder`."""
     rows = read_csv(path, ("file", "split"))
     names = [row["file"] for row in rows]
+    if not all(names):
+        raise ValueError(f"{path}: row {names.index('') + 1} below the head names no file; expected one in every row")
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists {next(n for n in names if names.count(n) > 1)} more than once")
     files = {split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS}

@@ -34,6 +34,8 @@ class Volume:
         mm between slices, rows (y) and columns (x); 1 where the file does not say.
     is_full : bool
         Whether the scan is fully sampled; if not, `kspace` is zero where nothing was measured.
+    notes : tuple of str
+        What a user should know about how the file was read, such as contradictions in it.
     """
 
     kspace: np.ndarray
@@ -45,3 +47,4 @@ class Volume:
     measured: tuple[int, int, int, int] | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
     is_full: bool = True
+    notes: tuple[str, ...] = ()

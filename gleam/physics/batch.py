@@ -117,7 +117,8 @@ class Batch:
         ValueError
             As :meth:`from_slice`, or if k-space holds samples outside the mask.
         """
-        mask = (torch.as_tensor(kspace) != 0).any(0) if mask is None else mask
+        kspace = tensor(kspace)
+        mask = (kspace != 0).any(0) if mask is None else mask
         y, maps, measured = _slice(kspace, mask, sens_maps)
         if (y * ~measured[:, None].bool()).norm() > 1e-3 * y.norm():  # else rounding of a transform
             raise ValueError(
@@ -184,22 +185,31 @@ def brightness(magnitude: Tensor) -> Tensor:
 
 def _slice(kspace, mask, sens_maps):
     """The arrays of a slice, checked, as tensors of a batch of one: k-space, maps, mask."""
+    kspace, mask, sens_maps = tensor(kspace), tensor(mask), tensor(sens_maps)
     shapes = [tuple(x.shape) for x in (kspace, mask, sens_maps)]
     if len(shapes[0]) != 3 or shapes[2] != shapes[0] or shapes[1] != shapes[0][1:]:
         raise ValueError(
             f"kspace {shapes[0]}, mask {shapes[1]} and sens_maps {shapes[2]} do not fit; expected (coil, y, x), (y, x) "
             "and (coil, y, x)"
         )
-    mask = torch.as_tensor(mask)
     if not mask.any() or not ((mask == 0) | (mask == 1)).all():
         raise ValueError("mask measures nothing or holds values other than 0 and 1; expected True where measured")
-    if not torch.as_tensor(sens_maps).any():
+    if not sens_maps.any():
         raise ValueError("sens_maps are empty (all zero): the calibration found no coil; expected maps of the object")
-    for name, values in {"kspace": torch.as_tensor(kspace), "sens_maps": torch.as_tensor(sens_maps)}.items():
-        if not values.is_complex() or not values.isfinite().all():
+    for name, values in {"kspace": kspace, "sens_maps": sens_maps}.items():
+        if not values.is_complex() or not (values.abs() < 1e18).all():  # squares of larger ones overflow
             raise ValueError(f"{name} is {values.dtype} or holds NaN or infinite values; expected finite complex ones")
-    kspace, sens_maps = (torch.as_tensor(x).to(torch.complex64)[None] for x in (kspace, sens_maps))
-    return kspace, sens_maps, mask[None]
+    return kspace.to(torch.complex64)[None], sens_maps.to(torch.complex64)[None], mask[None]
+
+
+def tensor(values: np.ndarray | Tensor) -> Tensor:
+    """Values as a tensor; of an array, which may be flipped, of another byte order or read-only, a plain copy."""
+    if isinstance(values, Tensor):
+        return values
+    values = np.asarray(values)
+    if values.dtype.kind not in "biufc" or values.dtype.itemsize > 16:
+        raise ValueError(f"an array of {values.dtype} cannot be taken; expected complex, real or Boolean numbers")
+    return torch.from_numpy(np.array(values, values.dtype.newbyteorder("="), order="C"))
 
 
 def per_example(values: Tensor, like: Tensor) -> Tensor:

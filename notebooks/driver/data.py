@@ -37,8 +37,11 @@ class DataSet:
 
     def files(self, folder):
         """Raw files of this set in a data folder, sorted by name."""
+        from gleam.datasets.splits import visible
+
         folder = Path(folder)
-        return sorted([*(folder / self.raw).glob(f"*{self.ending}"), *(folder.glob(self.also) if self.also else ())])
+        also = visible(folder, self.also) if self.also else []
+        return sorted(visible(folder / self.raw, f"*{self.ending}") + also)
 
     def files_of_list(self, folder):
         """Raw files in the folder that its split list names; without a list, all of them."""
