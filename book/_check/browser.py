@@ -51,6 +51,7 @@ class Browser:
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
+        self.send("Page.setLifecycleEventsEnabled", enabled=True)
 
     def __enter__(self):
         return self
@@ -86,13 +87,15 @@ class Browser:
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def open(self, address):
-        """Load a page and wait until it has loaded."""
-        self.send("Page.navigate", url="about:blank")
-        self.run("0")
+        """Load a page and wait until it has loaded; nothing that the last one reports late is among the events."""
+        self._load("about:blank")
+        self._load(address)
+
+    def _load(self, address):
         self.events.clear()
-        self.send("Page.navigate", url=address)
-        if not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._receive(lambda message: message.get("method") == "Page.loadEventFired"))
+        load = {"name": "load", "loaderId": self.send("Page.navigate", url=address)["loaderId"]}
+        if not any(load.items() <= event.get("params", {}).items() for event in self.events):
+            self.events.append(self._receive(lambda message: load.items() <= message.get("params", {}).items()))
 
     def run(self, script):
         """Value of a JavaScript expression in the page, awaited if it is a promise."""

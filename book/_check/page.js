@@ -59,9 +59,9 @@ const check = {
   },
 
   // Violations that axe calls serious or critical, in what we wrote: not in the frame of the page, nor in colours of code.
-  axe: async (rules) => {
+  axe: async (options) => {
     const parts = { include: [document.querySelector("article") ?? document.body], exclude: [["mjx-container"], ["pre span"]] };
-    const found = await axe.run(parts, { resultTypes: ["violations"], preload: false, ...(rules && { runOnly: rules }) });
+    const found = await axe.run(parts, { resultTypes: ["violations"], preload: false, ...options });
     return found.violations
       .filter((fault) => ["serious", "critical"].includes(fault.impact))
       .map((fault) => `${fault.id} (${fault.nodes.length}): ${fault.nodes[0].html.slice(0, 100)}`);

@@ -1,7 +1,7 @@
 """The student edition: the chapters without solutions and checks, with gaps to fill, made from the same notebooks.
 
 Left out are cells tagged `solution`, which become gaps, those tagged `checks`, the folded solutions in the text, and
-assertions between other lines. Cells that the book folds are folded in JupyterLab. What remains runs from top to bottom.
+assertions between other lines. Cells that the book folds are folded in JupyterLab. What remains runs as it stands.
 """
 
 import ast
