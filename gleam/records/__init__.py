@@ -24,7 +24,7 @@ from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
 from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, still_gained
-from gleam.records.intervals import SMALLEST, difference
+from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
 from gleam.records.shifts import shift_scores, shift_table, shift_verdicts, shift_words
@@ -66,6 +66,7 @@ __all__ = [
     "SMALLEST",
     "THIS_BUILD",
     "Build",
+    "Difference",
     "Record",
     "Trained",
     "archive_caption",

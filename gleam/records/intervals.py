@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """(mean, low, high), positive where ours is better: nRMSE has its sign changed."""
+        """Mean, low and high, with the sign of nRMSE changed, so that ours is better where they are positive."""
         return (-self.mean, -self.high, -self.low) if self.metric == "nrmse" else (self.mean, self.low, self.high)
 
 
