@@ -99,6 +99,7 @@ def _read(path, undersampled):
             aspect=spacing[1] / spacing[2],
             measured=(0, shape[0], *measured),
             spacing=spacing,
+            readout="y",
             is_full=is_full,
             notes=notes,
         )

@@ -95,6 +95,7 @@ def _read(path, undersampled):
         aspect=header.spacing[1] / header.spacing[0 if is_2d else 2],
         measured=(*y, *x),
         spacing=(second, first, read) if is_2d else (read, first, second),
+        readout="x" if is_2d else "slice",
         is_full=is_full,
     )
 

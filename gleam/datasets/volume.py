@@ -32,6 +32,8 @@ class Volume:
         (:mod:`gleam.datasets.padding`). None: all was measured. The whole readout counts as measured.
     spacing : (float, float, float)
         mm between slices, rows (y) and columns (x); 1 where the file does not say.
+    readout : str
+        The axis along which the scanner read out: "y", "x", or "slice" where slices were cut across it.
     is_full : bool
         Whether the scan is fully sampled; if not, `kspace` is zero where nothing was measured.
     notes : tuple of str
@@ -46,5 +48,6 @@ class Volume:
     aspect: float = 1.0
     measured: tuple[int, int, int, int] | None = None
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    readout: str = "x"
     is_full: bool = True
     notes: tuple[str, ...] = ()
