@@ -25,7 +25,7 @@ RULES = (  # written down before the numbers that they judge
     "*As good as* holds if the interval is above minus the smallest difference that matters, and does not hold if it "
     "is below that.",
     "A ratio of costs holds if it reaches the published one within the factor that matters. It holds in part if it is "
-    "on the same side of 1 by at least that factor.",
+    "on the same side of 1 by at least that factor. Times count only if one run measured both.",
     "Everything else cannot be told. A claim about several experiments holds if it holds in all. It does not hold if "
     "it holds in none and fails in at least one. Else it holds in part, or cannot be told in any.",
     "Judged is the largest evidence: runs at the paper's size; until there are some, those of the profile standard "

@@ -154,12 +154,16 @@ def _difference(ours, theirs, metric) -> Difference | None:
 
 
 def _ratio(ours, theirs, name):
+    """Cost of theirs over ours; times count only if one run measured both."""
     if ours is None or theirs is None or not ours.cost or not theirs.cost:
         return None
     a, b = theirs.cost.get(name), ours.cost.get(name)
     if not a or not b:
         return None
-    return median_ratio(a, b) if isinstance(a, list) else a / b
+    if isinstance(a, list):
+        run, other = ({k: r.environment.get(k) for k in ("commit", "date", "device")} for r in (ours, theirs))
+        return median_ratio(a, b) if run == other else None
+    return a / b
 
 
 def _share_of_fallbacks(record):

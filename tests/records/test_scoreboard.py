@@ -73,6 +73,13 @@ def test_a_short_build_is_shown_and_its_scores_are_not_judged(tmp_path):
     assert row["This build"] == "2.00" and row["Paper"] == "5.55" and row["Verdict"] == "holds in part"
 
 
+def test_times_of_two_runs_are_not_compared():
+    cost = {"step_seconds": [1.0, 2.0], "peak_bytes": 10}
+    one, other = (replace(make(), cost=cost, environment={"commit": c, "date": "2026-01-01"}) for c in ("a", "b"))
+    assert scoreboard._ratio(one, one, "step_seconds") == 1 and scoreboard._ratio(one, other, "step_seconds") is None
+    assert scoreboard._ratio(one, other, "peak_bytes") == 1  # memory is the same on a busy machine
+
+
 def test_seeds_are_averaged_and_their_range_is_shown(tmp_path):
     for seed, shift in enumerate((0.5, -0.1, 0.2)):
         written(tmp_path / ("cpu-standard" + (f"-seed{seed}" if seed else "")), shift, "standard", seed)
