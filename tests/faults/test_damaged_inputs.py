@@ -124,7 +124,7 @@ INPUTS = {
     "heart": (make_heart, read_volume, False),
     "prepared": (lambda folder: write_prepared(folder / "p.h5"), read_prepared, False),
 }  # fmt: skip
-LOADERS = ("split list", "knee", "brain", "heart", "prepared")
+HEADER_IN_HEAP = ("brain",)  # HDF5 takes as much memory for a text as a damaged length says
 
 
 def tried(kind, folder, numbers):
@@ -154,6 +154,6 @@ def test_a_damaged_input_is_refused_in_our_words_or_read_rightly(kind, tmp_path,
     n = N_SAMPLE if request.config.getoption("--sample") else N_EACH
     counts, wrong = tried(kind, tmp_path, range(n))
     print(f"\n{kind}: {dict(counts)}", *wrong, sep="\n  ")
-    if wrong and kind in LOADERS:
-        pytest.xfail(f"{len(wrong)} of {n} damaged inputs are not met by the loader: {wrong[0]}")
+    if kind in HEADER_IN_HEAP and all(": memory" in one for one in wrong) and len(wrong) == 1:
+        pytest.xfail(wrong[0])
     assert not wrong
