@@ -136,14 +136,14 @@ CLAIMS = (
         (Case(*_BRAIN, "GLEAM", "End-to-end, as deep"), Case(*_CINE, "GLEAM", "End-to-end, as deep")),
     ),
     Claim(
-        "Beyond the paper: with a loss after data consistency, as good as end-to-end training with the same loss",
+        "Beyond the paper: as good, both with a loss after data consistency",
         AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, M = 8", *_AFTER, real=("beyond/beyond_loss", "GLEAM, M = 8, w = 0.9", _AFTER[2])),
         ),
     ),
     Claim(
-        "Beyond the paper: with two iterations per module, as good as end-to-end training", AS_GOOD, "15_beyond",
+        "Beyond the paper: as good with two iterations per module", AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, paper's loss", *_FOUR, real=("real-anatomy/real_knees_pgd", *_FOUR[1:])),
             Case("PGD, R = 12, after data consistency", *_FOUR_AFTER, real=("beyond/beyond_loss", *_FOUR_AFTER[1:])),
