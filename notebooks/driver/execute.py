@@ -121,6 +121,7 @@ def _environment(root, n_threads):
     profile = root / "_work" / "ipython"
     write_text(profile / "profile_default" / "startup" / "00-text-progress.py", TEXT_PROGRESS)
     own = {"JUPYTER_PREFER_ENV_PATH": "1", "IPYTHONDIR": str(profile), "PYTHONUNBUFFERED": "1"}
+    own["MPLCONFIGDIR"] = str(root / "_work" / "matplotlib")  # a read-only home would be complained about on the page
     return os.environ | dict.fromkeys(threads, str(n_threads)) | own
 
 

@@ -710,3 +710,9 @@ def test_archiving_needs_a_profile_and_records(root, capsys):
     assert "PROFILE=quick or standard or paper" in capsys.readouterr().err
     assert run.main(["archive", "--profile", "standard", "--seed", "1"], root) == 1
     assert "standard-seed1/records: holds no record" in capsys.readouterr().err
+
+
+def test_caches_of_libraries_lie_in_the_work_folder(root):
+    """A home that cannot be written would have Matplotlib complain, on the page."""
+    found = execute._environment(root, 1)
+    assert all(Path(found[name]).is_relative_to(root / "_work") for name in ("IPYTHONDIR", "MPLCONFIGDIR"))
