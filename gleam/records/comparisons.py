@@ -10,7 +10,7 @@ import numpy as np
 
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.storage import Record
-from gleam.records.tables import _DIGITS, _LABEL, METRICS, _signed
+from gleam.records.tables import _DIGITS, _LABEL, METRICS, MISSING, _signed
 
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
 
@@ -56,6 +56,12 @@ def in_words(found: Difference) -> tuple[str, str]:
     digits = _DIGITS[found.metric]
     interval = "" if math.isnan(found.low) else f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
     return _signed(found.mean, found.metric), interval.replace("-", "−")
+
+
+def with_interval(found: Difference) -> str:
+    """A difference and its interval as one text without a unit, such as "−0.36 (−0.39 to −0.32)"."""
+    mean, interval = in_words(found)
+    return f"{mean.removesuffix(' dB')} ({interval or MISSING})"
 
 
 def verdict(mean: float, metric: str, *, is_clear: bool) -> str:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
-from gleam.records.comparisons import in_words
+from gleam.records.comparisons import in_words, with_interval
 from gleam.records.intervals import Difference, difference
 from gleam.records.storage import Record
 from gleam.records.tables import MISSING
@@ -95,14 +95,12 @@ def gap_table(runs: dict[str, Record], bases: dict[str, str], costs: dict[str, R
         A row per method of `bases` that has a record. Activations and time are shares of those of the base method.
     """
     rows = {}
-    for method in gaps(runs, bases):
+    for method, one in gaps(runs, bases).items():
         own, base = (costs.get(name) for name in (method, bases[method]))
         shares = share_of_activations(own, base), share_of_time(own, base)
         rows[method] = {
             "PSNR (dB)": f"{runs[method].value('psnr'):.2f}",
-            "Minus end-to-end (dB)": MISSING
-            if bases[method] == method
-            else gap_text(runs[method], runs[bases[method]]).replace(" dB", ""),
+            "Minus end-to-end (dB)": MISSING if bases[method] == method else with_interval(one),
             **{
                 name: MISSING if math.isnan(share) else f"{share:.2f}"
                 for name, share in zip(("Activations", "Time of a step"), shares, strict=True)

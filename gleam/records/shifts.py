@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from gleam.records.comparisons import in_words
+from gleam.records.comparisons import with_interval
 from gleam.records.intervals import HOLDS, difference, is_as_good, is_better
 from gleam.records.storage import Record
 from gleam.records.tables import _DIGITS, _LABEL, MISSING
@@ -40,7 +40,7 @@ def shift_scores(
     for shift, runs in shifts.items():
         for method in (method for method in methods if method in runs):
             scores = {_LABEL[m]: f"{runs[method].value(m):.{_DIGITS[m]}f}" for m in ("psnr", "ssim_object")}
-            gap = shift_table({shift: runs}, {head: (method, base)}).iloc[0, 0] if method != base else MISSING
+            gap = with_interval(difference(runs[method], runs[base])) if method != base else MISSING
             rows[shift, method] = scores | {head: gap}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis([of, "Method"])
 
@@ -65,8 +65,7 @@ def shift_table(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric
     rows: dict[str, dict[str, str]] = {}
     for shift, runs in shifts.items():
         for head, (ours, theirs) in pairs.items():
-            mean, interval = in_words(difference(runs[ours], runs[theirs], metric))
-            rows.setdefault(shift, {})[head] = f"{mean.removesuffix(' dB')} ({interval or MISSING})"
+            rows.setdefault(shift, {})[head] = with_interval(difference(runs[ours], runs[theirs], metric))
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Shift")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
-from gleam.records.comparisons import in_words, verdict
+from gleam.records.comparisons import in_words, verdict, with_interval
 from gleam.records.intervals import difference
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import _LABEL, METRICS, MISSING, _signed, markdown_table, scores_table, table
@@ -42,8 +42,7 @@ def cross_validation(
     runs : dict
         Of method to one record for all folds (:func:`pooled`).
     """
-    found = {fold: load_experiment(folder, f"{experiment}_fold{fold}") for fold in range(1, n_folds + 1)}
-    folds = {fold: runs for fold, runs in found.items() if runs}
+    folds = _folds(folder, experiment, n_folds)
     together = pooled(folds) | load_experiment(folder, f"{experiment}_cost") if folds else {}
     return folds, {method: together[method] for method in methods if method in together}
 
@@ -53,9 +52,15 @@ def over_folds(folder: str | Path, experiment: str, n_folds: int, methods: Seque
 
     The other parameters are those of :func:`cross_validation`, and errors raised those of :func:`pooled`.
     """
-    found = {fold: load_experiment(folder, f"{experiment}_fold{fold}") for fold in range(1, n_folds + 1)}
+    found = _folds(folder, experiment, n_folds)
     whole = {fold: {m: runs[m] for m in methods} for fold, runs in found.items() if set(methods) <= set(runs)}
     return pooled(whole) if whole else {}
+
+
+def _folds(folder, experiment, n_folds):
+    """Records of the folds that have some."""
+    found = {fold: load_experiment(folder, f"{experiment}_fold{fold}") for fold in range(1, n_folds + 1)}
+    return {fold: runs for fold, runs in found.items() if runs}
 
 
 def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
@@ -141,8 +146,8 @@ def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] 
     rows: dict[str, dict[str, str]] = {}
     for metric in metrics:
         for method in paired(runs, base, metric):
-            mean, interval = in_words(difference(runs[method], runs[base], metric))
-            rows.setdefault(method, {})[_LABEL[metric]] = f"{mean.removesuffix(' dB')} ({interval or MISSING})"
+            found = difference(runs[method], runs[base], metric)
+            rows.setdefault(method, {})[_LABEL[metric]] = with_interval(found)
     return pd.DataFrame(rows).T.rename_axis("Method")
 
 

@@ -152,44 +152,6 @@ def paired(strategy: Strategy, modules: Sequence[Sequence[nn.Module]]) -> list[t
     return list(zip(modules, found, strict=True))
 
 
-def check_within(within: Strategy) -> None:
-    """Raise ValueError if a strategy that only keeps activations was given a loss: it would not be used."""
-    if within.loss is not complex_l1:
-        raise ValueError(f"the loss of within={within} is not used; give loss= to the strategy around it")
-
-
-class Within(Strategy):
-    """A strategy that leaves the activations inside a module to another one, its field `within`."""
-
-    within: Strategy
-
-    def __post_init__(self):
-        check_within(self.within)
-
-    @property
-    def is_capturable(self) -> bool:
-        """As `within`."""
-        return self.within.is_capturable
-
-    @property
-    def needs_fp32(self) -> bool:
-        """As `within`."""
-        return self.within.needs_fp32
-
-    @property
-    def propagation(self) -> Strategy:
-        """The strategy inside a module."""
-        return self.within
-
-    def propagate(self, iterations: Sequence[nn.Module], x: Tensor, batch: Batch) -> Tensor:
-        """Run `iterations` on `x` as `within` does."""
-        return self.within.propagate(iterations, x, batch)
-
-    def diagnostics(self) -> dict:
-        """Those of `within`."""
-        return self.within.diagnostics()
-
-
 class WholeNetwork(Strategy):
     """A strategy with one module, the whole network; a subclass defines how activations are kept."""
 

@@ -16,7 +16,8 @@ from gleam import execution
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.strategies.base import Strategy, WholeNetwork, Within, decoupled_step
+from gleam.strategies.base import Strategy, WholeNetwork, decoupled_step
+from gleam.strategies.within import Within
 
 
 @final

@@ -21,10 +21,11 @@ from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
 from gleam.processes.team import Team, join
-from gleam.strategies.base import Strategy, Within, forward_module, update_module
+from gleam.strategies.base import Strategy, forward_module, update_module
 from gleam.strategies.exchange import Place
 from gleam.strategies.greedy import EndToEnd, Greedy
 from gleam.strategies.monitor import combined
+from gleam.strategies.within import Within
 
 
 @final

@@ -14,8 +14,9 @@ from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
-from gleam.strategies.base import Strategy, WholeNetwork, Within, fixed, forward_module, paired, update_module
+from gleam.strategies.base import Strategy, WholeNetwork, fixed, forward_module, paired, update_module
 from gleam.strategies.greedy import EndToEnd, Greedy, buffers_of
+from gleam.strategies.within import Within
 
 
 @final
@@ -59,7 +60,8 @@ class DeepSupervision(Within, WholeNetwork):
 class LookAhead(Within):
     """GLEAM whose modules also learn from the loss after the next module, with that module's weights fixed.
 
-    A step keeps the activations of two modules and takes about a third longer. `LookAhead(1)` is end-to-end training.
+    A step keeps the activations of two modules and takes about two thirds longer: for every module one more forward
+    pass and gradient of its input. `LookAhead(1)` is end-to-end training.
 
     Parameters
     ----------
