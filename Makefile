@@ -53,11 +53,11 @@ claims: $(STAMP)  ## The paper's claims, ours with intervals, and verdicts, in t
 lint: $(STAMP)  ## Style, types, and notebooks without outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/[0-9][0-9]_*.ipynb)
+	@$(BIN)/nbstripout --keep-id --verify --extra-keys "$(STRIPPED)" $(wildcard notebooks/*.ipynb)
 
-edit: $(VENV)/.teach  ## Open the chapters in JupyterLab, with small parameters and live controls
+edit: $(VENV)/.teach  ## Open the chapters, or FOLDER=student, in JupyterLab, with small parameters and live controls
 	@$(RUN) data
-	@$(BIN)/jupyter lab --notebook-dir=notebooks $(LAB)
+	@$(BIN)/jupyter lab --notebook-dir=$(or $(FOLDER),notebooks) $(LAB)
 
 benchmark: $(STAMP) $(PEERS)  ## A training step beside plain PyTorch, deepinv and mrpro (eight minutes)
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python benchmarks/benchmark.py
