@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gleam.files import whole_number
+
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
@@ -92,8 +94,7 @@ def check(precision: str, channel_multiple: int = 1) -> None:
     if precision not in PRECISIONS:
         names = ", ".join(PRECISIONS)
         raise ValueError(f"precision={precision!r} of the convolutions must be one of {names} (Fast: or auto)")
-    if not hasattr(channel_multiple, "__index__") or channel_multiple < 1:
-        raise ValueError(f"channel_multiple={channel_multiple!r} must be a whole number of at least 1")
+    whole_number(channel_multiple, "channel_multiple")
 
 
 @cache

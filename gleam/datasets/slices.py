@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import SupportsIndex, final
+from typing import final
 
 import numpy as np
 import torch
 
 from gleam.datasets.padding import whole
 from gleam.datasets.scans import PreparedFiles, Scans, Storage
-from gleam.files import described, digest
+from gleam.files import described, digest, whole_number
 from gleam.physics.batch import Batch
 from gleam.physics.fourier import ifftshift2
 from gleam.physics.masks import bank
@@ -62,8 +62,7 @@ class Slices:
 
     def __post_init__(self) -> None:
         for name, value, least in (("n_masks", self.n_masks, 1), ("seed of the masks", self.seed, 0)):
-            if not isinstance(value, SupportsIndex) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
+            whole_number(value, name, least)
 
     def __reduce__(self):  # what is computed from these stays behind
         state = self.name, self.source, self.make_mask, self.n_masks, self.seed, self.cache_dir, self.storage

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gleam.files import whole_number
 from gleam.physics.batch import Batch
 from gleam.physics.solvers import conjugate_gradient
 
@@ -81,12 +82,10 @@ class MoDLIteration(nn.Module):
             raise ValueError(
                 f"mu={mu!r} of MoDL must be greater than 0, or its data consistency has no unique solution"
             )
-        if not hasattr(n_cg, "__index__") or n_cg < 1:
-            raise ValueError(f"n_cg={n_cg!r} of MoDL must be a whole number of at least 1")
         self.denoiser = denoiser
         log_mu = torch.tensor(math.log(mu))
         self.log_mu = nn.Parameter(log_mu) if learn_mu else None
-        self._mu, self.n_cg, self.implicit = float(mu), int(n_cg), implicit
+        self._mu, self.n_cg, self.implicit = float(mu), whole_number(n_cg, "n_cg"), implicit
 
     @property
     def mu(self) -> float | Tensor:

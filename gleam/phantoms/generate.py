@@ -12,8 +12,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES
-from gleam.files import n_cores, write_json, written_whole
-from gleam.phantoms.plan import VERSION, count, plan
+from gleam.files import n_cores, whole_number, write_json, written_whole
+from gleam.phantoms.plan import VERSION, plan
 from gleam.phantoms.subject import settings_text, sizes, write_subject
 from gleam.phantoms.write import is_current
 from gleam.processes.pool import in_processes
@@ -193,7 +193,7 @@ def planned(write: Callable[..., Path], **settings: Any) -> list[dict]:
 
 
 def _make(jobs, out_dir, list_name, columns, n_jobs):
-    n_jobs = n_cores() if n_jobs is None else count("n_jobs", n_jobs, 1)
+    n_jobs = n_cores() if n_jobs is None else whole_number(n_jobs, "n_jobs", 1)
     split_list, manifest = out_dir / "splits" / list_name, out_dir / MANIFEST
     if split_list.exists() and not manifest.exists():
         raise ValueError(
@@ -225,4 +225,4 @@ def n_worthwhile(jobs: Sequence[dict], n_jobs: int) -> int:
         job["settings"]["n_slices"] * math.prod(job["settings"]["matrix"]) * job["settings"].get("n_frames", 1)
         for job in jobs
     )
-    return max(1, min(count("n_jobs", n_jobs, 1), n_voxels // VOXELS_PER_PROCESS))
+    return max(1, min(whole_number(n_jobs, "n_jobs", 1), n_voxels // VOXELS_PER_PROCESS))

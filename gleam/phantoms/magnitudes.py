@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.datasets.volume import REAL_ANATOMY
-from gleam.files import digest
+from gleam.files import digest, whole_number
 from gleam.phantoms import acquire
 from gleam.phantoms.scan import KNEE_FOV_MM, axis, cropped
 from gleam.phantoms.write import header_xml, is_current, write_fastmri
@@ -88,8 +88,7 @@ def write(
     images = _read(source)
     matrix = _checked_matrix(matrix or images.shape[1:], images.shape[1:])
     for what, value, least in (("n_coils", n_coils, 1), ("n_versions", n_versions, 1), ("max_shift", max_shift, 0)):
-        if not hasattr(value, "__index__") or value < least:
-            raise ValueError(f"{what}={value!r} must be a whole number of at least {least}")
+        whole_number(value, what, least)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise!r} must be a number of at least 0")
     common = {"matrix": matrix, "noise": noise, "n_coils": n_coils, "max_shift": max_shift, "fov_mm": list(fov_mm)}

@@ -10,6 +10,7 @@ import numpy as np
 
 from gleam.datasets import cine, fastmri
 from gleam.datasets.splits import SPLITS
+from gleam.files import whole_number
 
 VERSION = 2  # raise it when the pixels of a phantom change: files of an older version are then written anew
 KINDS = ("knee", "brain", "heart")
@@ -50,12 +51,16 @@ def plan(
     ValueError
         If an argument makes no sense, or there is no subject.
     """
-    counts = {split: count(f"n_{split}", n, 0) for split, n in zip(SPLITS, (n_train, n_val, n_test), strict=True)}
+    counts = {
+        split: whole_number(n, f"n_{split}", 0) for split, n in zip(SPLITS, (n_train, n_val, n_test), strict=True)
+    }
     common: dict[str, Any] = {"version": VERSION, "kind": kind}
     common |= {"n_slices": _slices(n_slices, counts, 4 if kind == "knee" else 1)}
-    common |= {"matrix": _matrix(matrix)} | ({"n_frames": count("n_frames", n_frames, 2)} if kind == "heart" else {})
+    common |= {"matrix": _matrix(matrix)} | (
+        {"n_frames": whole_number(n_frames, "n_frames", 2)} if kind == "heart" else {}
+    )
     common |= {"n_coils": _interval("n_coils", n_coils, 1, whole=True), "noise": _interval("noise", noise, 0.0)}
-    common |= {"seed": count("seed", seed, 0)}
+    common |= {"seed": whole_number(seed, "seed", 0)}
     jobs = []
     for code, split in enumerate(SPLITS):
         for number, own_slices in enumerate(common["n_slices"][split]):
@@ -77,20 +82,13 @@ def _file_name(subject):
     return f"{uuid.uuid5(uuid.NAMESPACE_URL, f'gleam/phantom/knee/{seed}/{split}/{number}')}.h5"
 
 
-def count(name: str, value: Any, least: int) -> int:
-    """`value` as an int; ValueError, naming the argument `name`, unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return int(value)
-
-
 def _slices(n_slices, counts, least):
     """Numbers of slices of the subjects of each split."""
     if not isinstance(n_slices, dict):
-        return {split: [count("n_slices", n_slices, least)] * n for split, n in counts.items()}
+        return {split: [whole_number(n_slices, "n_slices", least)] * n for split, n in counts.items()}
     if set(n_slices) != set(SPLITS):
         raise ValueError(f"n_slices must be a whole number or a dict with {', '.join(SPLITS)}, not {n_slices!r}")
-    totals = {split: count(f"n_slices of {split}", n_slices[split], least * n) for split, n in counts.items()}
+    totals = {split: whole_number(n_slices[split], f"n_slices of {split}", least * n) for split, n in counts.items()}
     return {split: [totals[split] // n + (i < totals[split] % n) for i in range(n)] for split, n in counts.items()}
 
 
@@ -99,7 +97,7 @@ def _matrix(matrix):
         first, second = matrix
     except (TypeError, ValueError):
         raise ValueError(f"matrix must be two numbers of pixels, such as (128, 96), not {matrix!r}") from None
-    sides = [count("each side of matrix", side, MIN_SIDE) for side in (first, second)]
+    sides = [whole_number(side, "each side of matrix", MIN_SIDE) for side in (first, second)]
     if any(side % 2 for side in sides):
         raise ValueError(f"each side of matrix must be even, as in real scans, not {matrix!r}")
     return sides

@@ -234,8 +234,7 @@ def _check_weights(n_iterations, **lamdas):
     for name, lamda in lamdas.items():
         if not 0 <= lamda < math.inf:
             raise ValueError(f"{name}={lamda!r} of compressed sensing must be a number of at least 0")
-    if not hasattr(n_iterations, "__index__") or n_iterations < 1:
-        raise ValueError(f"n_iterations={n_iterations!r} of compressed sensing must be a whole number of at least 1")
+    whole_number(n_iterations, "n_iterations")
 
 
 def _wavelet(batch, *, lamda, n_iterations, cycle_spinning):

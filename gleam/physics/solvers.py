@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from gleam.files import whole_number
+
 
 def conjugate_gradient(
     operator: Callable[[Tensor], Tensor],
@@ -53,9 +55,7 @@ def conjugate_gradient(
     but their memory grows with the number of iterations. With `implicit` they are those of the solution H^-1 b, by a
     second solve in the backward pass: memory of one vector, but inexact as far as either solve has not converged.
     """
-    if not hasattr(n_iterations, "__index__") or n_iterations < 1:
-        raise ValueError(f"n_iterations={n_iterations!r} of conjugate gradients must be a whole number of at least 1")
-    settings = {"n_iterations": n_iterations, "tolerance": tolerance}
+    settings = {"n_iterations": whole_number(n_iterations, "n_iterations"), "tolerance": tolerance}
     if not implicit:
         return _iterate(operator, b, start, **settings)
     with torch.no_grad():

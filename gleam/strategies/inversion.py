@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gleam import execution
+from gleam.files import whole_number
 from gleam.networks import protocol
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
@@ -66,8 +67,7 @@ class Invertible(WholeNetwork):
     loss: Loss | Sequence[Loss] = complex_l1
 
     def __post_init__(self):
-        if not hasattr(self.n_checkpoints, "__index__") or self.n_checkpoints < 0:
-            raise ValueError(f"n_checkpoints={self.n_checkpoints!r} must be a whole number of at least 0")
+        whole_number(self.n_checkpoints, "n_checkpoints", least=0)
         if not self.tolerance > 0:
             raise ValueError(f"tolerance={self.tolerance!r} of an inversion must be greater than 0")
 

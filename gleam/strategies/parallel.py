@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gleam.files import whole_number
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
@@ -71,9 +72,7 @@ class ParallelGreedy(Within):
     def __post_init__(self):
         super().__post_init__()
         for name in ("n_replicas", "n_in_flight"):
-            value = getattr(self, name)
-            if not hasattr(value, "__index__") or value < 1:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+            whole_number(getattr(self, name), name)
 
     is_capturable = False
 

@@ -9,7 +9,7 @@ import pytest
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 # whose subject is code of one's own
 HOW_TO = ("17_advice", "11_your_network", "12_your_data", "13_your_scan", "14_inverse_problem")
-CHAPTERS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")) + [NOTEBOOKS / "template.ipynb"]
+CHAPTERS = [*sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")), NOTEBOOKS / "template.ipynb"]
 pytestmark = pytest.mark.skipif(not CHAPTERS, reason="there is no chapter yet")
 
 

@@ -256,7 +256,7 @@ def test_scores_are_those_of_the_method(series):
     [
         (lambda: baselines.wavelet(-1), "lamda=-1 of compressed sensing must be a number of at least 0"),
         (lambda: baselines.wavelet(float("nan")), "lamda=nan"),
-        (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 of compressed sensing must be a whole"),
+        (lambda: baselines.wavelet(0.1, n_iterations=0), "n_iterations=0 must be a whole"),
         (lambda: baselines.wavelet(float("inf")), "lamda=inf"),
         (lambda: baselines.choose_lamda([], None), "lamdas is empty"),
         (lambda: baselines.choose_lamda(([0.1], []), None), "grid .* of weights: expected one weight"),
