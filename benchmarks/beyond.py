@@ -100,16 +100,17 @@ OTHERS = {
 }
 FOUR = arms(TWO, [0.0, 0.9])
 KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
-IN_EVERY_FOLD = FOUR | arms(dict([*OTHERS.items()][:3]), [0.9])
+ENDING = arms(TWO, [0.0], consistent=True)
+IN_EVERY_FOLD = FOUR | ENDING | arms(dict([*OTHERS.items()][:3]), [0.9])
 SHALLOW = {  # end to end in the memory of M = 8 and M = 4
     label: arm
     for n in (1, 2)
     for label, arm in arms({f"End-to-end, N = {n}": gleam.EndToEnd}, [0.0, 0.9], n_iterations=n).items()
 }
 PLAN = {  # experiment to (condition, methods), the most informative first
-    "beyond_loss_fold1": (Condition(), FOUR | arms(OTHERS, [0.9]) | arms(OTHERS, [0.0]) | SHALLOW),
+    "beyond_loss_fold1": (Condition(), IN_EVERY_FOLD | arms(TWO, [0.9], consistent=True)
+                          | arms(OTHERS, [0.9, 0.0]) | SHALLOW),
     **{f"beyond_loss_fold{k}": (Condition(fold=k), IN_EVERY_FOLD) for k in (2, 3, 4, 5)},
-    "beyond_ending": (Condition(), arms(TWO, [0.0, 0.9], consistent=True)),
     "beyond_noise_0": (Condition(noise=0.0), FOUR),
     "beyond_subjects_3": (Condition(n_train=3), FOUR),
     "beyond_R_4": (Condition(acceleration=4), FOUR),
@@ -167,6 +168,11 @@ def untrained(name: str, condition: Condition, data) -> None:
     records.evaluate_all(name, methods, data, FOLDER, settings=chosen, profile="beyond")
 
 
+def place(name: str, method: str) -> Path:
+    """Where the record of a training lies."""
+    return FOLDER / name / f"{records.slug(method)}.json"
+
+
 def missing(only: str = "") -> list[tuple[str, str]]:
     """(experiment, method) of all trainings that have no record, in order."""
     return [
@@ -174,7 +180,7 @@ def missing(only: str = "") -> list[tuple[str, str]]:
         for name, (condition, methods) in PLAN.items()
         for method in methods
         if name.startswith(only)
-        and not (FOLDER / name / f"{records.slug(method)}.json").is_file()
+        and not place(name, method).is_file()
         # the chapter on real anatomy has trained these
         and not (condition == Condition(fold=condition.fold) and method in KNOWN)
     ]
@@ -189,8 +195,9 @@ def measure(build: records.Build, source: Path) -> None:
         "GLEAM, M = 4, checkpointed": Arm(gleam.Greedy(4, within=gleam.Checkpointed())),
         "GLEAM, M = 2, checkpointed": Arm(gleam.Greedy(2, within=gleam.Checkpointed())),
     }
+    make = partial(gleam.unrolled.pgd, n_features=N_FEATURES, step_size=condition.step_size)
     steps = {
-        method: (gleam.unrolled.pgd(arm.n_iterations, N_FEATURES, step_size=condition.step_size), arm.strategy)
+        method: (make(arm.n_iterations, consistent=arm.consistent), arm.strategy)
         for method, arm in (methods | within).items()
     }
     costs = gleam.cost.measure(steps, data[0].training_batch(0, TRAINING["batch_size"], 0))
@@ -225,9 +232,11 @@ def main() -> int:
         measure(build, source)
         return 0
     for name, method in todo:
+        if place(name, method).is_file():  # another process has trained it meanwhile
+            continue
         condition, methods = PLAN[name]
         data = data_of(condition, source, build)
-        if not (FOLDER / name / "cs.json").is_file():
+        if not place(name, "CS").is_file():
             untrained(name, condition, data)
         experiment = experiment_of(name, condition, method, methods[method])
         trained = build.fit(experiment, data)
