@@ -3,7 +3,8 @@
 - Directive ``{scoreboard}``: see `book_claims`. Names in docstrings become links: see `book_api`.
 - Role ``{record}`experiment/method:value:format``` and directive ``{record-table}``: see `book_records`.
 - MathJax is copied from the package sphinx-mathjax-offline, only the files that the pages load (2 MB instead of 24).
-- "Edit" and "launch" buttons of a chapter point to notebooks/, not to the executed copy in book/chapters/.
+- Buttons that lead to the repository are shown where `_config.yml` says its address. Those of a chapter point to
+  notebooks/, not to the executed copy in book/chapters/.
 - A picture opens in its own size.
 - An image without alternative text is a warning, which the build turns into a failure.
 """
@@ -34,6 +35,15 @@ def copy_mathjax(app):
             target = Path(app.outdir) / "_static" / "mathjax" / path.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+
+
+def show_buttons(app, config):
+    """Show the buttons that lead to the repository if its address is known, else none."""
+    options = config.html_theme_options
+    known = bool(options.get("repository_url"))
+    options |= {f"use_{button}_button": known for button in ("repository", "source", "edit_page", "issues")}
+    if not known:
+        options["launch_buttons"] = {}
 
 
 def point_buttons_to_notebooks(app, pagename, templatename, context, doctree):
@@ -85,6 +95,7 @@ def setup(app):
     book_claims.setup(app)
     book_api.setup(app)
     app.connect("builder-inited", copy_mathjax)
+    app.connect("config-inited", show_buttons)
     app.connect("html-page-context", point_buttons_to_notebooks, priority=900)
     app.connect("html-page-context", drop_roles)
     app.connect("doctree-resolved", demand_alt_text)
