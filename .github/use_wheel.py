@@ -13,7 +13,7 @@ SCRIPTS = Path(sys.executable).parent
 
 def train(run_dir):
     """A few steps of greedy training, then the run as a stranger finds it."""
-    small = {"n_train": 1, "n_val": 1, "n_test": 1, "n_slices": 2, "matrix": (48, 40), "n_coils": 2}
+    small = {"n_train": 1, "n_val": 1, "n_test": 1, "n_slices": 4, "matrix": (48, 40), "n_coils": 2}
     train, val, test = gleam.phantoms.simulated.knees(acceleration=3, n_calibration=8, n_masks=4, n_jobs=1, **small)
     network = gleam.unrolled.pgd(n_iterations=2, n_features=4)
     gleam.fit(network, train, val, gleam.Greedy(n_modules=2), n_steps=4, batch_size=1, run_dir=run_dir, device="cpu")
