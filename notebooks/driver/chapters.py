@@ -316,10 +316,10 @@ def fill_in_missing(chapters):
             f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'
         )
         fill_in_time(notebook, None)
-        cells = []
+        cells, composed = [], _composed_labels(notebook)
         for cell in notebook.cells:
             cells.append(cell)
-            cells += [_markdown(text, f"stand-in-{len(cells)}-{k}") for k, text in enumerate(_stand_ins(cell))]
+            cells += [_markdown(t, f"stand-in-{len(cells)}-{k}") for k, t in enumerate(_stand_ins(cell, composed))]
         title = next(cell for cell in cells if cell.cell_type == "markdown")
         heading, _, rest = title.source.partition("\n")
         title.source = "\n".join([heading, note, rest])
@@ -332,7 +332,13 @@ def _markdown(text, cell_id):
     return nbformat.v4.new_markdown_cell(text, id=cell_id)  # a fixed id: the same page each time
 
 
-def _stand_ins(cell):
+def _composed_labels(notebook):
+    """Labels of tables that the text refers to and no cell spells out: an f-string may make them."""
+    text = "\n".join(cell.source for cell in notebook.cells)
+    return set(re.findall(r"`(tab-[\w-]+)`", text)) - set(re.findall(r"""["'](tab-[\w-]+)["']""", text))
+
+
+def _stand_ins(cell, composed):
     """Markdown with the labels that a cell's outputs would have defined, so that references to them still resolve."""
     label_caption(cell)
     settings = cell.metadata.get("mystnb", {})
@@ -344,5 +350,7 @@ def _stand_ins(cell):
             f":alt: This figure has not been made in this build.\n\n{caption}\n:::"
         )
     if settings.get("markdown_format") == "myst":
-        for name in re.findall(r"""["'](tab-[\w-]+)["']""", cell.source):
-            yield f":::{{table}} Not run in this build.\n:name: {name}\n\n| Method |\n|---|\n| – |\n:::"
+        for name in re.findall(r"""["'](tab-[^"'\s]+)["']""", cell.source):
+            pattern = re.sub(r"\{[^}]*\}", r"\\w+", name)
+            for label in sorted(label for label in {name, *composed} if re.fullmatch(pattern, label)):
+                yield f":::{{table}} Not run in this build.\n:name: {label}\n\n| Method |\n|---|\n| – |\n:::"

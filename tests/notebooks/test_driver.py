@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -530,9 +531,16 @@ def test_a_data_folder_elsewhere_is_reached_through_a_link(root, tmp_path_factor
 def test_a_chapter_without_results_gets_a_page_that_says_so_and_keeps_its_labels(root):
     notebook = nbformat.read(root / "notebooks" / "01_one.ipynb", as_version=4)
     notebook.cells[2].metadata["mystnb"] = {"figure": {"name": "fig-a", "caption": "A."}}
+    tables = "[table(f'tab-{name}') for name in names]; table('tab-b')"
+    notebook.cells += [
+        nbformat.v4.new_markdown_cell("See {numref}`tab-a`, {numref}`tab-b`, {numref}`tab-of-another-chapter`."),
+        nbformat.v4.new_code_cell(tables, metadata={"mystnb": {"markdown_format": "myst"}}),
+    ]
     nbformat.write(notebook, root / "notebooks" / "01_one.ipynb")
     found = chapters.discover(root)
     chapters.fill_in_missing(found)
+    labels = re.findall(r":name: (tab-[\w-]+)", found[0].published.read_text())
+    assert sorted(labels) == ["tab-a", "tab-b"], "one that code composes, one that it spells out, each once"
     page = found[0].published.read_text()
     assert "has not been run in this build" in page
     assert ":name: fig-a" in page
