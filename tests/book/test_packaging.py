@@ -1,6 +1,8 @@
-"""One place for dependencies: pyproject.toml says ranges, requirements.lock pins them, environment.yml defers."""
+"""One place for each fact: dependencies and version in pyproject.toml, pins in the lock, the address in _config.yml."""
 
+import fnmatch
 import re
+import shlex
 import subprocess
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires
@@ -12,7 +14,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
+ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PIP_SETTINGS = ".github/torch-cpu.conf"  # the one place for the address of torch without CUDA
+PUBLISHER = "pypa/gh-action-pypi-publish"
 
 
 def named():
@@ -72,7 +79,8 @@ def test_environment_yml_defers_to_pyproject_and_lock():
     assert options == {"pip": ["-c requirements.lock", "-e .[book,test]"]}
 
 
-def test_no_machine_path_and_no_registry_host_is_committed():
+def committed():
+    """Paths of the committed text files; skips where there are none."""
     try:
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -80,10 +88,116 @@ def test_no_machine_path_and_no_registry_host_is_committed():
     paths = [ROOT / name for name in listed.split("\0") if name]
     if not paths:
         pytest.skip("nothing is committed yet")
+    binary = {".png", ".npy", ".h5", ".woff", ".safetensors"}
+    return [path for path in paths if path.is_file() and path.suffix not in binary]
+
+
+def test_no_machine_path_and_no_registry_host_is_committed():
     bad = re.compile(
         r"""(?:^|[\s"'=(:])/(?:home|Users|root|mnt)/\w|(?:--|\b)(?:extra-)?index-url|find-links|pypi\.org"""
     )
-    for path in paths:
-        if path.is_file() and path != Path(__file__) and path.suffix not in {".png", ".npy", ".h5", ".woff"}:
+    for path in committed():
+        if path not in (Path(__file__), ROOT / PIP_SETTINGS):
             found = bad.search(path.read_text(encoding="utf-8", errors="replace"))
             assert found is None, f"{path.relative_to(ROOT)} contains '{found[0]}'"
+
+
+def test_each_address_stands_in_one_place():
+    """The repository's in _config.yml (for the package index in pyproject.toml too), that of torch in pip's file."""
+    (torch_index,) = re.findall(r"https://\S+", (ROOT / PIP_SETTINGS).read_text())
+    texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="replace") for path in committed()}
+    assert [name for name, text in texts.items() if torch_index in text] == [PIP_SETTINGS]
+    if ADDRESS:
+        named = {name for name, text in texts.items() if ADDRESS in text}
+        assert named <= {"_config.yml", "pyproject.toml"}
+    links = PROJECT.get("urls", {}).values()
+    assert all(ADDRESS and link.startswith(ADDRESS) for link in links), "_config.yml says another address, or none"
+
+
+def test_the_version_is_that_of_pyproject_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert citation["authors"] == PROJECT["authors"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest in (PROJECT["version"], "Unreleased")
+
+
+def test_the_wheel_holds_what_the_package_reads():
+    patterns = SETTINGS["tool"]["setuptools"]["package-data"]
+    kept = [f"{package.replace('.', '/')}/{p}" for package, names in patterns.items() for p in names]
+    package = [path.relative_to(ROOT).as_posix() for path in committed() if ROOT / "gleam" in path.parents]
+    data = [name for name in package if not name.endswith(".py")]
+    assert data
+    assert [name for name in data if not any(fnmatch.fnmatch(name, pattern) for pattern in kept)] == []
+
+
+def jobs():
+    """(name of workflow and job, workflow, job) of all."""
+    for path in WORKFLOWS:
+        workflow = yaml.safe_load(path.read_text())
+        for name, job in workflow["jobs"].items():
+            yield f"{path.stem}/{name}", workflow, job
+
+
+@pytest.mark.parametrize(("workflow", "job"), [pytest.param(*rest, id=name) for name, *rest in jobs()])
+def test_a_job_has_few_rights_and_an_end(workflow, job):
+    assert workflow["permissions"] == {"contents": "read"}
+    assert set(job.get("permissions", {})) <= {"pages", "id-token"}
+    assert "environment" in job or "permissions" not in job, "rights to publish belong to an environment"
+    assert "group" in workflow["concurrency"]
+    assert job["timeout-minutes"] <= 180
+
+
+@pytest.mark.parametrize("job", [pytest.param(job, id=name) for name, _, job in jobs()])
+def test_actions_are_official_and_pinned_to_a_major_version(job):
+    for step in job["steps"]:
+        assert ("uses" in step) != ("run" in step)
+        if "uses" in step:
+            official = re.fullmatch(r"actions/[a-z-]+@v\d+", step["uses"])
+            assert official or step["uses"] == f"{PUBLISHER}@release/v1", step["uses"]
+
+
+def commands():
+    """Each line that a job or Binder runs."""
+    for _, _, job in jobs():
+        for step in job["steps"]:
+            yield from step.get("run", "").splitlines()
+    yield from (ROOT / "binder" / "postBuild").read_text().splitlines()
+
+
+def test_workflows_name_what_is_there():
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    variables = set(re.findall(r"\$[({](?:or \$\()?([A-Z]+)", (ROOT / "Makefile").read_text()))
+    made = [shlex.split(line)[1:] for line in commands() if line.startswith("make ")]
+    assert made
+    for target, *settings in made:
+        assert target in rules
+        assert {setting.partition("=")[0] for setting in settings} <= variables
+    texts = [path.read_text() for path in (*WORKFLOWS, ROOT / "binder" / "postBuild")]
+    named = set(re.findall(r"(?:\.github|notebooks|benchmarks)/[\w./-]+\w|requirements\.lock", "\n".join(texts)))
+    assert {PIP_SETTINGS, ".github/use_wheel.py", "notebooks/run.py"} <= named
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_workflows_test_the_oldest_python_and_run_what_continuous_integration_runs():
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    by_name = {name: job for name, _, job in jobs()}
+    assert by_name["tests/fast"]["strategy"]["matrix"]["python"][0] == oldest
+    assert (ROOT / "binder" / "runtime.txt").read_text().startswith("python-3.")
+    if (ROOT / ".ci" / "run").is_file():
+        script = (ROOT / ".ci" / "run").read_text()
+        wanted = re.findall(r"^(?:make|\.venv/bin/python) [^|\n]*", re.sub(r" 2>&1", "", script), re.MULTILINE)
+        assert len(wanted) >= 6
+        assert [line for line in wanted if not any(done.startswith(line.strip()) for done in commands())] == []
+
+
+def test_only_a_release_may_publish():
+    name, workflow, job = next(found for found in jobs() if PUBLISHER in str(found[2]))
+    assert name == "release/publish"
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML reads the key `on` as true
+    assert job["permissions"] == {"id-token": "write"} and "password" not in str(job)
+
+
+def test_binder_can_run_its_script():
+    script = ROOT / "binder" / "postBuild"
+    assert script.read_text().startswith("#!") and script.stat().st_mode & 0o111
