@@ -118,7 +118,7 @@ def _links(page):
 def test_buttons_lead_to_the_clean_notebook_and_the_page(small_book):
     url = "https://github.com/someone/book"
     links = small_book(url)
-    issue = f"{url}/issues/new?title=Issue%20on%20page%20%2F{{}}.html&amp;body=Your%20issue%20content%20here."
+    issue = f"{url}/issues/new?title=Issue%20on%20page%20%2F{{}}.html&body=Your%20issue%20content%20here."
     for page, source in (("chapters/01_problem", "notebooks/01_problem.ipynb"), ("page", "book/page.md")):
         wanted = {url, f"{url}/blob/main/{source}?plain=1", f"{url}/edit/main/{source}", issue.format(page)}
         if source.endswith(".ipynb"):
