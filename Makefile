@@ -84,8 +84,8 @@ help:  ## This list
 	@awk -F ':.*##' '/^[a-z-]+:.*##/ {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(STAMP): pyproject.toml requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3." >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, and $(PYTHON) is %d.%d: name a newer one with PYTHON=/path/to/python3." % sys.version_info[:2])'
+	@command -v $(PYTHON) >/dev/null || { echo "No '$(PYTHON)' was found: install Python 3.11 to 3.14, or name one with PYTHON=/path/to/python3." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 15) else "Python 3.11 to 3.14 is needed, and $(PYTHON) is %d.%d: name another one with PYTHON=/path/to/python3." % sys.version_info[:2])'
 	@echo "Installing into $(VENV) (about 2 GB, several more where torch comes with CUDA; once, and again when the pinned versions change)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --no-compile -c requirements.lock -e ".[book,test]"

@@ -71,10 +71,24 @@ def test_the_lock_holds_nothing_that_nobody_asked_for():
     assert set(locked()) - {name for name, _ in reached} == set()
 
 
+def newest():
+    """Minor version of the newest Python for which requirements.lock is tested."""
+    tested = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    return max(int(version.partition(".")[2]) for version in tested["jobs"]["fast"]["strategy"]["matrix"]["python"])
+
+
+def test_the_makefile_takes_the_pythons_that_are_tested():
+    oldest = int(PROJECT["requires-python"].removeprefix(">=3."))
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"(3, {oldest}) <= sys.version_info < (3, {newest() + 1})" in makefile
+    for text in (makefile, *((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))):
+        assert f"Python 3.{oldest} to 3.{newest()}" in text
+
+
 def test_environment_yml_defers_to_pyproject_and_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, options = environment["dependencies"]
-    assert python == f"python{PROJECT['requires-python']}"
+    assert python == f"python{PROJECT['requires-python']},<3.{newest() + 1}"
     assert pip == "pip"
     assert options == {"pip": ["-c requirements.lock", "-e .[book,test]"]}
 
@@ -118,8 +132,8 @@ def test_the_version_is_that_of_pyproject_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
     assert citation["authors"] == PROJECT["authors"]
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
-    assert newest in (PROJECT["version"], "Unreleased")
+    version = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert version in (PROJECT["version"], "Unreleased")
 
 
 def test_the_wheel_holds_what_the_package_reads():
