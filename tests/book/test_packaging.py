@@ -18,7 +18,6 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PIP_SETTINGS = ".github/torch-cpu.conf"  # the one place for the address of torch without CUDA
 PUBLISHER = "pypa/gh-action-pypi-publish"
 
 
@@ -111,16 +110,14 @@ def test_no_machine_path_and_no_registry_host_is_committed():
         r"""(?:^|[\s"'=(:])/(?:home|Users|root|mnt)/\w|(?:--|\b)(?:extra-)?index-url|find-links|pypi\.org"""
     )
     for path in committed():
-        if path not in (Path(__file__), ROOT / PIP_SETTINGS):
+        if path != Path(__file__):
             found = bad.search(path.read_text(encoding="utf-8", errors="replace"))
             assert found is None, f"{path.relative_to(ROOT)} contains '{found[0]}'"
 
 
-def test_each_address_stands_in_one_place():
-    """The repository's in _config.yml (for the package index in pyproject.toml too), that of torch in pip's file."""
-    (torch_index,) = re.findall(r"https://\S+", (ROOT / PIP_SETTINGS).read_text())
+def test_the_address_of_the_repository_stands_in_one_place():
+    """The repository's in _config.yml (for the package index in pyproject.toml too)."""
     texts = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8", errors="replace") for path in committed()}
-    assert [name for name, text in texts.items() if torch_index in text] == [PIP_SETTINGS]
     if ADDRESS:
         named = {name for name, text in texts.items() if ADDRESS in text}
         assert named <= {"_config.yml", "pyproject.toml"}
@@ -189,7 +186,7 @@ def test_workflows_name_what_is_there():
         assert {setting.partition("=")[0] for setting in settings} <= variables
     texts = [path.read_text() for path in (*WORKFLOWS, ROOT / "binder" / "postBuild")]
     named = set(re.findall(r"(?:\.github|notebooks|benchmarks)/[\w./-]+\w|requirements\.lock", "\n".join(texts)))
-    assert {PIP_SETTINGS, ".github/use_wheel.py", "notebooks/run.py"} <= named
+    assert {".github/use_wheel.py", "notebooks/run.py"} <= named
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
