@@ -5,15 +5,20 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import wait
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 from gleam.files import whole_number
+from gleam.processes.sending import context, packed, unpacked
 from gleam.processes.team import TeamError, failure, join, n_steps_done
 
 
@@ -29,11 +34,11 @@ def launch(
     Parameters
     ----------
     function : callable
-        It has to be importable: a function of a module.
+        It may be defined anywhere, as the classes of its arguments: also in a notebook's cell.
     n_processes : int
         At least 1.
     args
-        Arguments of `function`; they are pickled.
+        Arguments of `function`; every process gets copies.
     n_threads : int, optional
         Threads of torch in each process. Default: those of this process divided by `n_processes`.
     on_progress : callable, optional
@@ -47,7 +52,7 @@ def launch(
     Raises
     ------
     ValueError
-        If `n_processes` is not a whole number of at least 1.
+        If `n_processes` is not a whole number of at least 1, or if an argument cannot be sent to another process.
     OSError
         If a process died.
     Exception
@@ -55,44 +60,63 @@ def launch(
 
     Notes
     -----
-    No process outlives this call. A script that calls this needs `if __name__ == "__main__":`.
+    No process outlives this call. The processes talk over the loopback interface only.
     """
     n_processes = whole_number(n_processes, "n_processes")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    work = packed((function, args))  # torch.multiprocessing would share tensors instead of copying
     n_threads = n_threads or max(1, torch.get_num_threads() // n_processes)
-    context = multiprocessing.get_context("spawn")
-    members, work = [], pickle.dumps((function, args))  # torch.multiprocessing would share tensors instead of copying
+    store, kind, members = _local_store(), context(), []
+    caller, our_end = multiprocessing.Pipe(duplex=False)  # nothing is sent: it closes with this call, or this process
     for rank in range(n_processes):
-        ours, theirs = context.Pipe(duplex=False)
+        ours, theirs = multiprocessing.Pipe(duplex=False)
         place = {"RANK": rank, "WORLD_SIZE": n_processes, "MASTER_PORT": store.port}
-        process = context.Process(target=_member, args=(theirs, place, n_threads, work), daemon=True)
+        process = kind.Process(target=_member, args=(theirs, caller, place, n_threads, work), daemon=True)
         members.append((process, ours, theirs))
     try:
         for process, _, theirs in members:
             process.start()
             theirs.close()  # then the pipe ends when the process ends
-        return _collect([(process, ours) for process, ours, _ in members], store, on_progress)
+        results = _collect([(process, ours) for process, ours, _ in members], store, on_progress)
+        for process, _, _ in members:
+            process.join(5)  # it is ending by itself
+        return results
     finally:
+        our_end.close()
+        caller.close()
         for process, ours, _ in members:
             if process.pid is not None:
                 process.terminate()
                 process.join(5)
-                process.kill()
+                if process.is_alive():
+                    os.kill(process.pid, signal.SIGKILL)
                 process.join()
             ours.close()
 
 
-def _member(results, place, n_threads, work):
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _local_store():
+    """A store on the loopback interface: what comes from it is unpickled, and torch's own socket is open to all."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port, descriptor = listening.getsockname()[1], listening.detach()
+    return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+
+
+def _loopback():
+    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+
+
+def _member(results, caller, place, n_threads, work):
+    threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
     place |= {"LOCAL_RANK": place["RANK"], "LOCAL_WORLD_SIZE": place["WORLD_SIZE"]}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLEAM_LAUNCHED": "1"}
+    os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback())
     torch.set_num_threads(n_threads)
+    tqdm.set_lock(threading.RLock())  # the usual one is a semaphore of the system, which a process that is killed leaks
     try:
         team = join()
         with team.telling_failures():
-            function, args = _loaded(work)
-            answer = pickle.dumps((True, function(*args)))
+            function, args = unpacked(work)
+            answer = packed((True, function(*args)))
         team.wait_for_all()
         team.leave()
     except BaseException as error:
@@ -100,24 +124,15 @@ def _member(results, place, n_threads, work):
     results.send_bytes(answer)
 
 
-def _end_with_parent():
-    multiprocessing.parent_process().join()
+def _end_with(caller):
+    with suppress(EOFError, OSError):
+        caller.recv()
     os._exit(1)
-
-
-def _loaded(work):
-    try:
-        return pickle.loads(work)
-    except (AttributeError, ImportError) as error:
-        raise ValueError(
-            f"a new process cannot load its work ({error}); networks, masks and data sets of your own have to be in a "
-            ".py file that it can import, not in a notebook's cell"
-        ) from error
 
 
 def _pickled_failure(error):
     try:
-        answer = pickle.dumps((False, error))
+        answer = packed((False, error))
         if isinstance(pickle.loads(answer)[1], Exception):  # SystemExit and its like must not end the caller's program
             return answer
     except Exception:  # it cannot be pickled
@@ -153,10 +168,7 @@ def _answer(pipe, rank, process, size, store):
         process.join(5)
     code = process.exitcode
     if code == 1:  # its Watch ended it because another failed, or it never started
-        reason = failure(store) or (
-            f"process {rank} of {size} ended with exit code 1; a calling script needs "
-            'if __name__ == "__main__":, which new processes rely on'
-        )
+        reason = failure(store) or f"process {rank} of {size} ended with exit code 1; what it printed says why"
         return False, TeamError(reason)
     how = f"was killed by signal {-code} (out of memory?)" if code and code < 0 else f"ended with exit code {code}"
     return False, OSError(

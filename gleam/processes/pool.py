@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed, wait
 from contextlib import suppress
-from importlib.util import find_spec
 from typing import Any
 
 import torch
+from tqdm import tqdm
+
+from gleam.processes.sending import HAS_JOBLIB, packed, unpacked
 
 PATIENCE = 2.0  # seconds that a worker has to remove its unfinished files
 _is_over = threading.Event()  # in a worker: the call that started it has ended
@@ -49,15 +51,18 @@ def in_processes(
 
     Raises
     ------
+    ValueError
+        If an argument cannot be sent to another process.
     OSError
         If a process died. Calls that had finished are yielded before.
     """
     n_jobs = min(n_jobs, len(arguments))
-    if n_jobs <= 1 or find_spec("joblib") is None:  # `make records` also runs where only torch is installed
+    if n_jobs <= 1 or not HAS_JOBLIB:
         yield from ((key, _call_here(function, argument)) for key, argument in arguments.items())
         return
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
+    work_of = {key: packed((function, argument)) for key, argument in arguments.items()}  # before anything starts
     caller, ours = multiprocessing.Pipe(duplex=False)  # nothing is sent: it closes with this call, or this process
     variables = {f"{library}_NUM_THREADS": str(n_threads) for library in ("OMP", "OPENBLAS", "MKL")}
     keys: dict[Future, Any] = {}
@@ -65,8 +70,7 @@ def in_processes(
     worker: dict[str, Any] = {"initializer": _start, "initargs": (caller, n_threads), "env": variables}
     with caller, ours, ProcessPoolExecutor(n_jobs, **worker) as pool:
         try:
-            for key, argument in arguments.items():
-                keys[pool.submit(_call_in_worker, function, argument)] = key
+            keys = {pool.submit(_call_in_worker, one): key for key, one in work_of.items()}
             for future in as_completed(keys):
                 if isinstance(future.exception(), TerminatedWorkerError):
                     has_died = True
@@ -101,6 +105,7 @@ def _start(caller, n_threads):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; `caller` closes then
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(n_threads)
+    tqdm.set_lock(threading.RLock())  # the usual one is a semaphore of the system, which a process that is killed leaks
     threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
 
 
@@ -113,7 +118,8 @@ def _end_with(caller):
     os._exit(1)
 
 
-def _call_in_worker(function, argument):
+def _call_in_worker(work):
     if _is_over.is_set():  # it was in the queue already
         raise KeyboardInterrupt
+    function, argument = unpacked(work)
     return function(argument)

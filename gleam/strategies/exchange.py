@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import deque
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from gleam.networks import protocol
 from gleam.physics.batch import Batch
+from gleam.processes.sending import packed, unpacked
 from gleam.processes.team import Team
 
 _HEADER = 8192  # bytes of the message that says what follows: a fixed size, so that it can be received unasked
@@ -63,7 +63,7 @@ class Place:
         else:
             header = torch.empty(_HEADER, dtype=torch.uint8)
             self._receive(header, m)
-            parts, shapes = pickle.loads(header.numpy().tobytes())
+            parts, shapes = unpacked(header.numpy().tobytes())
         for shape, strides, dtype in shapes:
             new.append(torch.empty_strided(shape, strides, dtype=dtype, device=batch.target.device))
             self._receive(_bytes(new[-1]), m)
@@ -89,10 +89,10 @@ class Place:
         self.wait_for_sent(n_in_flight - 1)
         messages = [_bytes(t) for t in new]
         if not is_plain:
-            packed = pickle.dumps((parts, [(t.shape, t.stride(), t.dtype) for t in new]))
-            if len(packed) > _HEADER:
+            header = packed((parts, [(t.shape, t.stride(), t.dtype) for t in new]))
+            if len(header) > _HEADER:
                 raise ValueError(f"iterates of {len(new)} tensors are too many for P-GLEAM to pass on; expected a few")
-            messages.insert(0, torch.frombuffer(bytearray(packed.ljust(_HEADER, b"\0")), dtype=torch.uint8))
+            messages.insert(0, torch.frombuffer(bytearray(header.ljust(_HEADER, b"\0")), dtype=torch.uint8))
         with self.team.talking():
             self.sent.append([(dist.isend(flat, dst=self.rank_of[m]), flat) for flat in messages])
 

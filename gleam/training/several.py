@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +14,7 @@ from gleam.datasets.slices import Slices
 from gleam.files import whole_number
 from gleam.processes.launching import launch
 from gleam.processes.pool import in_processes
+from gleam.processes.sending import packed, unpacked
 from gleam.strategies.parallel import ParallelGreedy
 from gleam.training.arguments import settings
 from gleam.training.checkpoints import Fit
@@ -36,8 +36,8 @@ def fit_parallel(
     """:func:`fit` by `n_processes` new processes on this machine: P-GLEAM from a notebook, in one call.
 
     There is one progress bar. No process outlives the call, and an interrupt ends them all. On a CPU the processes
-    share the threads that this one would use; on GPUs each has the card of its number. Networks and data sets of your
-    own must be importable. The trained weights are left in `network`.
+    share the threads that this one would use; on GPUs each has the card of its number. Networks, masks and losses may be
+    defined in a notebook's cell. The trained weights are left in `network`.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ def fit_parallel(
     Raises
     ------
     ValueError
-        If `strategy` trains in one process only. Also what :func:`fit` raises in any of the processes.
+        If `strategy` trains in one process only, or if an argument cannot be sent to another process. Also what
+        :func:`fit` raises in any of the processes.
     """
     if strategy.equivalent == strategy:
         raise ValueError(f"{strategy} trains in one process: give gleam.ParallelGreedy, or call gleam.fit")
@@ -63,9 +64,9 @@ def fit_parallel(
     settings(**arguments)
     if whole_number(n_processes, "n_processes") != 1:
         _without_callback(arguments)
-        copied = {"network": copy.deepcopy(network).cpu(), "strategy": strategy}
+        own = arguments | {"network": unpacked(packed(network)).cpu(), "strategy": strategy}
         with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
-            launch(_fit_one, n_processes, (arguments | copied, {}), on_progress=lambda n: bar.update(max(0, n - bar.n)))
+            launch(_fit_one, n_processes, _with_sources(own), on_progress=lambda n: bar.update(max(0, n - bar.n)))
             bar.update(n_steps - bar.n)
     return fit(network, strategy=strategy.equivalent, **arguments)  # loads the complete run from its checkpoint
 
@@ -92,6 +93,8 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
 
     Raises
     ------
+    ValueError
+        If an argument cannot be sent to another process.
     OSError
         If a process dies. Also what :func:`fit` raises in a run, after the others have finished; numbers that make no
         sense are found before the first one begins.
@@ -104,10 +107,7 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
         return {key: _fit_and_report(key, runs, on_done) for key in runs}
     for own in runs.values():
         _without_callback(own)
-    work = {
-        key: (own, sources(own["network"], own["strategy"].equivalent, own.get("optimizer")))
-        for key, own in runs.items()
-    }
+    work = {key: _with_sources(own) for key, own in runs.items()}
     n_threads, fits, failures = max(1, torch.get_num_threads() // n_jobs), {}, {}
     for key, trained in in_processes(_fit_one, work, n_jobs, work="training", n_threads=n_threads):
         if error := trained.exception():
@@ -139,6 +139,12 @@ def _with_number_format(arguments):
 def _without_callback(arguments):
     if arguments.get("callback") is not None:
         raise ValueError("callback= is called in the process that trains; with new processes leave it out, or use fit")
+
+
+def _with_sources(arguments):
+    """Work for :func:`_fit_one`: a new process cannot read the source of what a notebook's cell defines."""
+    network, strategy = arguments["network"], arguments["strategy"].equivalent
+    return arguments, sources(network, strategy, arguments.get("optimizer"))
 
 
 def _fit_one(work):
