@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from gleam.processes import reaching
 from gleam.processes.watching import BEAT, Watch
 
 _TO_MEET = 600  # seconds that the processes wait for each other at the start
@@ -143,10 +144,7 @@ def join() -> Team:
         raise ValueError(f"RANK={rank} of WORLD_SIZE={size}: ranks are counted from 0 to {size - 1}")
     if not 0 < port < 65536:
         raise ValueError(f"MASTER_PORT={port} is no port; expected a number from 1 to 65535")
-    try:
-        return _joined(rank, size, host, port)
-    except RuntimeError as error:
-        raise OSError(f"process {rank} of {size} could not connect to the others: {_first_line(error)}") from error
+    return _joined(rank, size, host, port)
 
 
 def _world_size(text):
@@ -158,10 +156,7 @@ def _world_size(text):
 def _joined(rank, size, host, port):
     is_served = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or dist.is_initialized()
     # two connections, since one that waits cannot be used meanwhile
-    stores = [
-        dist.TCPStore(host, port, is_master=is_master, wait_for_workers=False, timeout=timedelta(seconds=_TO_MEET))
-        for is_master in (rank == 0 and not is_served, False)
-    ]
+    stores = [reaching.connect(host, port, serves, _TO_MEET) for serves in (rank == 0 and not is_served, False)]
     attempt = _meet(stores[0], rank, size)
     watch = Watch(dist.PrefixStore(attempt, stores[0]), rank, size)
     watch.start()

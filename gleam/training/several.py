@@ -36,8 +36,8 @@ def fit_parallel(
     """:func:`fit` by `n_processes` new processes on this machine: P-GLEAM from a notebook, in one call.
 
     There is one progress bar. No process outlives the call, and an interrupt ends them all. On a CPU the processes
-    share the threads that this one would use; on GPUs each has the card of its number. Networks, masks and losses may be
-    defined in a notebook's cell. The trained weights are left in `network`.
+    share the threads that this one would use; on GPUs each has the card of its number. Networks, masks and losses may
+    be defined in a notebook's cell. The trained weights are left in `network`.
 
     Parameters
     ----------
