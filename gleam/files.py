@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import inspect
 import json
 import math
 import operator
 import os
+import platform
 import re
 import shutil
 import sys
@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -37,14 +37,11 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     before stays.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    with _writable(path):
-        temporary.touch(exist_ok=False)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????.part"):  # of a process that was killed
-        with suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > DAY:
-                leftover.unlink()
+    temporary = path.with_name(f".{path.name}.{_here()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
+        with _writable(path):
+            temporary.touch(exist_ok=False)
+        remove_leftovers(path.parent)
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
@@ -52,7 +49,42 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`written_whole` has left in `folder` when its process was killed; what is being written stays.
+
+    The process is gone if this machine has none of its number. Of another machine's file only the age tells: a day.
+    """
+    for path in folder.glob(".*.part"):
+        made_by = re.search(r"\.(?:([0-9a-f]{4})-(\d+)-)?[0-9a-f]{8}\.part$", path.name)
+        with suppress(OSError):
+            if made_by and (
+                (made_by[1] == _here() and not is_running(int(made_by[2]))) or time.time() - path.stat().st_mtime > DAY
+            ):
+                path.unlink()
+
+
+@cache
+def _here():
+    """Four digits that name this machine or, where it runs several, this container: whose numbers processes have."""
+    name = platform.node()
+    with suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(name.encode()).hexdigest()[:4]
+
+
+def is_running(process_id: int) -> bool:
+    """Whether this machine has a process of this number."""
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        pass
+    return True
 
 
 def _full(error):

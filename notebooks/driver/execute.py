@@ -38,10 +38,10 @@ def n_cores():
 
 def run_all(tasks, profile, root, jobs):
     """Run the tasks, `jobs` at a time; True if all succeeded. The results of those that did are kept in any case."""
+    remove_leftovers(root / "_work")
     if not tasks:
         return True
     (root / "_work").mkdir(exist_ok=True)
-    remove_leftovers(root / "_work")
     # without a GPU the cores serve processes (n_jobs in the chapters): threads that wait for each other are slow
     n_threads = max(1, n_cores() // min(jobs, len(tasks))) if data.has_gpu() else 1
     children = Children()
@@ -63,21 +63,13 @@ def run_all(tasks, profile, root, jobs):
 
 def remove_leftovers(work):
     """Remove the folders of runs that were killed: their process is gone or, where no name tells, a day old."""
+    from gleam.files import is_running  # brings torch along
+
     for folder in work.glob("run-*"):
         pid = re.match(r"run-(\d+)-", folder.name)
-        if _is_running(int(pid[1])) if pid else time.time() - folder.stat().st_mtime < 24 * 3600:
+        if is_running(int(pid[1])) if pid else time.time() - folder.stat().st_mtime < 24 * 3600:
             continue
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True
 
 
 def _run(task, profile, root, scratch, n_threads, children, progress):

@@ -1,0 +1,84 @@
+"""Files are written whole or not at all, and what a killed process left is removed by the next."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gleam import files
+
+KILLED = """
+import sys, time
+from gleam.files import written_whole
+with written_whole(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print(temporary.name, flush=True)
+    time.sleep(100)
+"""
+
+
+def begin(path):
+    """A process that writes `path` and does not end; (process, name of its unfinished file)."""
+    command = [sys.executable, "-c", KILLED, path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+def unfinished(folder):
+    return {path.name for path in folder.glob(".*.part")}
+
+
+def test_leftovers_of_a_kill_are_removed_by_the_next_write_and_files_in_progress_stay(tmp_path):
+    (dead, left), (living, in_progress) = begin(tmp_path / "a.h5"), begin(tmp_path / "b.h5")
+    try:
+        dead.send_signal(signal.SIGKILL)
+        dead.communicate()
+        assert unfinished(tmp_path) == {left, in_progress}
+        files.write_json(tmp_path / "other.json", {})
+        assert unfinished(tmp_path) == {in_progress}
+    finally:
+        living.kill()
+        living.communicate()
+
+
+@pytest.mark.parametrize("number", ["", "0000-1-"], ids=["unnamed", "another machine"])
+def test_leftovers_whose_process_is_unknown_are_removed_after_a_day_and_files_of_other_programs_never(number, tmp_path):
+    names = f".a.{number}01234567.part", f".b.{number}01234567.part", ".c.part"
+    old, new, others = (tmp_path / name for name in names)
+    for path in (old, new, others):
+        path.touch()
+    for path in (old, others):
+        os.utime(path, (time.time() - 2 * files.DAY,) * 2)
+    files.write_json(tmp_path / "c.json", {})
+    assert unfinished(tmp_path) == {new.name, others.name}
+
+
+def test_an_interrupt_at_any_line_leaves_no_unfinished_file(tmp_path):
+    """A notebook's stop button may hit between the making of the file and the first line of the block."""
+
+    def interrupt(frame, event, argument):
+        is_ours = frame.f_code.co_name in ("written_whole", "remove_leftovers", "_writable")
+        lines.append(frame.f_lineno) if is_ours and event == "line" else None
+        if len(lines) == stop_at:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return interrupt
+
+    stop_at, n_interrupted = 1, 0
+    while stop_at < 40:
+        lines = []
+        sys.settrace(interrupt)
+        try:
+            files.write_json(tmp_path / "a.json", {})
+        except KeyboardInterrupt:
+            n_interrupted += 1
+        finally:
+            sys.settrace(None)
+        if len(lines) < stop_at:
+            break
+        assert unfinished(tmp_path) == set(), f"line {lines[-1]} of {files.__file__}"
+        stop_at += 1
+    assert n_interrupted > 5
