@@ -15,6 +15,7 @@ from driver.files import archived_records, digest, write_text
 
 KINDS = {float: float | int}  # what may be given where a chapter has a literal of a type
 MAX_VALUES = 10_000  # of a profile, which has some hundred
+NOT_SHOWN = {"remove-cell", "remove-output", "remove-outputs", "remove-stderr"}  # tags of cells without it on the page
 UNGUARDED = ("cost", "records")  # rooms of gleam that measure and draw: no golden number guards them
 
 
@@ -303,6 +304,18 @@ def without_progress(output):
         return None
     output.text = "\n".join(kept) + "\n"
     return output
+
+
+def complaint_in(executed):
+    """What an executed notebook says on stderr and the book's build would reject, in one line; "" if nothing."""
+    for cell in read_notebook(executed).cells:
+        if NOT_SHOWN.isdisjoint(cell.metadata.get("tags", [])):
+            for output in filter(None, map(without_progress, cell.get("outputs", []))):
+                if output.output_type == "stream" and output.name == "stderr":
+                    begins = cell.source.strip().splitlines()[0]
+                    said = " ".join(output.text.split())
+                    return f"stderr, which the book does not take: {said} [in the cell that begins: {begins}]"
+    return ""
 
 
 def fill_in_missing(chapters):

@@ -85,7 +85,8 @@ def _run(task, profile, root, scratch, n_threads, children, progress):
         for line in _lines(child):
             last = line
             progress.show(name, line)
-    if child.wait() == 0:
+    failure = chapters.complaint_in(executed) if child.wait() == 0 else None
+    if failure == "":
         chapters.publish(executed, task.chapter, task.key, root)
         progress.done(name, f"done in {time.monotonic() - start:.0f} s")
         return True
@@ -96,7 +97,7 @@ def _run(task, profile, root, scratch, n_threads, children, progress):
             kept.parent.mkdir(parents=True, exist_ok=True)
             os.replace(executed, kept)
             where = f" (see {kept.relative_to(root).as_posix()})"
-        progress.done(name, f"FAILED: {error_in(kept) or last or 'the kernel died'}{where}")
+        progress.done(name, f"FAILED: {failure or error_in(kept) or last or 'the kernel died'}{where}")
     return False
 
 

@@ -99,6 +99,31 @@ def test_a_failing_chapter_keeps_its_earlier_page_and_does_not_stop_the_others(r
     assert (root / "_work" / "quick" / "failed" / "02_bad.ipynb").is_file()
 
 
+def test_what_a_cell_says_on_stderr_fails_the_chapter_that_made_it_with_the_text(root, capfd):
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    pass"
+    write_chapter(root, "01_one", bar)
+    write_chapter(root, "02_bad", bar, "import warnings\nwarnings.warn('the magnet quenched')")
+    earlier = root / "book" / "chapters" / "02_bad.ipynb"
+    earlier.parent.mkdir()
+    earlier.write_text("earlier")
+    assert run.main(["notebooks"], root) == 1
+    out = capfd.readouterr().out
+    assert "02_bad: FAILED: stderr, which the book does not take: " in out
+    assert "UserWarning: the magnet quenched" in out and "[in the cell that begins: import warnings]" in out
+    assert earlier.read_text() == "earlier" and published(root, "01_one").cells
+    kept = nbformat.read(root / "_work" / "quick" / "failed" / "02_bad.ipynb", as_version=4)
+    assert "the magnet quenched" in text_of(kept)
+
+
+@pytest.mark.parametrize("tag", sorted(chapters.NOT_SHOWN))
+def test_stderr_that_is_not_on_the_page_fails_no_chapter(tag, tmp_path):
+    output = nbformat.v4.new_output("stream", name="stderr", text="a warning")
+    for tags, is_said in (([tag], False), ([], True)):
+        cell = nbformat.v4.new_code_cell("f()", outputs=[output], metadata={"tags": tags})
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "01_one.ipynb")
+        assert bool(chapters.complaint_in(tmp_path / "01_one.ipynb")) == is_said
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
