@@ -84,7 +84,18 @@ if work == "both":
         written = prepare.prepare(raw, read=fastmri.read, calibrate=maps, cache_dir=folder / str(n_jobs), n_jobs=n_jobs)
         found = [weights_digest(one["network"]) for one in given.values()]
         digests.append([*found, *names(folder / str(n_jobs)), *((path.name, path.read_bytes()) for path in written)])
-    print("equal" if digests[0] == digests[1] and len(digests[0]) == 4 + len(raw) else digests)
+    one = runs([4], folder / "parallel")[0]
+    gleam.fit_parallel(**one | {"strategy": gleam.ParallelGreedy(2)}, n_processes=2)
+    same = runs([4], folder / "one")[0]
+    gleam.fit(**same | {"strategy": gleam.Greedy(2)})
+    digests[0].append(weights_digest(one["network"]))
+    digests[1].append(weights_digest(same["network"]))
+    print("equal" if digests[0] == digests[1] and len(digests[0]) == 5 + len(raw) else digests)
+elif work == "parallel":
+    given = runs([10**6], folder)[0] | {"strategy": gleam.ParallelGreedy(2)}
+    gleam.fit_parallel(**given, n_processes=2)
+elif work == "alone":
+    gleam.fit_all(runs([10**6], folder), n_jobs=1)
 elif work == "training":
     gleam.fit_all(runs([10, *[10**6] * 4], folder), n_jobs=2, on_done=lambda key, *_: (folder / f"done{key}").touch())
 else:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from concurrent.futures import Future
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -17,10 +19,9 @@ def connect(host: str, port: int, serves: bool, seconds: float) -> dist.TCPStore
     Waits up to `seconds` for the process that serves, once its machine is known. Raises OSError with the reason.
     """
     _wait_for_port(host, port, 0 if serves else seconds)
-    patience = timedelta(seconds=PATIENCE)
     try:
-        store = dist.TCPStore(host, port, is_master=serves, wait_for_workers=False, timeout=patience)
-    except RuntimeError as error:
+        store = _made(host, port, serves)
+    except (RuntimeError, TimeoutError) as error:
         if serves and "EADDRINUSE" in str(error):
             reason = "is taken by another program on this machine"
         else:
@@ -28,6 +29,21 @@ def connect(host: str, port: int, serves: bool, seconds: float) -> dist.TCPStore
         raise OSError(f"MASTER_PORT={port} {reason}: choose another port for all processes") from error
     store.set_timeout(timedelta(seconds=seconds))
     return store
+
+
+def _made(host, port, serves):
+    """The store; TimeoutError if it takes too long, since torch waits for ever for a program that never answers."""
+    made: Future = Future()
+
+    def make():
+        try:
+            options = {"wait_for_workers": False, "timeout": timedelta(seconds=PATIENCE)}
+            made.set_result(dist.TCPStore(host, port, is_master=serves, **options))
+        except RuntimeError as error:
+            made.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    return made.result(PATIENCE + 5)
 
 
 def _wait_for_port(host, port, seconds):

@@ -2,7 +2,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,9 @@ import torch
 from raw_files import coil_images, header, write_fastmri
 
 from gleam.physics.fourier import fft2c
+from gleam.processes.launching import launch
 from gleam.processes.pool import in_processes
+from gleam.processes.sending import packed, unpacked
 from gleam.training.checkpoints import load_fit
 
 HERE = Path(__file__).parents[1]
@@ -92,6 +96,35 @@ def test_a_loop_that_ends_early_ends_its_processes(reason, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {f"{when}{x}" for when in ("begun", "left") for x in range(3)}
 
 
+class Locked:
+    """An object of a notebook's cell that no other process can get."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize(
+    "start", [lambda held: [*in_processes(len, held, 2, work=WORK)], lambda held: launch(len, 2, held)]
+)
+def test_what_cannot_be_sent_to_a_process_has_one_explanation_before_any_is_started(start):
+    before = psutil.Process().children()
+    says = r"^test_pool\.Locked cannot be sent to a new process \(.*lock.*\): define it in a module, .*n_jobs=1"
+    with pytest.raises(ValueError, match=says):
+        start({"a": 1, "b": [{"deep": Locked()}]})
+
+
+def test_what_a_new_process_cannot_make_has_the_same_explanation():
+    away = types.ModuleType("a_module_that_is_not_there")
+    exec("class Away: pass", away.__dict__)
+    sys.modules[away.__name__] = away
+    try:
+        work = packed(away.Away())
+    finally:
+        del sys.modules[away.__name__]
+    with pytest.raises(ValueError, match=r"to a new process \(No module named 'a_module.*\): define it in a module"):
+        unpacked(work)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Three raw files: the first is small."""
@@ -102,15 +135,35 @@ def folder(tmp_path):
 
 
 def script(work, folder, **more):
-    command = [sys.executable, "-W", "error", HERE / "unguarded.py", work, folder]
+    command = [sys.executable, "-W", "error", *([HERE / "unguarded.py"] if "stdin" not in more else "-"), work, folder]
     environment = os.environ | {"PYTHONPATH": f"{HERE}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **more)
 
 
 @pytest.mark.slow
-def test_a_script_needs_no_guard_and_its_own_classes_train_the_same_run_in_new_processes(folder):
-    out, error = script("both", folder).communicate()
+@pytest.mark.parametrize("kind", ["script", "stdin"])
+def test_a_script_needs_no_guard_and_its_own_classes_train_the_same_run_in_new_processes(kind, folder):
+    """From a file, and as an interpreter or a notebook's kernel gets it: without one."""
+    with open(HERE / "unguarded.py") as lines:
+        out, error = script("both", folder, **{"stdin": lines} if kind == "stdin" else {}).communicate()
     assert out == "equal\n", error[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["parallel", "alone"])
+def test_an_interrupt_ends_one_run_in_five_seconds_and_keeps_its_checkpoint(work, folder):
+    process = script(work, folder)
+    deadline = time.monotonic() + 200
+    while not list(folder.glob("*/checkpoint.safetensors")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert time.monotonic() - started < 5 and error.rstrip().endswith("KeyboardInterrupt"), error
+    assert not alive(psutil.wait_procs(workers, timeout=10)[1])
+    (path,) = folder.glob("*/checkpoint.safetensors")
+    assert load_fit(path).n_steps_done >= 10
 
 
 def is_under_way(work, folder):

@@ -1,16 +1,18 @@
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 import torch
 import torch.distributed as dist
 
 from gleam import processes
-from gleam.processes import allocator, watching
+from gleam.processes import allocator, reaching, watching
 from gleam.processes.launching import launch
 from gleam.processes.team import ALONE, Team, TeamError
 
@@ -213,6 +215,66 @@ def test_variables_of_a_launcher_that_make_no_sense_are_named_at_once(change, sa
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=says):
         processes.join.__wrapped__()
+
+
+def listening():
+    """Addresses at which processes of this one's parent, with it, listen."""
+    team = processes.join()
+    team.merge({team.rank: torch.ones(1)})
+    family = [psutil.Process(os.getppid()), *psutil.Process(os.getppid()).children()]
+    found = [one for process in family for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    team.wait_for_all()
+    return sorted({one.laddr.ip for one in found})
+
+
+def test_launched_processes_listen_on_the_loopback_interface_only():
+    """What arrives there is unpickled, which runs what the sender likes."""
+    assert launch(listening, 2) == [["127.0.0.1"]] * 2
+
+
+@pytest.fixture
+def other_program():
+    """The port of a program that listens and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("rank", "host", "says"),
+    [
+        (0, "127.0.0.1", r"MASTER_PORT=\d+ is taken by another program on this machine: choose another"),
+        (1, "127.0.0.1", r"MASTER_PORT=\d+ of 127\.0\.0\.1 does not answer .*; another program may use it"),
+        (0, "no-such-host.invalid", r"MASTER_ADDR=no-such-host\.invalid cannot be reached \(.*\): expected the name"),
+        (1, "no-such-host.invalid", r"MASTER_ADDR=no-such-host\.invalid cannot be reached \(.*\): expected the name"),
+    ],
+)
+def test_a_place_to_meet_that_is_taken_or_unknown_is_said_soon(rank, host, says, other_program, monkeypatch):
+    monkeypatch.setattr(reaching, "PATIENCE", 2)
+    variables = {"WORLD_SIZE": "2", "RANK": str(rank), "MASTER_ADDR": host, "MASTER_PORT": str(other_program)}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=says):
+        processes.join.__wrapped__()
+    assert time.monotonic() - started < 15
+
+
+def test_a_process_that_comes_late_is_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        client = pool.submit(reaching.connect, "127.0.0.1", port, False, 20)
+        time.sleep(1)
+        assert not client.done()
+        server = reaching.connect("127.0.0.1", port, True, 20)
+        server.set("a", "b")
+        assert client.result(20).get("a") == b"b"
+    with (
+        pytest.raises(OSError, match=r"process 0 did not come to 127\.0\.0\.1:.* within 0\.3 s"),
+        socket.socket() as closed,
+    ):
+        closed.bind(("127.0.0.1", 0))  # and nobody listens
+        reaching.connect("127.0.0.1", closed.getsockname()[1], False, 0.3)
 
 
 def test_without_a_launcher_one_is_alone(monkeypatch):
