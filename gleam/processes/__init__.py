@@ -2,6 +2,8 @@
 
 - `team`: the processes of one run, started by torchrun or here, and their communication.
 - `launching`: new processes on this machine, started in the same way as torchrun does.
+- `reaching`: connections to where the processes of a run meet, or why there is none.
+- `sending`: work as bytes, with the classes and functions of a notebook's cell in it.
 - `pool`: independent calls of one function, spread over worker processes.
 - `watching`: heartbeats; a process ends when another one has failed.
 - `allocator`: memory that a training step has freed stays with the process.
