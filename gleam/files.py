@@ -228,7 +228,8 @@ def described(function: Callable) -> dict:
     -------
     dict
         `function`: its name with the module; `arguments`: defaults and the keywords of partials; `positional`: the
-        positional arguments of partials.
+        positional arguments of partials; `code`: a digest of a function that is not of this project, whose name may
+        stand for another one tomorrow.
 
     Raises
     ------
@@ -249,7 +250,18 @@ def described(function: Callable) -> dict:
         raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-    return {"function": name, "arguments": arguments, "positional": [list(p.args) for p in partials if p.args]}
+    positional = [list(p.args) for p in partials if p.args]
+    own = {} if module.startswith("gleam.") else {"code": digest(_code(getattr(inner, "__code__", None)))[:16]}
+    return {"function": name, "arguments": arguments, "positional": positional} | own
+
+
+def _code(made):
+    """What a function does, as bytecode: that of a notebook's cell has no source in another process."""
+    if inspect.iscode(made):
+        return [made.co_code.hex(), made.co_names, _code(made.co_consts)]
+    if isinstance(made, tuple):
+        return [_code(part) for part in made]
+    return sorted(map(repr, made)) if isinstance(made, frozenset) else repr(made)  # whose order is not the same twice
 
 
 def n_cores() -> int:

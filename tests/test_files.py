@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
-from gleam import files
+from gleam import files, masks
+from gleam.processes.sending import packed
 
 KILLED = """
 import sys, time
@@ -82,3 +84,34 @@ def test_an_interrupt_at_any_line_leaves_no_unfinished_file(tmp_path):
         assert unfinished(tmp_path) == set(), f"line {lines[-1]} of {files.__file__}"
         stop_at += 1
     assert n_interrupted > 5
+
+
+def of_a_cell(source):
+    """The function `mask` of a notebook's cell, whose source is kept nowhere."""
+    cell = {"__name__": "__main__"}
+    exec(source, cell)
+    return cell["mask"]
+
+
+def test_functions_of_one_name_that_do_something_else_are_two_keys():
+    one = of_a_cell("def mask(shape, seed=0):\n    return shape if seed in {'a', 'b'} else 1")
+    same = of_a_cell("def mask(shape, seed=0):\n    # said\n    return shape if seed in {'b', 'a'} else 1")
+    other = of_a_cell("def mask(shape, seed=0):\n    return shape if seed in {'a', 'b'} else 2")
+    inner = of_a_cell("def mask(shape, seed=0):\n    return [i + 1 for i in shape]")
+    changed = of_a_cell("def mask(shape, seed=0):\n    return [i + 2 for i in shape]")
+    assert files.described(one) == files.described(same) != files.described(other)
+    assert files.described(partial(inner, seed=1)) != files.described(partial(changed, seed=1))
+
+
+def test_a_function_of_a_cell_has_the_same_key_in_another_process():
+    source = "def mask(shape, seed=0):\n    return shape if seed in {'a', 'b', 'c'} else [i for i in shape]"
+    work = packed(of_a_cell(source)).hex()
+    reading = (
+        f"import pickle; from gleam import files; print(files.described(pickle.loads(bytes.fromhex('{work}')))['code'])"
+    )
+    there = subprocess.run([sys.executable, "-c", reading], capture_output=True, text=True, check=True).stdout.strip()
+    assert there == files.described(of_a_cell(source))["code"]
+
+
+def test_functions_of_the_project_are_known_by_their_name_alone():
+    assert set(files.described(masks.random_columns)) == {"function", "arguments", "positional"}

@@ -62,7 +62,9 @@ def in_processes(
         return
     from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-    work_of = {key: packed((function, argument)) for key, argument in arguments.items()}  # before anything starts
+    work_of = {key: _Work((function, argument)) for key, argument in arguments.items()}
+    for one in work_of.values():  # refused before anything starts
+        one.__reduce__()
     caller, ours = multiprocessing.Pipe(duplex=False)  # nothing is sent: it closes with this call, or this process
     variables = {f"{library}_NUM_THREADS": str(n_threads) for library in ("OMP", "OPENBLAS", "MKL")}
     keys: dict[Future, Any] = {}
@@ -86,6 +88,16 @@ def in_processes(
             f"a process that was {work} died, probably for want of memory: give n_jobs below {n_jobs}; finished files "
             "and checkpoints are kept"
         )
+
+
+class _Work:
+    """A call, packed only when it is sent: a queue of calls holds no copies of their data."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __reduce__(self):
+        return bytes, (packed(self.call),)
 
 
 def _call_here(function, argument):
