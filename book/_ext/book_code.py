@@ -1,4 +1,4 @@
-"""Names in code become links: ``gleam.fit`` in a cell, or a name imported from gleam, leads to the reference."""
+"""Names in code lead to the reference: ``gleam.fit`` in a cell or within a sentence, or a name imported from gleam."""
 
 import ast
 import html
@@ -14,19 +14,24 @@ CHAIN = re.compile(
     rf'(?<!{re.escape(DOT)})<span class="nn?">\w+</span>(?:{re.escape(DOT)}<span class="n">\w+</span>)*'
     r'(?!<span class="o">=)'  # the name of an argument
 )
+INLINE = re.compile(r'(<code class="docutils literal notranslate"><span class="pre">)(gleam(?:\.\w+)+)')
 
 
 def link_code(app, pagename, templatename, context, doctree):
-    """Link names in the highlighted Python of a page; its blocks share what they import."""
+    """Link names in the code of a page; its blocks of Python share what they import."""
     if pagename.startswith("_modules/"):
         return
     meanings = {"gleam": "gleam"}
 
-    def linked(block):
-        meanings.update(_imported(html.unescape(re.sub("<[^>]+>", "", block[2]))))
-        return block[1] + CHAIN.sub(lambda chain: _link(app, pagename, chain[0], meanings), block[2]) + block[3]
+    def link(parts, dot):
+        return _link(app, pagename, parts.split(dot), dot, meanings)
 
-    context["body"] = BLOCK.sub(linked, context.get("body", ""))
+    def link_block(block):
+        meanings.update(_imported(html.unescape(re.sub("<[^>]+>", "", block[2]))))
+        return block[1] + CHAIN.sub(lambda chain: link(chain[0], DOT), block[2]) + block[3]
+
+    body = INLINE.sub(lambda code: code[1] + link(code[2], "."), context.get("body", ""))
+    context["body"] = BLOCK.sub(link_block, body)
 
 
 def _imported(code):
@@ -46,20 +51,16 @@ def _imported(code):
     return meanings | dict.fromkeys(assigned)
 
 
-def _link(app, pagename, chain, meanings):
-    """The highlighted names of a chain such as ``gleam.fit``, its longest part that is in the reference as a link."""
-    parts = chain.split(DOT)
+def _link(app, pagename, parts, dot, meanings):
+    """The names of a chain such as ``gleam.fit``, joined by `dot`; the longest part in the reference is a link."""
     first, *rest = (re.sub("<[^>]+>", "", part) for part in parts)
-    if not meanings.get(first):
-        return chain
-    for n in range(len(parts), 0, -1):
-        path = ".".join([meanings[first], *rest[: n - 1]])
-        if found := book_api.documented(app.env, path):
+    for n in range(len(parts), 0, -1) if meanings.get(first) else ():
+        if found := book_api.documented(app.env, ".".join([meanings[first], *rest[: n - 1]])):
             name, entry = found
             address = f"{app.builder.get_relative_uri(pagename, entry.docname)}#{entry.node_id}"
-            link = f'<a class="gleam-code" href="{address}" title="{name}">{DOT.join(parts[:n])}</a>'
-            return DOT.join([link, *parts[n:]])
-    return chain
+            link = f'<a class="gleam-code" href="{address}" title="{name}">{dot.join(parts[:n])}</a>'
+            return dot.join([link, *parts[n:]])
+    return dot.join(parts)
 
 
 def setup(app):

@@ -227,6 +227,7 @@ def code_links():
         assert re.sub("<[^>]+>", "", context["body"]) == re.sub("<[^>]+>", "", shown), "copied code stays the same"
         return [(re.sub("<[^>]+>", "", text), address) for address, text in found]
 
+    linked.app = app
     return linked
 
 
@@ -247,6 +248,16 @@ def test_a_name_that_code_assigns_or_that_has_another_meaning_is_no_link(code_li
     texts = [text for text, _ in code_links(CODE)]
     assert "ssim" not in texts and texts.count("psnr") == 2  # imported and called, but not the argument's name
     assert code_links("gleam.fit(an excerpt ...)") == [("gleam.fit", "../api/x.html#gleam.fit")]
+
+
+def test_names_within_sentences_lead_to_the_reference(code_links):
+    app = code_links.app
+    start = '<code class="docutils literal notranslate"><span class="pre">'
+    for text, linked in (("gleam.fit(network)", True), ("gleam.nothing", False), ("my.gleam.fit", False)):
+        context = {"body": f"{start}{text}</span></code>"}
+        book_code.link_code(app, "chapters/x", "", context, None)
+        assert ('href="../api/x.html#gleam.fit"' in context["body"]) == linked
+        assert re.sub("<[^>]+>", "", context["body"]) == text
 
 
 def test_a_name_leads_to_where_it_is_documented_under_another(code_links):
