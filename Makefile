@@ -17,7 +17,7 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test test-faults book check-book student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
+.PHONY: reproduce test test-faults book check-book pdf student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
@@ -34,6 +34,9 @@ book: $(STAMP)  ## Only the book, from the chapters that have been run
 check-book: book  ## The pages in a browser (Debian's chromium): errors, links, small texts, phone, keyboard, spelling
 	@$(BIN)/codespell $(PROSE)
 	@$(BIN)/python book/_check/check.py _build/html
+
+pdf: book  ## All pages as one file, _build/gleam-book.pdf (printed by Debian's chromium)
+	@$(BIN)/python book/_check/pdf.py _build/html _build/gleam-book.pdf
 
 notebooks: $(STAMP)  ## Only the chapters
 	@$(RUN) notebooks

@@ -5,6 +5,10 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 
 import websocket
@@ -21,6 +25,23 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def find_chromium():
     """Path of the installed Chromium, None if there is none."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serve(folder):
+    """Serve the files of a folder to this machine alone; the address, with a slash at its end."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class Browser:
@@ -82,9 +103,10 @@ class Browser:
         """Set the size of the window in CSS pixels."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def prefer(self, scheme):
-        """Ask for "light" or "dark" pages."""
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    def prefer(self, scheme, media=""):
+        """Ask for "light" or "dark" pages, as they are on a screen or, with `media` "print", on paper."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.send("Emulation.setEmulatedMedia", media=media, features=features)
 
     def open(self, address):
         """Load a page and wait until it has loaded; nothing that the last one reports late is among the events."""

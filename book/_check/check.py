@@ -8,16 +8,13 @@ anchors that lead somewhere, alternative text for every image. And the search fi
 import base64
 import io
 import sys
-import threading
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from browser import Browser, find_chromium
+from browser import Browser, find_chromium, serve
 from PIL import Image
 
 from gleam.records.canvas import SMALLEST_TEXT as TEXT_KEY
@@ -26,11 +23,6 @@ PAGE_SCRIPT = (Path(__file__).parent / "page.js").read_text()
 PHONE, DESKTOP = 390, 1440
 SMALLEST_TEXT = 11
 SEARCHED = ("greedy", "Poisson")
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def check(site, browser):
@@ -47,12 +39,10 @@ def check(site, browser):
     dict
         Of page to its faults, each a short sentence; pages without a fault are left out.
     """
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    base = f"http://127.0.0.1:{server.server_port}/"
     pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
     pages = [page for page in pages if not page.startswith(("_static/", "_modules/"))]  # sources are not ours to style
-    try:
+    pages = [page for page in pages if 'http-equiv="Refresh"' not in (site / page).read_text()]  # only leads to another
+    with serve(site) as base:
         faults, links, anchors = {}, {}, {}
         for page in pages:
             faults[page] = _faults_of_page(browser, base, page, site)
@@ -60,9 +50,6 @@ def check(site, browser):
         for page in pages:
             faults[page] += _broken_links(links[page], base, anchors, site)
         faults["search.html"] = faults.get("search.html", []) + _search_faults(browser, base)
-    finally:
-        server.shutdown()
-        server.server_close()
     return {
         page: [fault.replace(base, "") for fault in dict.fromkeys(found)] for page, found in faults.items() if found
     }

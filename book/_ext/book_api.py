@@ -29,6 +29,18 @@ def identity(found):
     return name and (getattr(found, "__module__", None), name)
 
 
+def documented(env, path):
+    """Name and entry in the reference of what a dotted path names, whatever it is called there; None if it has none."""
+    objects = env.get_domain("py").objects
+    if path in objects and not objects[path].aliased:
+        return path, objects[path]
+    wanted = identity(named(path))
+    for name, entry in objects.items() if wanted else ():
+        if not entry.aliased and identity(named(name)) == wanted:
+            return name, entry
+    return None
+
+
 def link_alias(app, env, node, contnode):
     """Link a name that Sphinx does not know.
 
@@ -41,11 +53,11 @@ def link_alias(app, env, node, contnode):
     homes += [getattr(named(home), "__module__", None) for home in homes if home]
     target = node["reftarget"].lstrip(".")
     for path in [target, *(f"{home}.{target}" for home in [*homes, "builtins"] if home)]:
-        if (found := named(path)) is not None:
-            for name, entry in env.get_domain("py").objects.items():
-                if not entry.aliased and identity(found) and identity(named(name)) == identity(found):
-                    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
-            return contnode
+        if named(path) is not None:
+            if not (found := documented(env, path)):
+                return contnode
+            name, entry = found
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, contnode, name)
         parent, _, name = path.rpartition(".")
         if parent and name in getattr(named(parent), "__annotations__", ()):
             return contnode  # a field of a dataclass

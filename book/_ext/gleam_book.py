@@ -1,6 +1,7 @@
 """The book's own Sphinx extension: numbers from records, formulas offline, honest buttons, no picture without words.
 
-- Directive ``{scoreboard}``: see `book_claims`. Names in docstrings become links: see `book_api`.
+- Directive ``{scoreboard}``: see `book_claims`.
+- Names become links to the reference: in docstrings see `book_api`, in code `book_code`.
 - Role ``{record}`experiment/method:value:format``` and directive ``{record-table}``: see `book_records`.
 - MathJax is copied from the package sphinx-mathjax-offline, only the files that the pages load (2 MB instead of 24).
 - Buttons that lead to the repository are shown where `_config.yml` says its address. Those of a chapter point to
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import book_api
 import book_claims
+import book_code
 import book_records
 from docutils import nodes
 from sphinx.util import logging
@@ -94,6 +96,7 @@ def setup(app):
     book_records.setup(app)
     book_claims.setup(app)
     book_api.setup(app)
+    book_code.setup(app)
     app.connect("builder-inited", copy_mathjax)
     app.connect("config-inited", show_buttons)
     app.connect("html-page-context", point_buttons_to_notebooks, priority=900)

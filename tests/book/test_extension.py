@@ -1,15 +1,21 @@
-"""The book's Sphinx extension: numbers from records, and the addresses of buttons."""
+"""The book's Sphinx extension: numbers from records, links from code, and the addresses of buttons."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import book_claims
+import book_code
 import book_records
 import gleam_book
 import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
 from docutils.parsers.rst import directives, roles
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from sphinx import addnodes
 from sphinx.util.docutils import docutils_namespace
 
@@ -184,3 +190,75 @@ def test_buttons_of_a_chapter_open_the_clean_notebook(slash):
     edit, download = buttons[0]["buttons"]
     assert edit["url"] == f"example/edit/main/notebooks{slash}01_problem.ipynb"
     assert download["url"] == "../_sources/chapters/01_problem.ipynb"
+
+
+CODE = """
+import gleam
+from gleam import masks
+from gleam.physics import Batch as Measured
+from gleam.metrics import psnr, ssim
+network = gleam.fit(network, train, gleam.Greedy(8), mask=masks.bank)
+batch = Measured.from_slice(k, psnr=psnr(x, y)).fit
+ssim = gleam.nothing
+print(ssim, other.masks.bank, numpy.masks)
+"""
+
+
+@pytest.fixture
+def code_links():
+    """A function of Python code on a page to its linked names, as (text, address)."""
+    documented = [
+        "gleam.fit",
+        "gleam.Greedy",
+        "gleam.masks.bank",
+        "gleam.physics.Batch",
+        "gleam.physics.Batch.from_slice",
+    ]
+    documented += ["gleam.metrics.psnr", "gleam.metrics.ssim"]
+    entries = {name: SimpleNamespace(docname="api/x", node_id=name, aliased=False) for name in documented}
+    env = SimpleNamespace(get_domain=lambda _: SimpleNamespace(objects=entries))
+    app = SimpleNamespace(env=env, builder=SimpleNamespace(get_relative_uri=lambda _, to: f"../{to}.html"))
+
+    def linked(code):
+        shown = highlight(code, PythonLexer(), HtmlFormatter(wrapcode=False))
+        context = {"body": f'<div class="highlight-ipython3 notranslate">{shown}</div>'}
+        book_code.link_code(app, "chapters/x", "", context, None)
+        found = re.findall(r'<a class="gleam-code" href="([^"]+)"[^>]*>(.*?)</a>', context["body"])
+        assert re.sub("<[^>]+>", "", context["body"]) == re.sub("<[^>]+>", "", shown), "copied code stays the same"
+        return [(re.sub("<[^>]+>", "", text), address) for address, text in found]
+
+    linked.app = app
+    return linked
+
+
+def test_names_in_code_lead_to_the_reference(code_links):
+    found = dict(code_links(CODE))
+    assert found == {
+        "psnr": "../api/x.html#gleam.metrics.psnr",
+        "Measured": "../api/x.html#gleam.physics.Batch",
+        "gleam.fit": "../api/x.html#gleam.fit",
+        "gleam.Greedy": "../api/x.html#gleam.Greedy",
+        "masks.bank": "../api/x.html#gleam.masks.bank",
+        "Measured.from_slice": "../api/x.html#gleam.physics.Batch.from_slice",
+    }
+
+
+def test_a_name_that_code_assigns_or_that_has_another_meaning_is_no_link(code_links):
+    assert code_links("fit = 1\nfit(gleam_fit, other.gleam.fit)") == []
+    texts = [text for text, _ in code_links(CODE)]
+    assert "ssim" not in texts and texts.count("psnr") == 2  # imported and called, but not the argument's name
+    assert code_links("gleam.fit(an excerpt ...)") == [("gleam.fit", "../api/x.html#gleam.fit")]
+
+
+def test_names_within_sentences_lead_to_the_reference(code_links):
+    app = code_links.app
+    start = '<code class="docutils literal notranslate"><span class="pre">'
+    for text, linked in (("gleam.fit(network)", True), ("gleam.nothing", False), ("my.gleam.fit", False)):
+        context = {"body": f"{start}{text}</span></code>"}
+        book_code.link_code(app, "chapters/x", "", context, None)
+        assert ('href="../api/x.html#gleam.fit"' in context["body"]) == linked
+        assert re.sub("<[^>]+>", "", context["body"]) == text
+
+
+def test_a_name_leads_to_where_it_is_documented_under_another(code_links):
+    assert code_links("gleam.strategies.Greedy(2)") == [("gleam.strategies.Greedy", "../api/x.html#gleam.Greedy")]
