@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from gleam.datasets import cine, hdf5
 from gleam.datasets.padding import whole
 from gleam.datasets.volume import Volume
-from gleam.files import check_writable, described, digest, locked, n_cores, write_json, written_whole
+from gleam.files import check_writable, described, digest, locked, n_cores, write_json
 from gleam.physics.calibration import EmptyMapsError
 from gleam.physics.fourier import ifft2c, to_fft_order
 from gleam.processes.pool import in_processes
@@ -66,7 +67,7 @@ def prepare(
     Raises
     ------
     OSError
-        If `cache_dir` cannot be written.
+        If `cache_dir` cannot be written, or has no room for a file.
     Exception
         Any error of `read` and `calibrate`; its message names the file.
 
@@ -162,7 +163,8 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
 
 
 def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
-    with written_whole(prepared) as temporary, h5py.File(temporary, "w") as file:
+    n_values = sum(math.prod(shape) for shape in _shapes(volume.kspace.shape).values())
+    with hdf5.written(prepared, 8 * n_values) as file:
         left_out = _write(file, volume, calibrate, path)
         file.attrs.update(
             subject=volume.subject,
@@ -185,9 +187,8 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
 def _write(file, volume, calibrate, path):
     """Write the slices that have maps; returns the numbers of the others."""
     shape, left_out = volume.kspace.shape, []
-    for name, one in zip(DATASETS, (shape[1:], _maps_shape(shape[1:]), shape[2:]), strict=True):
-        full = (shape[0], *one)
-        file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *one), fletcher32=True)
+    for name, full in _shapes(shape).items():
+        file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *full[1:]), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
             sens_maps = _maps(kspace, calibrate, volume.is_full)
@@ -221,6 +222,12 @@ def _maps(kspace, calibrate, is_full=True):
     if not np.any(sens_maps):
         raise EmptyMapsError("its sensitivity maps are empty")
     return np.reshape(sens_maps, _maps_shape(kspace.shape))
+
+
+def _shapes(shape):
+    """Shapes of the data sets that go with k-space of `shape` (slice, coil, [time,] y, x)."""
+    of_slices = shape[1:], _maps_shape(shape[1:]), shape[2:]
+    return {name: (shape[0], *one) for name, one in zip(DATASETS, of_slices, strict=True)}
 
 
 def _maps_shape(shape):
