@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,9 +40,9 @@ def prepare(
 ) -> list[Path]:
     """Prepare raw files.
 
-    A file that is already prepared and whole is not computed again; a damaged one is. Files are written whole, so an
-    interruption loses only those in progress. A file that cannot be prepared, or of which no slice is left, does not
-    stop the others: its error is raised when they are done.
+    A file that is already prepared and whole is not computed again, and the cache may then be read-only; a damaged one
+    is. Files are written whole, so an interruption loses only those in progress. A file that cannot be prepared, or of
+    which no slice is left, does not stop the others: its error is raised when they are done.
 
     Parameters
     ----------
@@ -67,7 +69,7 @@ def prepare(
     Raises
     ------
     OSError
-        If `cache_dir` cannot be written, or has no room for a file.
+        If a file is not prepared and `cache_dir` cannot be written, or has no room for it.
     Exception
         Any error of `read` and `calibrate`; its message names the file.
 
@@ -86,7 +88,6 @@ def prepare(
     `left_out` holds its number, and a message says so.
     """
     paths, cache_dir = [Path(path) for path in paths], Path(cache_dir)
-    check_writable(cache_dir)
     recipe = {"version": PREPARATION_VERSION, "read": described(read), "calibrate": described(calibrate)}
     recipe["settings"] = settings or {}
     hashes = _Hashes(cache_dir / HASHES)
@@ -95,6 +96,8 @@ def prepare(
     done = {path: _cached(path, sha, recipe, cache_dir) for path, sha in known.items() if sha}
     done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
     missing = [path for path in known if path not in done]
+    if any(known[path] or not _may_be_prepared(path, cache_dir) for path in missing):
+        check_writable(cache_dir)
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
         errors: list[Exception] = []
         files = {path: path for path in missing}
@@ -156,9 +159,10 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     """Prepare `path` unless it is cached; returns (prepared file, sha256 of the raw file)."""
     sha = _sha256(path)
     prepared = _cached(path, sha, recipe, cache_dir)
-    with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
-        if not is_whole(prepared):
-            _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
+    if not is_whole(prepared):
+        with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
+            if not is_whole(prepared):
+                _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
     return prepared, sha
 
 
@@ -241,6 +245,11 @@ def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
 
 
+def _may_be_prepared(path, cache_dir):
+    """Whether the cache holds a file prepared from a raw file of this name, of whatever content."""
+    return any(cache_dir.glob(f"{glob.escape(path.stem)}-*.h5"))
+
+
 def _sha256(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
@@ -254,9 +263,11 @@ class _Hashes:
     def __init__(self, path):
         self.path = path
         try:
-            self.entries = json.loads(path.read_text())
-        except (OSError, ValueError):
-            self.entries = {}
+            found = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError):
+            found = None
+        entries = found.items() if isinstance(found, dict) else ()
+        self.entries = {name: entry for name, entry in entries if self._is_entry(entry)}
 
     def of(self, path):
         """The hash of `path` if it is known and the file is unchanged, else None."""
@@ -265,7 +276,12 @@ class _Hashes:
 
     def add(self, path, sha):
         self.entries[str(path.resolve())] = [self._stamp(path), sha]
-        write_json(self.path, self.entries)
+        with suppress(OSError):  # of a cache that is read-only: the hash is computed again next time
+            write_json(self.path, self.entries)
+
+    @staticmethod
+    def _is_entry(entry):
+        return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) and len(entry[1]) == 64
 
     @staticmethod
     def _stamp(path):
