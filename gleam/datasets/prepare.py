@@ -17,14 +17,13 @@ from tqdm.auto import tqdm
 
 from gleam.datasets import cine, hdf5
 from gleam.datasets.padding import whole
-from gleam.datasets.volume import Volume
+from gleam.datasets.volume import ARRAYS, Volume, array_shapes
 from gleam.files import check_writable, described, digest, locked, n_cores, write_json
 from gleam.physics.calibration import EmptyMapsError
 from gleam.physics.fourier import ifft2c, to_fft_order
 from gleam.processes.pool import in_processes
 
 PREPARATION_VERSION = 3  # part of every key: raise it when the results of a preparation change
-DATASETS = ("kspace", "sens_maps", "target")
 HASHES = "hashes.json"
 
 
@@ -133,7 +132,7 @@ def is_whole(path: str | Path) -> bool:
     try:
         with hdf5.opened(path, expected="a prepared file") as file:
             shape = file["kspace"].shape
-            for name in DATASETS:
+            for name in ARRAYS:
                 values = hdf5.dataset(file, name, path, "a prepared file")
                 values[0], values[-1]
             return (
@@ -167,7 +166,7 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
 
 
 def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
-    n_values = sum(math.prod(shape) for shape in _shapes(volume.kspace.shape).values())
+    n_values = sum(math.prod(shape) for shape in array_shapes(volume.kspace.shape).values())
     with hdf5.written(prepared, 8 * n_values) as file:
         left_out = _write(file, volume, calibrate, path)
         file.attrs.update(
@@ -191,7 +190,7 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
 def _write(file, volume, calibrate, path):
     """Write the slices that have maps; returns the numbers of the others."""
     shape, left_out = volume.kspace.shape, []
-    for name, full in _shapes(shape).items():
+    for name, full in array_shapes(shape).items():
         file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *full[1:]), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
@@ -207,7 +206,7 @@ def _write(file, volume, calibrate, path):
         file["sens_maps"][k] = sens_maps
         file["target"][k] = np.sum(np.conj(sens_maps) * ifft2c(kspace), axis=0)
         file["kspace"][k] = to_fft_order(kspace)
-    for name in DATASETS if left_out else ():
+    for name in ARRAYS if left_out else ():
         file[name].resize(shape[0] - len(left_out), axis=0)
     if not volume.is_full:
         file["mask"] = np.delete(volume.kspace.any(axis=1), left_out, axis=0)
@@ -226,12 +225,6 @@ def _maps(kspace, calibrate, is_full=True):
     if not np.any(sens_maps):
         raise EmptyMapsError("its sensitivity maps are empty")
     return np.reshape(sens_maps, _maps_shape(kspace.shape))
-
-
-def _shapes(shape):
-    """Shapes of the data sets that go with k-space of `shape` (slice, coil, [time,] y, x)."""
-    of_slices = shape[1:], _maps_shape(shape[1:]), shape[2:]
-    return {name: (shape[0], *one) for name, one in zip(DATASETS, of_slices, strict=True)}
 
 
 def _maps_shape(shape):

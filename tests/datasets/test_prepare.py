@@ -55,8 +55,8 @@ def test_identities_of_prepared_slices(run, raw):
     for path, prepared in zip(raw, run(), strict=True):
         volume = fastmri.read(path)
         with h5py.File(prepared) as file:
-            kspace, sens_maps, target = (file[name][:] for name in module.DATASETS)
-            chunks = [file[name].chunks for name in module.DATASETS]
+            kspace, sens_maps, target = (file[name][:] for name in module.ARRAYS)
+            chunks = [file[name].chunks for name in module.ARRAYS]
         assert all(array.dtype == np.complex64 for array in (kspace, sens_maps, target))
         assert kspace.shape == sens_maps.shape == volume.kspace.shape
         assert chunks == [(1, *kspace.shape[1:]), (1, *kspace.shape[1:]), (1, *kspace.shape[2:])]
@@ -213,7 +213,7 @@ def test_a_slice_with_empty_maps_is_left_out_and_the_others_are_kept(run, raw, t
     assert all(map(module.is_whole, prepared)) and prepared[1] == whole[1]
     with h5py.File(prepared[0]) as file, h5py.File(whole[0]) as before:
         assert list(file.attrs["left_out"]) == [0] and "left_out" not in before.attrs
-        for name in module.DATASETS:
+        for name in module.ARRAYS:
             np.testing.assert_array_equal(file[name][:], before[name][1:])
     slices = Slices("test", tuple(prepared), random_columns)
     assert (len(slices), slices.describe()["n_left_out"]) == (3, 1)
@@ -234,8 +234,8 @@ def test_series_get_the_maps_of_their_temporal_mean(run, raw):
         kspace = read_series(path).kspace
         assert module.is_whole(prepared)
         with h5py.File(prepared) as file:
-            fft_order, maps, target = (file[name][:] for name in module.DATASETS)
-            chunks = [file[name].chunks for name in module.DATASETS]
+            fft_order, maps, target = (file[name][:] for name in module.ARRAYS)
+            chunks = [file[name].chunks for name in module.ARRAYS]
         n, n_coils, n_frames, *size = kspace.shape
         assert fft_order.shape == kspace.shape and target.shape == (n, n_frames, *size)
         assert maps.shape == (n, n_coils, 1, *size)
