@@ -125,8 +125,8 @@ def reconstruct_file(
     -----
     Sensitivity maps are estimated as for the training, from the centre of k-space: of a fully sampled file all of it,
     as in the book, else as much as was measured. The phase of an image depends on them, and a network knows only the
-    phases of its training. Where the run does not say how its maps were made, or they cannot be made so here, they take
-    in the phase of the centre of k-space, which leaves the image nearly without phase.
+    phases of its training. Where the run does not say how its maps were made, or they cannot be made so here, the image
+    is left nearly without phase: by JSENSE, or by maps of ESPIRiT that take in the phase of the centre of k-space.
     """
     device, file = checked_device(device), find(run)
     network = load(file).to(device)
@@ -206,12 +206,10 @@ def _calibration(train, name):
     if module in ("gleam.calibration", calibration.__name__) and not told.get("positional"):
         return {"method": method} | told["arguments"], f"{METHODS[method]}, as in the training"
     settings = CALIBRATIONS.get(name, CALIBRATIONS["random_columns"])
-    why = (
-        "those of the training were made otherwise"
-        if told
-        else "the run does not say how those of the training were made"
-    )
-    return settings | {"phase": True}, f"{METHODS[settings['method']]} with the phase of the image in them; {why}"
+    why = "those of the training were made otherwise" if told else "the run does not say how those of its training were"
+    if settings["method"] == "jsense":
+        return settings, f"JSENSE, which leaves the image nearly without phase; {why}"
+    return settings | {"phase": True}, f"ESPIRiT with the phase of the image in them; {why}"
 
 
 def _centre(measured, width):

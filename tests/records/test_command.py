@@ -190,8 +190,8 @@ def test_maps_are_those_that_the_run_says_and_else_take_in_the_phase(scans, tmp_
     words = checkpoints.load_words
     made = {
         "JSENSE, as in the training": test.describe()["sens_maps"],
-        "JSENSE with the phase of the image in them; the run does not say": None,
-        "JSENSE with the phase of the image in them; those of the training were made": {
+        "JSENSE, which leaves the image nearly without phase; the run does not say": None,
+        "JSENSE, which leaves the image nearly without phase; those of the training were made": {
             "function": "mine.smooth_maps", "arguments": {}, "positional": []
         },
         "ESPIRiT, as in the training": {
@@ -211,7 +211,15 @@ def test_maps_are_those_that_the_run_says_and_else_take_in_the_phase(scans, tmp_
         assert f"sensitivity maps: {sentence}" in capsys.readouterr().out
         with h5py.File(tmp_path / "o.h5") as file:
             images.append(file["reconstruction"][:])
-    assert (images[1] == images[2]).all() and not (images[0] == images[1]).all() and not (images[0] == images[3]).all()
+    assert (images[0] == images[1]).all() and (images[0] == images[2]).all() and not (images[0] == images[3]).all()
+    path, run, test = scans["brain"]
+    assert test.describe()["sens_maps"]["function"] == "gleam.calibration.espirit"
+    monkeypatch.setattr(checkpoints, "load_words", words)
+    known = reconstruct_file(run, path, progress=False)
+    monkeypatch.setattr(checkpoints, "load_words", lambda file: changed(file, None))
+    other = reconstruct_file(run, path, progress=False)
+    assert known.maps == "ESPIRiT, as in the training" and other.maps.startswith("ESPIRiT with the phase of the image")
+    assert not torch.equal(known.images, other.images)
 
 
 @pytest.mark.parametrize("method", ["jsense", "espirit"])
