@@ -44,7 +44,7 @@ notebooks: $(STAMP)  ## Only the chapters
 student: $(STAMP)  ## The chapters without solutions and checks, with gaps to fill, in student/
 	@$(RUN) student
 
-data: $(STAMP)  ## Only the phantoms, where real data are not given
+data: $(STAMP)  ## What is there of each data set and how to get the rest; phantoms where real data are not given
 	@$(RUN) data
 
 archive: $(STAMP)  ## Copy the records of a build, PROFILE=standard SEED=1, to results/

@@ -96,7 +96,7 @@ def _full(error):
 
 
 def check_room(path: str | Path, n_bytes: int) -> None:
-    """Raise OSError if the disk of `path` has no room for `n_bytes`: HDF5 ends the process when a write fails."""
+    """Raise OSError if the disk of `path` has no room for `n_bytes`: better said before hours of work."""
     free = shutil.disk_usage(Path(path).parent).free
     if n_bytes > free:
         sizes = f"it needs {n_bytes / 1e6:.1f} MB and {free / 1e6:.1f} MB are free"

@@ -69,6 +69,8 @@ def make(arguments, root):
         settings = chapters.with_seed(chapters.read_settings(root, profile), arguments.seed)
         for folder in ("_work", f"_work/{build}", "book/chapters"):
             files.check_writable(root / folder, root)
+        if arguments.what == "data":
+            print(data.report(selected, data_dir, root), flush=True)
         given = {chapter.name: chapters.check_parameters(chapter, settings) for chapter in selected}
         folders = data.provide(data.needed_by(selected), data_dir, build, settings["phantoms"], root, jobs)
         if arguments.what == "data":

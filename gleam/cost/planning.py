@@ -34,10 +34,8 @@ from gleam.strategies.updates import parameters_by_module
 SHORT = (1, 1), (3, 1), (3, 3)  # iterations and modules of the steps that are timed
 TIE = 1.1  # times nearer to each other than this count as equal: the prediction is no finer
 _FORMATS: dict[Any, Any] = {
-    "peak_mb": "{:.1f}".format,
-    "seconds_per_step": "{:.3g}".format,
-    "relative_time": "{:.2f}".format,
-}
+    "peak_mb": "{:.1f}".format, "seconds_per_step": "{:.3g}".format, "relative_time": "{:.2f}".format,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 - `prepare`: sensitivity maps and targets, computed once.
 - `scans`: metadata and arrays of a split. `slices`: its mini-batches. `resident`: its arrays in the memory of a device.
 - `splits`: which file is in which split. `download`: the public files. `load`: all of these for one data set.
+  `sets`: what a folder has of the book's data sets. `check`: what a loader makes of a file.
 """
 
 from __future__ import annotations

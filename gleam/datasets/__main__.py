@@ -1,4 +1,8 @@
-"""``python -m gleam.datasets check FILE...``: what the loaders make of raw files, with a picture of each."""
+"""What is there of each data set in a folder, what is missing, how large it is, and what to do next.
+
+``python -m gleam.datasets [DIR]``; ``python -m gleam.datasets check FILE...`` says what the loaders make of raw files,
+with a picture of each.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,37 @@ from pathlib import Path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the files; returns 1 if training would refuse one of them."""
-    parser = argparse.ArgumentParser(prog="python -m gleam.datasets", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{check}")
-    one = commands.add_parser("check", help="read raw files and say what was read")
-    one.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    one.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="folder of the pictures; default: here")
-    given = parser.parse_args(arguments)
+    """Say what is in a data folder, or check files.
+
+    Returns 1 if training would refuse one of the files, 2 if a split list cannot be read.
+    """
+    from gleam.datasets.sets import report
+
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["check"]:
+        return _check(words[1:])
+    parser = argparse.ArgumentParser(
+        prog="python -m gleam.datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("data"), help="default: data")
+    try:
+        print(report(parser.parse_args(words).folder))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check(words):
+    parser = argparse.ArgumentParser(prog="python -m gleam.datasets check", description=_report.__doc__)
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="folder of the pictures; default: here")
+    given = parser.parse_args(words)
     return max([_report(path, given.out) for path in given.files])
 
 
 def _report(path, out):
+    """Read raw files and say what was read."""
     from matplotlib.image import imsave
 
     from gleam.datasets.check import check, picture

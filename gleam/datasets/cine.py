@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from gleam.datasets import hdf5, ismrmrd_lines, padding
-from gleam.datasets.splits import visible
+from gleam.datasets.splits import HEARTS, SPLITS, check_disjoint, files_by_split, find_list, split_by_subject, visible
 from gleam.datasets.volume import Volume
 from gleam.physics.fourier import fftc
 
 OCMR, CMRXRECON = "ocmr", "cmrxrecon"
 FULL = ("kspace_full", "kspace")  # name of the variable in 2023 and 2024, and in 2025
 EXPECTED_MAT = f"a CMRxRecon file (MATLAB v7.3, which is HDF5, with '{FULL[0]}')"
+SHARES = (17, 2, 5)  # subjects in the splits of the paper's private set
 FULL_FOLDER = "FullSample"
 NOT_FULL = ("accfactor", "undersample", "singlecoil")
 
@@ -90,6 +91,27 @@ def find(data_dir: str | Path) -> list[Path]:
             f"{data_dir}: no cine series; expected fully sampled ones, {OCMR}/*.h5 or {CMRXRECON}/**/cine_*.mat"
         )
     return ocmr + mat
+
+
+def by_split(data_dir: str | Path) -> dict[str, list[Path]]:
+    """Files of each split by the list of a data folder or, without it, in the paper's proportions of subjects.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no file, or a listed one is missing.
+    ValueError
+        If a subject is in two splits of the list, or there are fewer than three.
+    """
+    if (listed := find_list(data_dir, HEARTS)).is_file():
+        files = files_by_split(data_dir, "", HEARTS)
+        check_disjoint({split: set(map(subject, paths)) for split, paths in files.items()}, listed)
+        return files
+    sets: dict[str, list[Path]] = {}
+    for path in find(data_dir):
+        sets.setdefault(path.suffix, []).append(path)  # OCMR and CMRxRecon each on its own
+    parts = [split_by_subject(files, subject, SHARES) for files in sets.values()]
+    return {split: [path for part in parts for path in part[split]] for split in SPLITS}
 
 
 def subject(path: str | Path) -> str:

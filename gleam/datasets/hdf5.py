@@ -1,8 +1,9 @@
-"""HDF5 files opened for reading, with clear messages for all that can be wrong with them."""
+"""HDF5 files opened for reading or writing, with clear messages for all that can be wrong with them."""
 
 from __future__ import annotations
 
 import errno
+import io
 import math
 import mmap
 import os
@@ -15,6 +16,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+
+from gleam.files import check_room, written_whole
 
 LARGEST_RATIO = 2000  # of the size of data to that of their file: the best compression of HDF5 makes 1030
 LARGEST_VALUE = 1e18  # of raw samples: squares and sums of larger ones do not fit a float32
@@ -65,6 +68,55 @@ def opened(path: str | Path, *, expected: str, cure: str = "download or copy it 
         if isinstance(error, ValueError) and str(error).startswith(str(path)):
             raise  # the reader's own message names the file
         raise explained(error, path, f"expected {expected}, {cure}") from None
+
+
+@contextmanager
+def written(path: str | Path, n_bytes: int = 0) -> Iterator[h5py.File]:
+    """Context manager: an HDF5 file that is written whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    n_bytes : int
+        What it will take at least.
+
+    Raises
+    ------
+    OSError
+        If the disk has less than `n_bytes` free, or becomes full meanwhile. What was there before stays.
+    """
+    with written_whole(path) as temporary:
+        check_room(path, n_bytes)
+        with _Stream(temporary, "w+") as stream:
+            try:
+                with h5py.File(stream, "w") as file:
+                    yield file
+            finally:
+                if stream.error is not None:
+                    raise stream.error
+
+
+class _Stream(io.FileIO):
+    """A file that keeps the first error of writing to itself: HDF5 ends the process when it meets one."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        rest = memoryview(content).cast("B")
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return self.tell() if size is None else size
 
 
 def explained(error: Exception, path: str | Path, cure: str) -> OSError:

@@ -14,22 +14,9 @@ from gleam.datasets import cine, fastmri, formats, mridata
 from gleam.datasets.prepare import prepare
 from gleam.datasets.resident import on_device
 from gleam.datasets.slices import Slices
-from gleam.datasets.splits import (
-    BRAINS,
-    HEARTS,
-    KNEES,
-    SPLITS,
-    check_disjoint,
-    check_exist,
-    files_by_split,
-    files_of_list,
-    find_list,
-    split_by_subject,
-)
+from gleam.datasets.splits import BRAINS, KNEES, SPLITS, check_disjoint, check_exist, files_by_split, files_of_list
 from gleam.execution import checked_device
 from gleam.physics import calibration, masks
-
-HEART_SHARES = (17, 2, 5)  # subjects in the splits of the paper's private set
 
 
 def knees(
@@ -207,9 +194,7 @@ def hearts(
     """
     calibrate = partial(calibration.espirit, kernel_width=8, calibration_width=calibration_width)
     make_mask = partial(masks.kt_variable_density, acceleration=acceleration, n_center=n_center)
-    return _slices(
-        _hearts_by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device
-    )
+    return _slices(cine.by_split(data_dir), cine.read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device)
 
 
 def files(
@@ -267,18 +252,6 @@ def files(
         by_split = files_of_list(source, Path(source).parent if data_dir is None else data_dir)
     calibrate = calibrate or calibration.espirit
     return _slices(by_split, formats.read, calibrate, masks, cache_dir, n_masks, seed, n_jobs, device)
-
-
-def _hearts_by_split(data_dir):
-    if (listed := find_list(data_dir, HEARTS)).is_file():
-        files = files_by_split(data_dir, "", HEARTS)
-        check_disjoint({split: set(map(cine.subject, paths)) for split, paths in files.items()}, listed)
-        return files
-    sets = {}
-    for path in cine.find(data_dir):
-        sets.setdefault(path.suffix, []).append(path)
-    parts = [split_by_subject(files, cine.subject, HEART_SHARES) for files in sets.values()]
-    return {split: [path for part in parts for path in part[split]] for split in SPLITS}
 
 
 def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs, device="cpu"):

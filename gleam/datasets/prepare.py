@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,14 +17,13 @@ from tqdm.auto import tqdm
 
 from gleam.datasets import cine, hdf5
 from gleam.datasets.padding import whole
-from gleam.datasets.volume import Volume
-from gleam.files import check_writable, described, digest, locked, n_cores, write_json, written_whole
+from gleam.datasets.volume import ARRAYS, Volume, array_shapes
+from gleam.files import check_writable, described, digest, locked, n_cores, write_json
 from gleam.physics.calibration import EmptyMapsError
 from gleam.physics.fourier import ifft2c, to_fft_order
 from gleam.processes.pool import in_processes
 
 PREPARATION_VERSION = 3  # part of every key: raise it when the results of a preparation change
-DATASETS = ("kspace", "sens_maps", "target")
 HASHES = "hashes.json"
 
 
@@ -37,9 +39,9 @@ def prepare(
 ) -> list[Path]:
     """Prepare raw files.
 
-    A file that is already prepared and whole is not computed again; a damaged one is. Files are written whole, so an
-    interruption loses only those in progress. A file that cannot be prepared, or of which no slice is left, does not
-    stop the others: its error is raised when they are done.
+    A file that is already prepared and whole is not computed again, and the cache may then be read-only; a damaged one
+    is. Files are written whole, so an interruption loses only those in progress. A file that cannot be prepared, or of
+    which no slice is left, does not stop the others: its error is raised when they are done.
 
     Parameters
     ----------
@@ -66,7 +68,7 @@ def prepare(
     Raises
     ------
     OSError
-        If `cache_dir` cannot be written.
+        If a file is not prepared and `cache_dir` cannot be written, or has no room for it.
     Exception
         Any error of `read` and `calibrate`; its message names the file.
 
@@ -85,7 +87,6 @@ def prepare(
     `left_out` holds its number, and a message says so.
     """
     paths, cache_dir = [Path(path) for path in paths], Path(cache_dir)
-    check_writable(cache_dir)
     recipe = {"version": PREPARATION_VERSION, "read": described(read), "calibrate": described(calibrate)}
     recipe["settings"] = settings or {}
     hashes = _Hashes(cache_dir / HASHES)
@@ -94,6 +95,8 @@ def prepare(
     done = {path: _cached(path, sha, recipe, cache_dir) for path, sha in known.items() if sha}
     done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
     missing = [path for path in known if path not in done]
+    if any(known[path] or not _may_be_prepared(path, cache_dir) for path in missing):
+        check_writable(cache_dir)
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
         errors: list[Exception] = []
         files = {path: path for path in missing}
@@ -129,7 +132,7 @@ def is_whole(path: str | Path) -> bool:
     try:
         with hdf5.opened(path, expected="a prepared file") as file:
             shape = file["kspace"].shape
-            for name in DATASETS:
+            for name in ARRAYS:
                 values = hdf5.dataset(file, name, path, "a prepared file")
                 values[0], values[-1]
             return (
@@ -155,14 +158,16 @@ def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     """Prepare `path` unless it is cached; returns (prepared file, sha256 of the raw file)."""
     sha = _sha256(path)
     prepared = _cached(path, sha, recipe, cache_dir)
-    with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
-        if not is_whole(prepared):
-            _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
+    if not is_whole(prepared):
+        with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
+            if not is_whole(prepared):
+                _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
     return prepared, sha
 
 
 def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
-    with written_whole(prepared) as temporary, h5py.File(temporary, "w") as file:
+    n_values = sum(math.prod(shape) for shape in array_shapes(volume.kspace.shape).values())
+    with hdf5.written(prepared, 8 * n_values) as file:
         left_out = _write(file, volume, calibrate, path)
         file.attrs.update(
             subject=volume.subject,
@@ -185,9 +190,8 @@ def _write_prepared(prepared, path, sha, volume, calibrate, recipe):
 def _write(file, volume, calibrate, path):
     """Write the slices that have maps; returns the numbers of the others."""
     shape, left_out = volume.kspace.shape, []
-    for name, one in zip(DATASETS, (shape[1:], _maps_shape(shape[1:]), shape[2:]), strict=True):
-        full = (shape[0], *one)
-        file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *one), fletcher32=True)
+    for name, full in array_shapes(shape).items():
+        file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *full[1:]), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
             sens_maps = _maps(kspace, calibrate, volume.is_full)
@@ -202,7 +206,7 @@ def _write(file, volume, calibrate, path):
         file["sens_maps"][k] = sens_maps
         file["target"][k] = np.sum(np.conj(sens_maps) * ifft2c(kspace), axis=0)
         file["kspace"][k] = to_fft_order(kspace)
-    for name in DATASETS if left_out else ():
+    for name in ARRAYS if left_out else ():
         file[name].resize(shape[0] - len(left_out), axis=0)
     if not volume.is_full:
         file["mask"] = np.delete(volume.kspace.any(axis=1), left_out, axis=0)
@@ -234,6 +238,11 @@ def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
 
 
+def _may_be_prepared(path, cache_dir):
+    """Whether the cache holds a file prepared from a raw file of this name, of whatever content."""
+    return any(cache_dir.glob(f"{glob.escape(path.stem)}-*.h5"))
+
+
 def _sha256(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
@@ -247,9 +256,11 @@ class _Hashes:
     def __init__(self, path):
         self.path = path
         try:
-            self.entries = json.loads(path.read_text())
-        except (OSError, ValueError):
-            self.entries = {}
+            found = json.loads(path.read_text())
+        except (OSError, ValueError, RecursionError):
+            found = None
+        entries = found.items() if isinstance(found, dict) else ()
+        self.entries = {name: entry for name, entry in entries if self._is_entry(entry)}
 
     def of(self, path):
         """The hash of `path` if it is known and the file is unchanged, else None."""
@@ -258,7 +269,12 @@ class _Hashes:
 
     def add(self, path, sha):
         self.entries[str(path.resolve())] = [self._stamp(path), sha]
-        write_json(self.path, self.entries)
+        with suppress(OSError):  # of a cache that is read-only: the hash is computed again next time
+            write_json(self.path, self.entries)
+
+    @staticmethod
+    def _is_entry(entry):
+        return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) and len(entry[1]) == 64
 
     @staticmethod
     def _stamp(path):

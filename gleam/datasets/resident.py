@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from gleam.datasets.scans import ARRAYS, Scans, Storage, array_shapes
+from gleam.datasets.scans import Scans, Storage
 from gleam.datasets.slices import Slices
+from gleam.datasets.volume import ARRAYS, array_shapes
 from gleam.execution import numbered_device
 from gleam.physics.batch import Batch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ from torch import Tensor
 
 from gleam.datasets import hdf5
 from gleam.datasets.padding import whole
+from gleam.datasets.volume import ARRAYS
 from gleam.physics.batch import Batch
 
-ARRAYS = ("kspace", "sens_maps", "target")
 try:
     from resource import RLIMIT_NOFILE, getrlimit
 
@@ -149,8 +150,8 @@ class Scans(ABC):
         Parameters
         ----------
         volumes : sequence of dict of Tensor
-            Filled in place: `kspace`, `sens_maps` and `target` of each scan, of the shapes that :func:`array_shapes`
-            gives.
+            Filled in place: `kspace`, `sens_maps` and `target` of each scan, of the shapes of
+            :func:`gleam.datasets.volume.array_shapes`.
 
         Yields
         ------
@@ -163,18 +164,8 @@ class Scans(ABC):
         """Where arrays are read from if no other storage is given."""
 
     def description(self) -> dict:
-        """What :meth:`gleam.datasets.Slices.describe` says in addition; empty for measured files."""
+        """What :meth:`gleam.datasets.Slices.describe` says in addition."""
         return {}
-
-
-def array_shapes(shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays that go with k-space of `shape` (slice, coil, [time,] y, x), by name."""
-    n_slices, n_coils, *time, n_y, n_x = shape
-    return {
-        "kspace": tuple(shape),
-        "sens_maps": (n_slices, n_coils, *[1 for _ in time], n_y, n_x),
-        "target": (n_slices, *time, n_y, n_x),
-    }
 
 
 @final
@@ -234,6 +225,12 @@ class PreparedFiles(Scans):
     def identity(self) -> list:
         """Names of the files, which hold the digest of what made them."""
         return [[Path(file).name for file in self.files]]
+
+    def description(self) -> dict:
+        """The calibration that made the maps, if the files say one and the same."""
+        told = {str(_opened(file).attrs.get("settings", "{}")) for file in self.files}
+        made = [json.loads(text).get("calibrate") for text in told]
+        return {"sens_maps": made[0]} if made and made[0] and all(one == made[0] for one in made) else {}
 
     def fill(self, volumes: Sequence[dict[str, Tensor]]) -> Iterator[str | Path]:
         """Read all files, slice by slice; yields each file that is done."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+ARRAYS = ("kspace", "sens_maps", "target")  # of a prepared scan
 REAL_ANATOMY = "real anatomy, simulated coils and noise"  # the acquisition of :mod:`gleam.phantoms.magnitudes`
 
 
@@ -51,3 +53,13 @@ class Volume:
     readout: str = "x"
     is_full: bool = True
     notes: tuple[str, ...] = ()
+
+
+def array_shapes(shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that go with k-space of `shape` (slice, coil, [time,] y, x), by name."""
+    n_slices, n_coils, *time, n_y, n_x = shape
+    return {
+        "kspace": tuple(shape),
+        "sens_maps": (n_slices, n_coils, *[1 for _ in time], n_y, n_x),
+        "target": (n_slices, *time, n_y, n_x),
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES
-from gleam.files import n_cores, whole_number, write_json, written_whole
+from gleam.files import n_cores, whole_number, written_whole
 from gleam.phantoms.plan import VERSION, plan
 from gleam.phantoms.subject import settings_text, sizes, write_subject
 from gleam.phantoms.write import is_current
@@ -200,7 +201,7 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
             f"{out_dir} holds a split list that is not of phantoms ({list_name}); give phantoms a folder of their own"
         )
     what = "synthetic phantoms written by gleam.phantoms; no person's data"
-    write_json(manifest, {"what": what, "version": VERSION})
+    _write(manifest, json.dumps({"what": what, "version": VERSION}, indent=1) + "\n")
     missing = [job for job in jobs if not is_current(job["path"], f"<value>{settings_text(job)}</value>")]
     with tqdm(
         total=len(jobs), initial=len(jobs) - len(missing), desc=f"{jobs[0]['settings']['kind']} phantoms", unit="file"
@@ -214,9 +215,15 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
         path = Path(job["path"])
         listed = path.relative_to(out_dir).as_posix() if job["settings"]["kind"] == "heart" else path.name
         rows.append({"file": listed, "split": job["split"], **dict(zip(columns, sizes(job), strict=True))})
-    with written_whole(split_list) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    _write(split_list, pd.DataFrame(rows).to_csv(index=False))
     return split_list
+
+
+def _write(path, text):
+    """Write a text, unless it is there: a folder of finished phantoms may be read-only."""
+    if not path.is_file() or path.read_bytes() != text.encode():
+        with written_whole(path) as temporary:
+            temporary.write_bytes(text.encode())
 
 
 def n_worthwhile(jobs: Sequence[dict], n_jobs: int) -> int:

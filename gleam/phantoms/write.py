@@ -13,8 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 
+from gleam.datasets import hdf5
 from gleam.datasets.headers import PHANTOM_VENDOR, PROTON_HZ_PER_TESLA
-from gleam.files import check_room, written_whole
 
 LINES_PER_BLOCK = 4096
 LAST_IN_MEASUREMENT = 1 << 24  # flag 25: the format counts from 1
@@ -203,10 +203,8 @@ def _write_lines(path, header, n_lines, blocks):
     Its own `append_acquisition` takes a millisecond per line, so lines are written in blocks.
     """
     first = next(blocks := iter(blocks))
-    with written_whole(path) as temporary:
-        check_room(path, n_lines * (HEAD.itemsize + 8 * first[1][0].size))
-        with h5py.File(temporary, "w") as file:
-            _write_blocks(file, header, n_lines, itertools.chain([first], blocks))
+    with hdf5.written(path, n_lines * (HEAD.itemsize + 8 * first[1][0].size)) as file:
+        _write_blocks(file, header, n_lines, itertools.chain([first], blocks))
 
 
 def _write_blocks(file, header, n_lines, blocks):
@@ -263,13 +261,11 @@ def write_fastmri(
     acquisition, patient_id : str
         Attributes of the file.
     """
-    with written_whole(path) as temporary:
-        check_room(path, 8 * kspace.size + 4 * reconstruction_rss.size)
-        with h5py.File(temporary, "w") as file:
-            file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))
-            file.create_dataset("reconstruction_rss", data=reconstruction_rss.astype(np.float32, copy=False))
-            file.create_dataset("ismrmrd_header", data=header.encode(), dtype=h5py.special_dtype(vlen=bytes))
-            file.attrs["acquisition"] = acquisition
-            file.attrs["max"] = float(reconstruction_rss.max())
-            file.attrs["norm"] = float(np.linalg.norm(reconstruction_rss))
-            file.attrs["patient_id"] = patient_id
+    with hdf5.written(path, 8 * kspace.size + 4 * reconstruction_rss.size) as file:
+        file.create_dataset("kspace", data=kspace.astype(np.complex64, copy=False))
+        file.create_dataset("reconstruction_rss", data=reconstruction_rss.astype(np.float32, copy=False))
+        file.create_dataset("ismrmrd_header", data=header.encode(), dtype=h5py.special_dtype(vlen=bytes))
+        file.attrs["acquisition"] = acquisition
+        file.attrs["max"] = float(reconstruction_rss.max())
+        file.attrs["norm"] = float(np.linalg.norm(reconstruction_rss))
+        file.attrs["patient_id"] = patient_id

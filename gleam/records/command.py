@@ -65,6 +65,9 @@ def reconstruct(run: str, file: Path, out: Path, force: bool, **options) -> None
     )
     sizes = " x ".join(map(str, found.images.shape[1:]))
     print(f"{file}: {len(found.images)} x {sizes}, {found.source['n_coils']} coils, {found.source['acquisition']}")
+    for note in found.notes:
+        print(f"  {note}")
+    print(f"sensitivity maps: {found.maps}")
     print(_said(found))
     for warning in found.warnings:
         print(f"gleam: {warning}", file=sys.stderr)

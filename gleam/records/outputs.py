@@ -6,9 +6,9 @@ import gzip
 from importlib.util import find_spec
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from gleam.datasets import hdf5
 from gleam.files import check_room, check_writable, written_whole
 from gleam.training.raw_files import Reconstructed
 
@@ -60,22 +60,22 @@ def write_images(out: str | Path, found: Reconstructed, label: str) -> None:
     HDF5 has `reconstruction` (slice, [time,] y, x), with attributes. Both are in the units of the raw file.
     """
     out = Path(out)
+    if out.suffix.lower() == ".h5":
+        with hdf5.written(out, found.images.nbytes) as file:
+            images = file.create_dataset("reconstruction", data=found.images.numpy())
+            images.attrs.update(
+                network=found.about["network"],
+                run=found.about["run"],
+                acceleration=found.acceleration,
+                spacing_mm=found.spacing,
+                subject=found.source["subject"],
+                label=label,
+            )
+        return
     with written_whole(out) as temporary:
-        check_room(out, found.images.nbytes)
-        if out.suffix.lower() == ".h5":
-            with h5py.File(temporary, "w") as file:
-                images = file.create_dataset("reconstruction", data=found.images.numpy())
-                images.attrs.update(
-                    network=found.about["network"],
-                    run=found.about["run"],
-                    acceleration=found.acceleration,
-                    spacing_mm=found.spacing,
-                    subject=found.source["subject"],
-                    label=label,
-                )
-        else:
-            content = _nifti(found, label)
-            temporary.write_bytes(gzip.compress(content, mtime=0) if out.suffix.lower() == ".gz" else content)
+        check_room(out, found.images.nbytes // 2)
+        content = _nifti(found, label)
+        temporary.write_bytes(gzip.compress(content, mtime=0) if out.suffix.lower() == ".gz" else content)
 
 
 def _nifti(found, label):

@@ -22,7 +22,7 @@ from gleam.datasets.slices import Slices
 from gleam.execution import checked_device
 from gleam.physics import calibration, masks
 from gleam.physics.batch import Batch
-from gleam.physics.fourier import fftshift2, ifftshift2
+from gleam.physics.fourier import fftshift2, ifft2c, ifftshift2
 from gleam.physics.sense import without_readout
 from gleam.training import checkpoints
 from gleam.training.evaluation import SCORES, reconstruct
@@ -34,6 +34,7 @@ CALIBRATIONS: dict[str, dict[str, Any]] = {
     "random_columns": {"method": "espirit", "kernel_width": 6, "calibration_width": 24},
     "kt_variable_density": {"method": "espirit", "kernel_width": 8, "calibration_width": 24},
 }
+METHODS = {"jsense": "JSENSE", "espirit": "ESPIRiT"}
 PATTERNS = {"poisson_disc": "single points", "random_columns": "whole columns", "kt_variable_density": "whole rows"}
 FAR = 1.5  # ratio of two accelerations from which on they are called different
 
@@ -60,6 +61,10 @@ class Reconstructed:
         What the run says of its network and training.
     warnings : list of str
         In what the scan is unlike the training.
+    maps : str
+        How the sensitivity maps were estimated.
+    notes : list of str
+        What its reader says of the file, such as axes that were exchanged.
     """
 
     images: Tensor
@@ -71,6 +76,8 @@ class Reconstructed:
     source: dict[str, Any]
     about: dict[str, Any]
     warnings: list[str]
+    maps: str
+    notes: list[str]
 
 
 def reconstruct_file(
@@ -117,13 +124,16 @@ def reconstruct_file(
     Notes
     -----
     Sensitivity maps are estimated as for the training, from the centre of k-space: of a fully sampled file all of it,
-    as in the book, else as much as was measured.
+    as in the book, else as much as was measured. The phase of an image depends on them, and a network knows only the
+    phases of its training. Where the run does not say how its maps were made, or they cannot be made so here, the image
+    is left nearly without phase: by JSENSE, or by maps of ESPIRiT that take in the phase of the centre of k-space.
     """
     device, file = checked_device(device), find(run)
     network = load(file).to(device)
     about = {"run": file.parent.name} | checkpoints.load_words(file)[1]
     name = _checked(about, file, path)
-    calibrate = partial(maps_of_centre, **CALIBRATIONS.get(name, CALIBRATIONS["random_columns"]))
+    settings, maps = _calibration(about["train"], name)
+    calibrate = partial(maps_of_centre, **settings)
     read = partial(formats.read_measured, slices=slices)
     with tempfile.TemporaryDirectory(prefix="gleam-") as folder:
         (prepared,) = prepare([path], read=read, calibrate=calibrate, cache_dir=folder, n_jobs=1, progress=False)
@@ -135,6 +145,7 @@ def reconstruct_file(
             spacing: Any = tuple(map(float, scan.attrs["spacing"]))
             source = {key: scan.attrs[key] for key in ("subject", "acquisition", "is_phantom")}
             source["n_coils"] = scan["kspace"].shape[1]
+            notes = [str(note) for note in scan.attrs.get("notes", ())]
             is_full = "mask" not in scan
     images, zero_filled, target = (torch.stack(one) for one in zip(*found, strict=True))
     scores = _scores({"Zero-filled": zero_filled, "Reconstruction": images}, target) if is_full else None
@@ -149,10 +160,14 @@ def reconstruct_file(
         source=source,
         about=about,
         warnings=_warnings(name, about, source, achieved, mask, left_out),
+        maps=maps,
+        notes=notes,
     )
 
 
-def maps_of_centre(kspace: np.ndarray, *, method: str, kernel_width: int, calibration_width: int) -> np.ndarray:
+def maps_of_centre(
+    kspace: np.ndarray, *, method: str, kernel_width: int, calibration_width: int, phase: bool = False, **settings: Any
+) -> np.ndarray:
     """Sensitivity maps (coil, y, x) from as much of the centre of centred k-space as was measured.
 
     Parameters
@@ -162,18 +177,48 @@ def maps_of_centre(kspace: np.ndarray, *, method: str, kernel_width: int, calibr
         Function of :mod:`gleam.calibration`.
     kernel_width, calibration_width : int
         As there, the second at most.
+    phase : bool
+        Whether the maps take in the phase of the image that the centre of k-space shows.
+    settings
+        Further arguments of the function.
     """
     measured = kspace.any(axis=0)
     width = min(calibration_width, *measured.shape)
     while width > 1 and not _centre(measured, width).all():
         width -= 1
     make: Any = getattr(calibration, method)
-    return make(kspace, kernel_width=min(kernel_width, width), calibration_width=width)
+    maps = make(kspace, kernel_width=min(kernel_width, width), calibration_width=width, **settings)
+    return maps * _phase(kspace, maps, width) if phase else maps
+
+
+def _phase(kspace, maps, width):
+    """exp(i phase) of the image that the central `width` x `width` samples show."""
+    window = np.zeros(kspace.shape[1:])
+    window[_square(window.shape, width)] = np.outer(*[np.hanning(width + 2)[1:-1]] * 2)
+    image = np.sum(np.conj(maps) * ifft2c(kspace * window), axis=0)
+    return np.exp(1j * np.angle(image)).astype(np.complex64)
+
+
+def _calibration(train, name):
+    """Settings of :func:`maps_of_centre` for maps like those of the training, and what they are in words."""
+    told = train.get("sens_maps")
+    module, _, method = told["function"].rpartition(".") if isinstance(told, dict) else ("", "", "")
+    if module in ("gleam.calibration", calibration.__name__) and not told.get("positional"):
+        return {"method": method} | told["arguments"], f"{METHODS[method]}, as in the training"
+    settings = CALIBRATIONS.get(name, CALIBRATIONS["random_columns"])
+    why = "those of the training were made otherwise" if told else "the run does not say how those of its training were"
+    if settings["method"] == "jsense":
+        return settings, f"JSENSE, which leaves the image nearly without phase; {why}"
+    return settings | {"phase": True}, f"ESPIRiT with the phase of the image in them; {why}"
 
 
 def _centre(measured, width):
-    y, x = (slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in measured.shape)
-    return measured[y, x]
+    return measured[_square(measured.shape, width)]
+
+
+def _square(shape, width):
+    y, x = (slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)
+    return y, x
 
 
 def _checked(about, file, path):

@@ -282,7 +282,7 @@ def fill_in_time(notebook, seconds):
 def label_caption(cell, parameters=None):
     """Replace ``{knee}``, ``{brain}``, ... in a figure's caption by what those data were; drop them without."""
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
-    for dataset in data.SETS:
+    for dataset in data.sets():
         folder = (parameters or {}).get(dataset.parameter, "")
         found = "" if not folder else "Numerical phantom." if "data/phantoms/" in folder else "Measured data."
         label = dataset.label or found

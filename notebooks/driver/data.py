@@ -5,7 +5,6 @@ import importlib
 import inspect
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from driver.files import check_writable, digest, shown, write_text
@@ -13,81 +12,25 @@ from driver.files import check_writable, digest, shown, write_text
 PROFILES = ("quick", "standard", "paper")
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A data set as a chapter knows it: the folder with raw files inside a data folder, and its list of files.
+def sets():
+    """The data sets of the book."""
+    from gleam.datasets.sets import SETS  # here and not above: it brings torch along
 
-    ``also``: a further pattern of raw files, relative to the data folder, that the set may have; ``ending``: of raw
-    files. ``has_phantoms``: whether phantoms stand in where there is no file; a chapter on data without stand-in shows
-    archived records instead. ``label``: what captions say of the data; empty: phantom or measurement, as it is.
-    """
-
-    name: str
-    raw: str
-    splits: str
-    also: str = ""
-    ending: str = ".h5"
-    has_phantoms: bool = True
-    label: str = ""
-
-    @property
-    def parameter(self):
-        """Name of the chapter parameter that receives the data folder."""
-        return f"{self.name}_dir"
-
-    def files(self, folder):
-        """Raw files of this set in a data folder, sorted by name."""
-        from gleam.datasets.splits import visible
-
-        folder = Path(folder)
-        also = visible(folder, self.also) if self.also else []
-        return sorted(visible(folder / self.raw, f"*{self.ending}") + also)
-
-    def files_of_list(self, folder):
-        """Raw files in the folder that its split list names; without a list, all of them."""
-        from gleam.datasets.splits import listed_files
-
-        files, splits = self.files(folder), self.list_in(folder)
-        listed = set() if splits is None else set(listed_files(splits))
-        return files if splits is None else [path for path in files if _names(path, folder) & listed]
-
-    def list_in(self, folder):
-        """Path of the split list that holds for a data folder, None if there is none for this set."""
-        from gleam.datasets.splits import find_list
-
-        path = find_list(folder, self.splits)
-        return path if path.is_file() else None
-
-    def is_complete(self, folder):
-        """Whether every file of the split list is in the folder; without a list, whether there are any files."""
-        from gleam.datasets.splits import listed_files
-
-        files, splits = self.files(folder), self.list_in(folder)
-        if splits is None:
-            return bool(files)
-        listed = set(listed_files(splits))
-        return bool(listed) and listed <= set().union(*(_names(path, folder) for path in files))
-
-
-def _names(path, folder):
-    """How a split list may name a file."""
-    return {path.name, path.stem, path.relative_to(folder).as_posix()}
-
-
-SETS = (
-    DataSet("knee", raw="mridata", splits="mridata_knee.csv"),
-    DataSet("brain", raw="fastmri/multicoil_val", splits="fastmri_brain.csv"),
-    DataSet("heart", raw="ocmr", splits="cine_heart.csv", also="cmrxrecon/**/cine_*.mat"),
-    DataSet(
-        "anatomy", raw="knees", splits="", also="fastmri/multicoil_val/*.h5", ending=".npy", has_phantoms=False,
-        label="Real anatomy, simulated coils and noise.",
-    ),
-)  # fmt: skip
+    return SETS
 
 
 def needed_by(selected):
     """Data sets that at least one of the chapters declares a parameter for."""
-    return [dataset for dataset in SETS if any(dataset.parameter in chapter.declared for chapter in selected)]
+    return [dataset for dataset in sets() if any(dataset.parameter in chapter.declared for chapter in selected)]
+
+
+def report(selected, data_dir, root):
+    """What is there, what is missing and what to do, for each data set that the chapters need."""
+    from gleam.datasets.sets import report
+
+    needed = needed_by(selected)
+    chapters = {one.name: [chapter.name for chapter in selected if one.parameter in chapter.declared] for one in needed}
+    return report(data_dir, needed, place=shown(data_dir, root), chapters=chapters)
 
 
 def choose_profile(requested, needed, data_dir, root):
@@ -112,8 +55,7 @@ def check_folder(given, data_dir, needed):
     if not data_dir.is_dir():
         raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
     if needed and not any(dataset.files(data_dir) for dataset in needed):
-        places = [place for dataset in needed for place in (f"{dataset.raw}/*{dataset.ending}", dataset.also) if place]
-        names = " or ".join(dict.fromkeys(places))
+        names = " or ".join(dict.fromkeys(place for dataset in needed for place in dataset.patterns))
         raise ValueError(f"The data folder '{given}' has no raw file {names} (DATA=dir, see data/README.md).")
 
 
@@ -206,7 +148,7 @@ def _phantom(dataset, profile, phantoms, root, jobs):
 def identity(parameter, folder, root):
     """What a chapter's key keeps of a data folder: the split list, and the phantoms' manifest or facts of real
     files."""
-    dataset = next(dataset for dataset in SETS if dataset.parameter == parameter)
+    dataset = next(dataset for dataset in sets() if dataset.parameter == parameter)
     stamp = folder / f"{dataset.name}.json"
     if folder.is_relative_to(root / "data" / "phantoms") and stamp.is_file():
         facts = digest(stamp)

@@ -11,7 +11,7 @@ from raw_files import coil_images, header, line, write_fastmri, write_ismrmrd
 
 import gleam
 from gleam import calibration, masks, phantoms
-from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, load, mridata
+from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, mridata
 from gleam.datasets.load import check_no_subject_in_two
 from gleam.datasets.splits import PAPER_LISTS, SPLITS, folds, split_by_subject
 from gleam.physics.fourier import fft2c, ifft2c
@@ -278,14 +278,14 @@ def test_folds_test_every_subject_once():
 
 def test_a_split_without_a_list_is_by_subject_in_the_papers_proportions():
     files = [f"P{i:03}/cine_{view}.mat" for i in range(24) for view in ("lax", "sax")]
-    split = split_by_subject(files, lambda file: file[:4], load.HEART_SHARES)
+    split = split_by_subject(files, lambda file: file[:4], cine.SHARES)
     assert [len(split[s]) for s in SPLITS] == [34, 4, 10]
     assert split["train"] + split["val"] + split["test"] == files
     for n in range(3, 30):
-        some = split_by_subject(range(n), lambda i: i, load.HEART_SHARES)
+        some = split_by_subject(range(n), lambda i: i, cine.SHARES)
         assert all(some.values()) and sum(map(len, some.values())) == n and len(some["train"]) >= len(some["test"])
     with pytest.raises(ValueError, match=r"P000/cine_lax\.mat and 3 more files show 2 subjects; expected 3"):
-        split_by_subject(files[:4], lambda file: file[:4], load.HEART_SHARES)
+        split_by_subject(files[:4], lambda file: file[:4], cine.SHARES)
 
 
 def write_heart(path, kspace):

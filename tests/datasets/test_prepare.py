@@ -1,4 +1,7 @@
+import json
 import os
+import shutil
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -6,11 +9,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from faults.isolated import isolated
 from problems import small_disc, write_prepared
 from raw_files import coil_images, header, relative_maps, write_fastmri
 
-from gleam import baselines
-from gleam.datasets import Slices, fastmri
+from gleam import baselines, phantoms
+from gleam.datasets import Slices, fastmri, load
 from gleam.datasets import prepare as module
 from gleam.datasets.prepare import prepare
 from gleam.datasets.volume import Volume
@@ -18,7 +22,7 @@ from gleam.files import described
 from gleam.metrics import nrmse
 from gleam.physics.calibration import EmptyMapsError, espirit, jsense
 from gleam.physics.fourier import fft2c, ifft2, ifft2c, ifftshift2
-from gleam.physics.masks import random_columns
+from gleam.physics.masks import poisson_disc, random_columns
 
 CALIBRATE = partial(jsense, kernel_width=4, calibration_width=12, n_iterations=3, n_inner_iterations=3)
 REAL = Path(os.environ.get("GLEAM_REAL_DATA", Path(__file__).parents[2] / "data"))
@@ -51,8 +55,8 @@ def test_identities_of_prepared_slices(run, raw):
     for path, prepared in zip(raw, run(), strict=True):
         volume = fastmri.read(path)
         with h5py.File(prepared) as file:
-            kspace, sens_maps, target = (file[name][:] for name in module.DATASETS)
-            chunks = [file[name].chunks for name in module.DATASETS]
+            kspace, sens_maps, target = (file[name][:] for name in module.ARRAYS)
+            chunks = [file[name].chunks for name in module.ARRAYS]
         assert all(array.dtype == np.complex64 for array in (kspace, sens_maps, target))
         assert kspace.shape == sens_maps.shape == volume.kspace.shape
         assert chunks == [(1, *kspace.shape[1:]), (1, *kspace.shape[1:]), (1, *kspace.shape[2:])]
@@ -209,7 +213,7 @@ def test_a_slice_with_empty_maps_is_left_out_and_the_others_are_kept(run, raw, t
     assert all(map(module.is_whole, prepared)) and prepared[1] == whole[1]
     with h5py.File(prepared[0]) as file, h5py.File(whole[0]) as before:
         assert list(file.attrs["left_out"]) == [0] and "left_out" not in before.attrs
-        for name in module.DATASETS:
+        for name in module.ARRAYS:
             np.testing.assert_array_equal(file[name][:], before[name][1:])
     slices = Slices("test", tuple(prepared), random_columns)
     assert (len(slices), slices.describe()["n_left_out"]) == (3, 1)
@@ -230,8 +234,8 @@ def test_series_get_the_maps_of_their_temporal_mean(run, raw):
         kspace = read_series(path).kspace
         assert module.is_whole(prepared)
         with h5py.File(prepared) as file:
-            fft_order, maps, target = (file[name][:] for name in module.DATASETS)
-            chunks = [file[name].chunks for name in module.DATASETS]
+            fft_order, maps, target = (file[name][:] for name in module.ARRAYS)
+            chunks = [file[name].chunks for name in module.ARRAYS]
         n, n_coils, n_frames, *size = kspace.shape
         assert fft_order.shape == kspace.shape and target.shape == (n, n_frames, *size)
         assert maps.shape == (n, n_coils, 1, *size)
@@ -313,3 +317,62 @@ def test_real_brains(tmp_path, calibrate):
         batch = brains[i]
         cs = baselines.wavelet(0.01, n_iterations=30)(batch)
         assert nrmse(cs, batch.target) < 0.8 * nrmse(batch.zero_filled, batch.target)
+
+
+def test_hashes_of_another_form_are_ignored_and_made_again(run, tmp_path):
+    prepared, stored = run(), tmp_path / "cache" / "hashes.json"
+    (name, (stamp, sha)), *_ = json.loads(stored.read_text()).items()
+    others = [
+        [],
+        "text",
+        None,
+        {name: 5},
+        {name: [stamp]},
+        {name: [stamp, 7]},
+        {name: [stamp, "short"]},
+        {name: [stamp, None]},
+    ]
+    for text in [*map(json.dumps, others), "{", "[" * 100_000]:
+        stored.write_text(text)
+        assert run() == prepared
+        assert json.loads(stored.read_text())[name] == [stamp, sha]
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """Function that calls another where the folder `shared` cannot be written, as a user who is not root."""
+    home = Path(tempfile.mkdtemp())  # pytest's own folder is hidden from other users
+    home.chmod(0o755)
+
+    def called(function):
+        for path in home.rglob("*"):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        found = isolated(function, named="cannot write", seconds=120, limit=lambda: os.geteuid() or os.setuid(65534))
+        for path in (path for path in home.rglob("*") if path.is_dir()):
+            path.chmod(0o755)
+        return found
+
+    yield home, called
+    shutil.rmtree(home)
+
+
+def test_a_complete_cache_that_is_read_only_is_used(read_only):
+    home, called = read_only
+    sizes = {"n_train": 1, "n_val": 1, "n_test": 1, "n_slices": 4, "matrix": (32, 32), "n_coils": 3, "n_jobs": 1}
+    make_mask = partial(poisson_disc, acceleration=2, n_calibration=4)
+    options = {"masks": make_mask, "calibrate": relative_maps, "cache_dir": home / "cache", "n_masks": 2}
+
+    def fingerprint():
+        splits = phantoms.knee(home, **sizes)
+        train, *others = load.files(splits, data_dir=home / "mridata", **options)
+        assert train.training_batch(0, 1, seed=0).kspace.abs().sum() > 0 and all(len(split) for split in others)
+        return train.fingerprint
+
+    whole = fingerprint()
+    files = sorted(home.rglob("*"))
+    assert called(fingerprint).value == whole
+    (home / "cache" / "hashes.json").unlink()  # as in a copy, where places and times are others
+    assert called(fingerprint).value == whole
+    assert sorted(home.rglob("*")) == [path for path in files if path.name != "hashes.json"]
+    next((home / "cache").glob("*-*.h5")).unlink()
+    assert called(fingerprint).kind == "error", "what is not there has to be written"

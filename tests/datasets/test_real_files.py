@@ -2,15 +2,20 @@
 
 import errno
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from faults.isolated import isolated
 from problems import write_prepared
 from raw_files import (
     coil_images,
@@ -424,3 +429,37 @@ def test_a_header_says_nothing_where_nothing_is_said():
     assert found.oversampling == 1 and not found.is_phantom
     with pytest.raises(ValueError, match=r"a\.h5: the ISMRMRD header cannot be read \(no encoding/encodedSpace"):
         _ = found.encoded
+
+
+def no_file_beyond(n_bytes):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+
+def test_a_disk_that_fills_while_a_file_is_prepared_is_one_sentence_and_no_crash(tmp_path):
+    raw = write_fastmri(tmp_path / "a.h5", np.stack([fft2c(coil_images((32, 32), 4, seed=s)) for s in range(9)]))
+    options = {"read": fastmri.read, "calibrate": relative_maps, "cache_dir": tmp_path / "cache"}
+    limits = partial(no_file_beyond, 100_000)
+    write = partial(prepare._prepare_one, raw, recipe={}, **options)
+    outcome = isolated(write, named="cannot write", limit=limits, seconds=60)
+    assert outcome.kind == "error" and "File too large; make room there and call again" in outcome.words, outcome
+    assert not list((tmp_path / "cache").glob("*.h5")) and not list((tmp_path / "cache").glob(".*.part"))
+    (prepared,) = prepare.prepare([raw], n_jobs=1, progress=False, **options)
+    before = prepared.read_bytes()
+    with pytest.raises(OSError, match="make room"), hdf5.written(prepared, 10**18):
+        pass
+    assert prepared.read_bytes() == before
+
+
+def test_a_disk_without_room_for_a_prepared_file_is_told_before_it_is_calibrated(tmp_path, monkeypatch):
+    raw = write_fastmri(tmp_path / "a.h5", noise((2, 3, 16, 16)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * 2 * 7 * 256 - 1))
+    options = {"read": fastmri.read, "calibrate": relative_maps, "cache_dir": tmp_path / "cache"}
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OSError, match=r"cannot write .*a-.*\.h5: it needs 0\.0 MB and 0\.0"),
+    ):
+        patch.setattr(prepare, "_maps", None)
+        prepare._prepare_one(raw, recipe={}, **options)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * 2 * 7 * 256))
+    assert prepare.is_whole(prepare._prepare_one(raw, recipe={}, **options)[0])

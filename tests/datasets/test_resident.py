@@ -9,7 +9,7 @@ import torch
 from problems import write_prepared
 
 from gleam.datasets import Resident, Slices, resident
-from gleam.datasets.scans import array_shapes
+from gleam.datasets.volume import array_shapes
 from gleam.physics.batch import Batch
 
 KNOWN = (

@@ -8,6 +8,7 @@ import subprocess
 import time
 from functools import partial
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from raw_files import coil_images, relative_maps, write_fastmri
 
 import gleam
 from gleam import files, masks, records
-from gleam.datasets import fastmri
+from gleam.datasets import fastmri, hdf5
 from gleam.datasets.prepare import prepare
 from gleam.physics.fourier import fft2c
 from gleam.training.identity import weights_digest
@@ -87,7 +88,17 @@ def write_image(path):
         temporary.write_bytes(bytes(1_000_000))
 
 
+def write_hdf5(path):
+    """Far more than the disk has, in chunks and in lines of different length."""
+    with hdf5.written(path) as file:
+        slices = file.create_dataset("slices", (100, 8, 24, 20), np.complex64, chunks=(1, 8, 24, 20), fletcher32=True)
+        lines = file.create_dataset("lines", (100,), h5py.vlen_dtype(np.float32), chunks=(10,))
+        for i in range(100):
+            slices[i], lines[i] = i, np.ones(500, np.float32)
+
+
 WRITERS = {
+    "HDF5": write_hdf5,
     "checkpoint": write_checkpoint,
     "bank": write_bank,
     "JSON": lambda path: files.write_json(path, list(range(300_000))),

@@ -153,7 +153,7 @@ def test_a_data_folder_without_a_raw_file_of_a_needed_set_is_refused(root, capsy
     (scans / "mridata" / "a.h5").touch()
     data.check_folder("scans", scans, data.needed_by(chapters.discover(root)))
     with pytest.raises(ValueError, match="fastmri/multicoil_val/"):
-        data.check_folder("scans", scans, [data.SETS[1]])
+        data.check_folder("scans", scans, [data.sets()[1]])
 
 
 @pytest.mark.parametrize(
@@ -445,7 +445,7 @@ def test_phantoms_are_written_once_and_again_when_their_settings_change(root, mo
         write_split(Path(out_dir) / "splits", ["p.h5"])
 
     monkeypatch.setattr(phantoms, "knee", knee)
-    provide = lambda n: data.provide(data.SETS[:1], root / "data", "quick", {"knee": {"n_train": n}}, root, 2)  # noqa: E731
+    provide = lambda n: data.provide(data.sets()[:1], root / "data", "quick", {"knee": {"n_train": n}}, root, 2)  # noqa: E731
     folders = provide(1)
     first = data.identity("knee_dir", folders["knee_dir"], root)
     assert provide(1) == folders == {"knee_dir": root / "data" / "phantoms" / "quick"}
@@ -456,7 +456,7 @@ def test_phantoms_are_written_once_and_again_when_their_settings_change(root, mo
 
 
 def test_hearts_without_a_list_are_complete_if_there_are_any(root):
-    folder, heart = root / "data", data.SETS[2]
+    folder, heart = root / "data", data.sets()[2]
     assert not heart.is_complete(folder) and data.needed_by(chapters.discover(root)) == []
     (folder / "ocmr").mkdir()
     (folder / "ocmr" / "fs_0001.h5").touch()
@@ -479,7 +479,7 @@ def test_files_that_are_not_on_the_split_list_leave_the_set_to_phantoms(root, mo
     (folder / "mridata").mkdir()
     (folder / "mridata" / "mine.h5").touch()
     monkeypatch.setattr(data, "_phantom", lambda *_: "phantoms")
-    provide = lambda: data.provide(data.SETS[:1], folder, "quick", {"knee": {}}, root, 1)  # noqa: E731
+    provide = lambda: data.provide(data.sets()[:1], folder, "quick", {"knee": {}}, root, 1)  # noqa: E731
     monkeypatch.setattr(data, "_check_settings", lambda *_: None)
     assert provide() == {"knee_dir": "phantoms"}
     assert "knee data: 1 real files in data, none on mridata_knee.csv" in capsys.readouterr().out
@@ -487,9 +487,21 @@ def test_files_that_are_not_on_the_split_list_leave_the_set_to_phantoms(root, mo
     assert provide() == {"knee_dir": folder}, "what is missing is said by the reader"
 
 
+def test_make_data_says_what_is_there_of_each_set_and_writes_phantoms(root, monkeypatch, capsys):
+    write_chapter(root, "04_knee", parameters="knee_dir = '../data'")
+    (root / "notebooks" / "quick.yaml").write_text("phantoms: {knee: {}}")
+    written = []
+    monkeypatch.setattr(data, "_check_settings", lambda *_: None)
+    monkeypatch.setattr(data, "_phantom", lambda *_: written.append("knee"))
+    assert run.main(["data", "--profile", "quick"], root=root) == 0 and written == ["knee"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "knee: mridata.org" in said and "chapters: 04_knee next: python -m gleam.datasets.download mridata" in said
+    assert "brain: " not in said, "no chapter needs it"
+
+
 @pytest.fixture
 def anatomy():
-    return next(dataset for dataset in data.SETS if dataset.name == "anatomy")
+    return next(dataset for dataset in data.sets() if dataset.name == "anatomy")
 
 
 def test_a_set_without_phantoms_is_given_only_where_it_is(root, anatomy, capsys):

@@ -74,9 +74,7 @@ def test_knees_are_those_of_the_raw_files(tmp_path):
 
 def test_hearts_are_those_of_the_raw_files(tmp_path):
     ours = simulated.hearts(acceleration=3, n_center=2, n_masks=5, calibrate=smooth_maps, n_jobs=1, **HEART)
-    theirs = through_files(
-        tmp_path, phantoms.heart, cine.read, load._hearts_by_split, ours[0].make_mask, HEART, mask_seed=0
-    )
+    theirs = through_files(tmp_path, phantoms.heart, cine.read, cine.by_split, ours[0].make_mask, HEART, mask_seed=0)
     check_same_batches(ours, theirs)
     assert ours[0][0].target.shape == (1, 4, 48, 40)
 

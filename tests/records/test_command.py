@@ -14,8 +14,9 @@ from raw_files import coil_images, write_mat
 import gleam
 from gleam.datasets import formats
 from gleam.phantoms.write import header_xml, write_fastmri
-from gleam.physics.fourier import fft2c
+from gleam.physics.fourier import fft2c, ifft2c
 from gleam.records.command import main
+from gleam.training import checkpoints
 from gleam.training.raw_files import maps_of_centre, reconstruct_file
 
 SIZES = {"n_train": 1, "n_val": 1, "n_test": 1, "n_coils": 4, "n_jobs": 1, "matrix": (32, 32)}
@@ -180,6 +181,75 @@ def test_what_is_far_from_the_training_is_warned_of(scans, tmp_path, capsys):
     )
     (warning,) = reconstruct_file(run, points, slices=(0, 1), progress=False).warnings[1:]
     assert warning.startswith("measured are single points, and the network was trained on whole columns")
+
+
+def test_maps_are_those_that_the_run_says_and_else_take_in_the_phase(scans, tmp_path, capsys, monkeypatch):
+    path, run, test = scans["knee"]
+    assert test.describe()["sens_maps"]["function"] == "gleam.calibration.jsense"
+    arguments = ["reconstruct", str(run), str(path), "--out", str(tmp_path / "o.h5"), "--force", "--slices", "0"]
+    words = checkpoints.load_words
+    made = {
+        "JSENSE, as in the training": test.describe()["sens_maps"],
+        "JSENSE, which leaves the image nearly without phase; the run does not say": None,
+        "JSENSE, which leaves the image nearly without phase; those of the training were made": {
+            "function": "mine.smooth_maps", "arguments": {}, "positional": []
+        },
+        "ESPIRiT, as in the training": {
+            "function": "gleam.calibration.espirit", "positional": [],
+            "arguments": {"kernel_width": 6, "calibration_width": 20, "crop": 0.1},
+        },
+    }  # fmt: skip
+    images = []
+    for sentence, told in made.items():
+
+        def changed(file, told=told):
+            fit, about = words(file)
+            return fit, about | {"train": about["train"] | {"sens_maps": told}}
+
+        monkeypatch.setattr(checkpoints, "load_words", changed)
+        assert main(arguments) == 0
+        assert f"sensitivity maps: {sentence}" in capsys.readouterr().out
+        with h5py.File(tmp_path / "o.h5") as file:
+            images.append(file["reconstruction"][:])
+    assert (images[0] == images[1]).all() and (images[0] == images[2]).all() and not (images[0] == images[3]).all()
+    path, run, test = scans["brain"]
+    assert test.describe()["sens_maps"]["function"] == "gleam.calibration.espirit"
+    monkeypatch.setattr(checkpoints, "load_words", words)
+    known = reconstruct_file(run, path, progress=False)
+    monkeypatch.setattr(checkpoints, "load_words", lambda file: changed(file, None))
+    other = reconstruct_file(run, path, progress=False)
+    assert known.maps == "ESPIRiT, as in the training" and other.maps.startswith("ESPIRiT with the phase of the image")
+    assert not torch.equal(known.images, other.images)
+
+
+@pytest.mark.parametrize("method", ["jsense", "espirit"])
+def test_with_the_phase_in_the_maps_an_image_does_not_depend_on_the_phase_of_the_scan(method):
+    """An image of any phase, constant or a ramp, comes out as its magnitude, as smooth as the centre shows it."""
+    kspace = fft2c(coil_images((32, 32), sigma=0))
+    ramp = np.exp(1j * (2 + 3 * np.linspace(-1, 1, 32)))
+    settings = {"method": method, "kernel_width": 6, "calibration_width": 20}
+    combined = lambda kspace, **more: np.sum(  # noqa: E731
+        np.conj(maps_of_centre(kspace, **settings, **more)) * ifft2c(kspace), axis=0
+    )
+    inside = np.linalg.norm(ifft2c(kspace), axis=0) > 0.5
+    plain, mended = (combined(fft2c(ifft2c(kspace) * ramp), phase=phase) for phase in (False, True))
+    assert np.abs(np.angle(mended[inside])).max() < 0.5
+    np.testing.assert_allclose(np.abs(mended), np.abs(plain), atol=1e-4 * np.abs(plain).max())
+    if method == "espirit":
+        assert np.abs(np.angle(plain[inside])).max() > 1
+
+
+def test_what_the_reader_says_of_a_file_is_shown(scans, tmp_path, capsys):
+    path, run, _ = scans["brain"]
+    kspace = formats.read(path).kspace
+    header = header_xml(
+        encoded=(32, 48, 1), encoded_fov_mm=(220, 256, 5), recon=(32, 48, 1), recon_fov_mm=(220, 256, 5), n_slices=2,
+        n_coils=4, field_strength=3, protocol="AXT2", settings="discs",
+    )  # fmt: skip
+    other = tmp_path / "other.h5"
+    write_fastmri(other, kspace, np.ones((2, 32, 32)), header, acquisition="AXT2", patient_id="p")
+    assert main(["reconstruct", str(run), str(other), "--out", str(tmp_path / "o.h5"), "--slices", "0"]) == 0
+    assert "k-space has 32 x 32 samples" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_sentence_and_exit_2(scans, tmp_path, capsys):
