@@ -152,7 +152,7 @@ def test_a_script_needs_no_guard_and_its_own_classes_train_the_same_run_in_new_p
 def interrupted(process, patience=15):
     """What a process that is interrupted, as by the stop button, says at its end: soon, if other programs let it.
 
-    Pressed again if need be: Python loses an interrupt that comes in the callback of a weak reference, one in a hundred.
+    Pressed again if need be: Python loses an interrupt that comes in the callback of a weak reference, 1 in 100.
     """
     for _ in range(2):
         process.send_signal(signal.SIGINT)
