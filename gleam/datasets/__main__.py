@@ -44,8 +44,6 @@ def _check(words):
 
 def _report(path, out):
     """Read raw files and say what was read."""
-    from matplotlib.image import imsave
-
     from gleam.datasets.check import check, picture
     from gleam.files import written_whole
 
@@ -55,10 +53,12 @@ def _report(path, out):
         print(f"  {what + ':':24}{how}")
     if volume is not None:
         try:
+            from matplotlib.image import imsave  # of the extra [mri]
+
             with written_whole(out / f"{path.stem}.png") as temporary:
                 imsave(temporary, picture(volume), cmap="gray", vmin=0, vmax=1, format="png")
             print(f"  {'picture:':24}{out / f'{path.stem}.png'}, the middle slice")
-        except OSError as error:
+        except (ImportError, OSError) as error:
             print(f"  {'picture:':24}could not be written: {error}")
     usable = "yes" if refused is None else f"no: {refused}"
     print(f"  {'training takes it:':24}{usable}")

@@ -136,7 +136,7 @@ def test_networks_that_cannot_be(make, keywords):
     "keywords", [{"mu": 0}, {"mu": -1.0}, {"mu": float("nan")}, {"mu": float("inf")}, {"n_cg": 0}, {"n_cg": 2.5}]
 )
 def test_data_consistency_that_cannot_be(keywords):
-    with pytest.raises(ValueError, match="of MoDL must be"):
+    with pytest.raises(ValueError, match=r"of MoDL must be|n_cg=.* must be"):
         unrolled.modl(2, 4, **keywords)
 
 
