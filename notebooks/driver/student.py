@@ -27,6 +27,8 @@ def write(root):
         else:
             write_text(path, nbformat.writes(student_edition(read_notebook(chapter.source))))
             print(f"{FOLDER}/{path.name}: written", flush=True)
+    for picture in (root / "book" / "_assets").glob("*.svg"):
+        write_text(root / FOLDER / "_assets" / picture.name, picture.read_text(encoding="utf-8"))
     return True
 
 
@@ -36,7 +38,10 @@ def student_edition(notebook):
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "markdown":
-            cell.source = NUMBER.sub("…", SOLUTION.sub("", cell.source)).replace("{time}", "see the book").strip()
+            text = NUMBER.sub("…", SOLUTION.sub("", cell.source)).replace("{time}", "see the book")
+            cell.source = text.replace("../_assets/", "_assets/").strip()  # JupyterLab shows nothing from outside
+            if text.startswith("# ") and "…" in text:
+                cell.source += "\n\n*… stands for a number that the cells below measure, or that stands in the book.*"
         elif "solution" in tags:
             n_gaps += 1
             cell.source, cell.metadata["tags"] = GAP.format(n_gaps), ["gap"]

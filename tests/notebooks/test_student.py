@@ -77,16 +77,25 @@ def test_the_text_of_a_solution_goes_and_the_exercise_stays():
     assert made.cells[0].source == f"{exercise}\n\nBy … dB."
 
 
+def test_drawings_lie_where_jupyter_shows_them():
+    cells = [nbformat.v4.new_markdown_cell("# One\n\n```{figure} ../_assets/a.svg\n```\n\nBy {record}`a/b:psnr:.1f` dB.")]
+    (made,) = student.student_edition(nbformat.v4.new_notebook(cells=cells)).cells
+    assert "} _assets/a.svg" in made.source and "*… stands for" in made.source
+
+
 def test_assertions_go_and_other_lines_stay():
     assert student.without_assertions("x = 1\nassert x, (\n    x\n)\nx + 1") == "x = 1\nx + 1"
 
 
 def test_make_student_writes_beside_the_notebooks_and_keeps_what_a_student_wrote(tmp_path, capsys):
     (tmp_path / "notebooks").mkdir()
+    (tmp_path / "book" / "_assets").mkdir(parents=True)
+    (tmp_path / "book" / "_assets" / "drawing.svg").write_text("<svg/>")
     cells = [nbformat.v4.new_code_cell("1", metadata={"tags": ["solution"]})]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "01_one.ipynb")
     assert run.main(["student"], tmp_path) == 0
     written = tmp_path / "student" / "01_one.ipynb"
+    assert (tmp_path / "student" / "_assets" / "drawing.svg").read_text() == "<svg/>"
     assert code(nbformat.read(written, as_version=4)) == ["# Exercise 1: your code here\n"]
     written.write_text("mine")
     assert run.main(["student"], tmp_path) == 0
