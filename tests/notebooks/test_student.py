@@ -78,7 +78,9 @@ def test_the_text_of_a_solution_goes_and_the_exercise_stays():
 
 
 def test_drawings_lie_where_jupyter_shows_them():
-    cells = [nbformat.v4.new_markdown_cell("# One\n\n```{figure} ../_assets/a.svg\n```\n\nBy {record}`a/b:psnr:.1f` dB.")]
+    cells = [
+        nbformat.v4.new_markdown_cell("# One\n\n```{figure} ../_assets/a.svg\n```\n\nBy {record}`a/b:psnr:.1f` dB.")
+    ]
     (made,) = student.student_edition(nbformat.v4.new_notebook(cells=cells)).cells
     assert "} _assets/a.svg" in made.source and "*… stands for" in made.source
 
