@@ -14,6 +14,8 @@ from pathlib import Path
 from browser import Browser, find_chromium, serve
 from pypdf import PdfReader
 
+from gleam.files import written_whole
+
 HERE = Path(__file__).parent
 STYLE, SCRIPT = (HERE / "pdf.css").read_text(), (HERE / "pdf.js").read_text()
 MM = 96 / 25.4  # CSS pixels
@@ -89,7 +91,8 @@ def main(site, target):
     if blank := blank_pages(pdf):
         print(f"pdf: blank pages: {', '.join(map(str, blank))}", file=sys.stderr)
         return 1
-    target.write_bytes(pdf)
+    with written_whole(target) as temporary:
+        temporary.write_bytes(pdf)
     n_pages = len(PdfReader(io.BytesIO(pdf)).pages)
     print(f"pdf: {n_pages} pages, {len(pdf) / 1e6:.0f} MB, done in {time.monotonic() - start:.0f} s\nOpen {target}")
     return 0

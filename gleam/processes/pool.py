@@ -72,7 +72,8 @@ def in_processes(
     worker: dict[str, Any] = {"initializer": _start, "initargs": (caller, n_threads), "env": variables}
     with caller, ours, ProcessPoolExecutor(n_jobs, **worker) as pool:
         try:
-            keys = {pool.submit(_call_in_worker, one): key for key, one in work_of.items()}
+            for key, one in work_of.items():  # one by one: an interrupt in between finds those that were begun
+                keys[pool.submit(_call_in_worker, one)] = key
             for future in as_completed(keys):
                 if isinstance(future.exception(), TerminatedWorkerError):
                     has_died = True
