@@ -1,4 +1,5 @@
 """What the paper leaves out, on real knees: the loss, the cut, look-ahead, noise, acceleration, steps, one at a time.
+Then brains and beating hearts, as phantoms.
 
 `python benchmarks/beyond.py DATA` trains what results/beyond lacks, the most informative first, on the knees in DATA
 (data/README.md; real anatomy, simulated coils and noise). It can be killed and goes on where it was. `--list` prints
@@ -22,12 +23,17 @@ from gleam.strategies import Strategy
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "beyond"
 N_FOLDS, N_VAL, N_VERSIONS, MATRIX, N_CALIBRATION = 5, 2, 8, [128, 104], 10
-N_ITERATIONS, N_FEATURES = 8, 24
+N_ITERATIONS = 8
+NETWORKS = {  # arguments of gleam.unrolled.pgd
+    "knees": {"n_features": 24},
+    "brains": {"n_features": 24},
+    "hearts": {"n_features": 8, "n_dims": 3},
+}
 TRAINING = dict(
     batch_size=1, learning_rate=3e-3, final_learning_rate=0.0, n_warmup_steps=20, weight_decay=1e-4
 )  # fmt: skip
-LAMDAS = {0.0: [0.0001, 0.0003, 0.001, 0.003]}  # of compressed sensing, by noise; others as here:
-USUAL_LAMDAS = [0.003, 0.006, 0.01, 0.015, 0.02, 0.03]
+USUAL_LAMDAS = [0.003, 0.006, 0.01, 0.015, 0.02, 0.03]  # of compressed sensing; others, by anatomy or noise:
+LAMDAS = {0.0: [0.0001, 0.0003, 0.001, 0.003], "hearts": [[0.0], [0.002, 0.006], [0.01, 0.03]]}
 MINUTES = 5  # of a training on one core
 
 
@@ -47,6 +53,8 @@ class Condition:
         Subjects that train; None for all of the fold.
     learn_step_size : bool
         Train 2t.
+    phantoms : str or None
+        "brains" or "hearts"; None for the real knees.
     """
 
     noise: float = 0.03
@@ -56,10 +64,16 @@ class Condition:
     fold: int = 1
     n_train: int | None = None
     learn_step_size: bool = False
+    phantoms: str | None = None
+
+    @property
+    def network(self) -> dict:
+        """Sizes of the network."""
+        return NETWORKS[self.phantoms or "knees"]
 
     @property
     def settings(self) -> dict:
-        """What the records keep; earlier ones know nothing of the last two."""
+        """What the records keep; earlier ones know nothing of the last three."""
         return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
 
@@ -102,6 +116,8 @@ FOUR = arms(TWO, [0.0, 0.9])
 KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
 ENDING = arms(TWO, [0.0], consistent=True)
 IN_EVERY_FOLD = FOUR | ENDING | arms(dict([*OTHERS.items()][:3]), [0.9])
+ONE_EACH = {"End-to-end": gleam.EndToEnd, "GLEAM, M = 4": partial(gleam.Greedy, 4)}  # four iterations
+HEARTS = arms(ONE_EACH, [0.0, 0.9], n_iterations=4) | arms(ONE_EACH, [0.0], n_iterations=4, consistent=True)
 SHALLOW = {  # end to end in the memory of M = 8 and M = 4
     label: arm
     for n in (1, 2)
@@ -120,13 +136,31 @@ PLAN = {  # experiment to (condition, methods), the most informative first
     "beyond_noise_0.06": (Condition(noise=0.06), FOUR),
     "beyond_steps_6000": (Condition(n_steps=6000), FOUR),
     "beyond_weight": (Condition(), arms(TWO, [0.5, 0.8, 0.95, 1.0])),
+    # cine: 1200 steps of half as many iterations
+    "beyond_brains": (Condition(acceleration=4, phantoms="brains"), FOUR | ENDING),
+    "beyond_hearts": (Condition(acceleration=5, n_steps=600, phantoms="hearts"), HEARTS),
     "beyond_R_8": (Condition(acceleration=8), FOUR),
     "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
 }  # fmt: skip
 
 
+def phantoms_of(condition: Condition, build: records.Build):
+    """(train, val, test) of phantom brains or hearts."""
+    folder, kept = f"{build.work_dir}/phantoms", {"cache_dir": build.cache_dir, "seed": condition.fold}
+    subjects = {"n_train": 20, "n_val": 2, "n_test": 8, "n_coils": 8, "seed": 0}
+    if condition.phantoms == "brains":
+        gleam.phantoms.brain(folder, n_slices=4, matrix=(128, 104), **subjects)
+        return gleam.datasets.brains(
+            folder, acceleration=condition.acceleration, center_fraction=0.08, calibration_width=24, **kept
+        )
+    gleam.phantoms.heart(folder, n_slices=3, matrix=(64, 48), n_frames=20, **subjects)
+    return gleam.datasets.hearts(folder, acceleration=condition.acceleration, **kept)
+
+
 def data_of(condition: Condition, source: Path, build: records.Build):
     """(train, val, test) of a condition; the subjects and their versions are those of the chapter on real anatomy."""
+    if condition.phantoms:
+        return phantoms_of(condition, build)
     folder = f"{build.work_dir}/anatomy/noise_{condition.noise:g}"
     paths = gleam.phantoms.magnitudes.write(
         source, folder, matrix=MATRIX, noise=condition.noise, n_versions=N_VERSIONS, name="knee", seed=0
@@ -147,19 +181,27 @@ def data_of(condition: Condition, source: Path, build: records.Build):
 def experiment_of(name: str, condition: Condition, method: str, arm: Arm):
     """One training as an experiment with one method."""
     make = partial(
-        gleam.unrolled.pgd, n_features=N_FEATURES, step_size=condition.step_size, seed=condition.fold,
+        gleam.unrolled.pgd, **condition.network, step_size=condition.step_size, seed=condition.fold,
         consistent=arm.consistent, learn_step_size=condition.learn_step_size,
     )  # fmt: skip
     n_steps = arm.n_steps(condition)
     training = TRAINING | {"validate_every": n_steps // 10, "seed": condition.fold}
     methods = {method: experiments.Method(arm.strategy, arm.n_iterations, n_steps)}
-    return experiments.Experiment(name, "", "knees", condition.acceleration, make, methods, training)
+    return experiments.Experiment(
+        name, "", condition.phantoms or "knees", condition.acceleration, make, methods, training
+    )
 
 
 def untrained(name: str, condition: Condition, data) -> None:
     """Zero-filling, compressed sensing with its weight chosen on validation, and what another chapter has trained."""
-    lamda, _ = gleam.baselines.choose_lamda(LAMDAS.get(condition.noise, USUAL_LAMDAS), data[1])
-    methods = {"Zero-filled": gleam.baselines.zero_filled, "CS": gleam.baselines.wavelet(lamda)}
+    grid = LAMDAS.get(condition.phantoms or condition.noise, USUAL_LAMDAS)
+    if condition.phantoms == "hearts":
+        lamda, _ = gleam.baselines.choose_lamda(grid, data[1], make=gleam.baselines.spatiotemporal)
+        cs = gleam.baselines.spatiotemporal(*lamda)
+    else:
+        lamda, _ = gleam.baselines.choose_lamda(grid, data[1])
+        cs = gleam.baselines.wavelet(lamda)
+    methods = {"Zero-filled": gleam.baselines.zero_filled, "CS": cs}
     if condition == Condition(fold=condition.fold):
         known = records.load_experiment(ROOT / "results" / "real-anatomy", f"real_knees_pgd_fold{condition.fold}")
         methods |= {m: replace(record, profile="beyond") for m, record in known.items() if record.n_parameters}
@@ -195,7 +237,7 @@ def measure(build: records.Build, source: Path) -> None:
         "GLEAM, M = 4, checkpointed": Arm(gleam.Greedy(4, within=gleam.Checkpointed())),
         "GLEAM, M = 2, checkpointed": Arm(gleam.Greedy(2, within=gleam.Checkpointed())),
     }
-    make = partial(gleam.unrolled.pgd, n_features=N_FEATURES, step_size=condition.step_size)
+    make = partial(gleam.unrolled.pgd, **condition.network, step_size=condition.step_size)
     steps = {
         method: (make(arm.n_iterations, consistent=arm.consistent), arm.strategy)
         for method, arm in (methods | within).items()
