@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,9 @@ SMALLEST_RATIO = 1.1
 RULES = (  # written down before the numbers that they judge
     "A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, "
     "then slices within each of them; its ends lie further out the fewer the subjects. Trainings with several seeds "
-    "are averaged slice by slice first, and the range of their means stands beside the interval. Without such a range "
-    "it was one training, and the interval says nothing about another seed.",
+    "are averaged slice by slice first; where a seed has phantoms of its own as well, its subjects join the others. "
+    "The range of the seeds' means stands beside the interval. Without such a range it was one training, and the "
+    "interval says nothing about another seed.",
     f"The smallest difference that matters is {SMALLEST['psnr']} dB in PSNR, {SMALLEST['ssim']} in SSIM, "
     f"{SMALLEST['nrmse']} in nRMSE, and a factor of {SMALLEST_RATIO} for memory and time.",
     "*Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign "
@@ -77,6 +79,7 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     ----------
     ours, theirs : Record, or a sequence of them
         With several, those of the same seeds in the same order. A single baseline without training may stand for all.
+        Different seeds are tested on the same slices, or on different subjects.
     metric : str
         Column of the scores.
 
@@ -96,9 +99,11 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     if not ours or len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} records cannot be compared with {len(theirs)}; expected one per seed of each")
     pairs = [_paired(one, other, metric) for one, other in zip(ours, theirs, strict=True)]
-    if any(not pair.index.equals(pairs[0].index) for pair in pairs):
-        raise ValueError(f"{ours[0].method} of {ours[0].experiment} was tested on other slices with another seed")
-    values = sum(pairs[1:], pairs[0]) / len(pairs)
+    if any(not _may_be_averaged(*two) for two in combinations(pairs, 2)):
+        raise ValueError(
+            f"{ours[0].method} of {ours[0].experiment}: another seed was tested on other slices of the same subjects"
+        )
+    values = pd.concat(pairs).groupby(level=["subject", "slice"]).mean()
     low, high = bootstrap(values)
     by_seed = tuple(float(pair.mean()) for pair in pairs)
     return Difference(metric, float(values.mean()), low, high, by_seed, values.index.unique("subject").size)
@@ -121,6 +126,11 @@ def _paired(ours, theirs, metric):
     if not one.index.equals(other.index):
         raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
     return one - other
+
+
+def _may_be_averaged(one, other):
+    """Whether two seeds have all slices in common, or no subject."""
+    return one.index.equals(other.index) or not {*one.index.unique("subject")} & {*other.index.unique("subject")}
 
 
 def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS, seed: int = 0) -> tuple[float, float]:

@@ -144,13 +144,15 @@ def _value(claim, case, runs, *, is_real):
 
 
 def _difference(ours, theirs, metric) -> Difference | None:
-    if len(theirs) == 1 and theirs[0].n_parameters is None:  # without training: one for all seeds
-        common = ours
-    else:
-        of_seed = {record.settings.get("seed"): record for record in theirs}
-        common = [record for record in ours if record.settings.get("seed") in of_seed]
-        theirs = [of_seed[record.settings.get("seed")] for record in common]
-    return difference(common, theirs, metric) if common and theirs and common[0].scores else None
+    pairs = [(one, other) for one in ours for other in theirs if _belong_together(one, other)]
+    return difference(*zip(*pairs, strict=True), metric) if pairs and pairs[0][0].scores else None
+
+
+def _belong_together(ours, theirs):
+    """Whether two runs are a pair: trained with one seed; without training, tested on the same data."""
+    if theirs.n_parameters is None:
+        return ours.data.get("test") == theirs.data.get("test")
+    return ours.settings.get("seed") == theirs.settings.get("seed")
 
 
 def _ratio(ours, theirs, name):

@@ -60,6 +60,24 @@ def test_a_difference_is_paired_and_averaged_over_seeds():
     assert difference(seeds, baseline).by_seed == (0.5, 0.0), "a method without training stands for every seed"
 
 
+def test_a_seed_with_phantoms_of_its_own_adds_its_subjects():
+    def of(seed, method, shift, mine):
+        record = replace(make(method, [v + shift for v in (30.0, 31.0, 34.0, 35.0)]), settings={"seed": seed})
+        return replace(record, scores=[row | {"subject": f"{row['subject']}{mine}"} for row in record.scores])
+
+    def pairs(subjects):
+        return [[of(seed, m, up, mine) for seed, (up, mine) in enumerate(subjects)] for m in ("GLEAM", "End-to-end")]
+
+    (ours, theirs), (_, lower) = pairs([(1.0, " of 0"), (0.0, " of 1")]), pairs([(0.0, " of 0"), (0.0, " of 1")])
+    found = difference(ours, lower)
+    assert found.n_subjects == 4 and found.mean == 0.5 and found.by_seed == (1.0, 0.0)
+    assert found.low < 0.5 < found.high, "subjects of different seeds differ, and the interval shows it"
+    fewer = [replace(record, scores=record.scores[:3]) for record in (ours[0], theirs[0])]
+    again = [replace(record, settings={"seed": 1}) for record in (ours[0], theirs[0])]
+    with pytest.raises(ValueError, match="another seed was tested on other slices of the same subjects"):
+        difference([fewer[0], again[0]], [fewer[1], again[1]])
+
+
 @pytest.mark.parametrize(
     ("changed", "says"),
     [

@@ -73,6 +73,19 @@ def test_a_short_build_is_shown_and_its_scores_are_not_judged(tmp_path):
     assert row["This build"] == "2.00" and row["Paper"] == "5.55" and row["Verdict"] == "holds in part"
 
 
+def test_a_baseline_of_each_seed_is_compared_on_the_data_of_its_seed():
+    runs = {
+        (method, seed): replace(
+            make(method, [v + up for v in (30.0, 31.0, 34.0, 35.0)]),
+            data={"test": {"fingerprint": f"of seed {seed}"}}, settings={"seed": seed} if method == "GLEAM" else {},
+            n_parameters=7 if method == "GLEAM" else None,
+        )
+        for method, gain in {"GLEAM": 2.0, "CS": 1.0}.items() for seed, up in enumerate((gain, 0.0))
+    }  # fmt: skip
+    ours, theirs = ([runs[method, seed] for seed in order] for method, order in (("GLEAM", (0, 1)), ("CS", (1, 0))))
+    assert scoreboard._difference(ours, theirs, "psnr").by_seed == (1.0, 0.0)
+
+
 def test_times_of_two_runs_are_not_compared():
     cost = {"step_seconds": [1.0, 2.0], "peak_bytes": 10}
     one, other = (replace(make(), cost=cost, environment={"commit": c, "date": "2026-01-01"}) for c in ("a", "b"))
