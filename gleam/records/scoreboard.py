@@ -145,13 +145,15 @@ def _value(claim, case, runs, *, is_real):
 
 def _difference(ours, theirs, metric) -> Difference | None:
     pairs = [(one, other) for one in ours for other in theirs if _belong_together(one, other)]
-    return difference(*zip(*pairs, strict=True), metric) if pairs and pairs[0][0].scores else None
+    if not pairs or not pairs[0][0].scores:
+        return None
+    return difference([one for one, _ in pairs], [other for _, other in pairs], metric)
 
 
 def _belong_together(ours, theirs):
     """Whether two runs are a pair: trained with one seed; without training, tested on the same data."""
     if theirs.n_parameters is None:
-        return ours.data.get("test") == theirs.data.get("test")
+        return len({record.data.get("test", {}).get("fingerprint") for record in (ours, theirs)}) == 1
     return ours.settings.get("seed") == theirs.settings.get("seed")
 
 
