@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import book_numbers
 import book_records
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -18,7 +19,7 @@ LOGGER = logging.getLogger(__name__)
 
 @cache  # three places show it, and records do not change while the book is built
 def _board():
-    return scoreboard(book_records.ARCHIVE, book_records.records_dir(), book_records.PUBLISHED)
+    return scoreboard(book_numbers.ARCHIVE, book_numbers.records_dir(), book_numbers.PUBLISHED)
 
 
 class Scoreboard(SphinxDirective):

@@ -1,14 +1,10 @@
-"""Numbers in prose, and tables, that come from the records of runs; where there is none, the page says so.
+"""Numbers in prose, and tables, that come from the records of runs; where there is none, the page says so."""
 
-A chapter writes its records with ``gleam.records.save`` to _work/<profile>/records/<experiment>/<method>.json; those of
-full-scale runs are archived as results/<device>/<experiment>/<method>.json.
-"""
-
-import operator
-import os
 import shutil
 from pathlib import Path
 
+import book_numbers
+from book_numbers import PUBLISHED, look_up, look_up_archived, look_up_published
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.directives.patches import Figure
@@ -16,100 +12,10 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 from gleam import records
-from gleam.cost.timing import median_ratio
 
 LOGGER = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[2]
-ARCHIVE = ROOT / "results"
-PUBLISHED = ROOT / "data" / "published" / "tables.csv"
 MISSING = "not run in this build"
 NONE_ARCHIVED = "not run yet"
-SCALED = {"peak_mb": ("peak_bytes", 1e6), "peak_gb": ("peak_bytes", 1e9)}
-
-
-def records_dir():
-    """Folder of the records that this build shows; the driver names the profile in GLEAM_PROFILE."""
-    return ROOT / "_work" / os.environ.get("GLEAM_PROFILE", "quick") / "records"
-
-
-def look_up(reference):
-    """Value of ``experiment/method:name``; None if there is no such record, ValueError if it has no such value.
-
-    Names are those of ``Record.value``; a score with ``_sd`` or ``_sd_subjects`` appended is its spread; ``peak_mb``
-    and ``peak_gb`` are scaled; a dotted path such as ``settings.n_steps`` goes into the record.
-    """
-    experiment, method, name = _parts(reference)
-    path = records_dir() / experiment / f"{records.slug(method)}.json"
-    return _of_record(records.load(path), name) if path.is_file() else None
-
-
-def look_up_archived(reference):
-    """Like :func:`look_up`, from the archived full-scale run; None also for what an unfinished run has not measured."""
-    experiment, method, name = _parts(reference)
-    found = {records.slug(m): record for m, record in records.archived(ARCHIVE, experiment).items()}
-    record = found.get(records.slug(method))
-    if record is None:
-        return None
-    is_whole = record.scores and record.cost
-    return _of_record(record, name) if is_whole else _value(record, name)
-
-
-def _parts(reference):
-    where, _, name = reference.strip().partition(":")
-    experiment, _, method = where.partition("/")
-    if not (experiment and method and name):
-        raise ValueError(f"'{reference}' is not of the form experiment/method:name")
-    return experiment, method, name
-
-
-def _of_record(record, name):
-    value = _value(record, name)
-    if value is None:
-        raise ValueError(f"the record {record.experiment}/{record.method} has no value '{name}'")
-    return value
-
-
-def _value(record, name):
-    for ending, over in (("_sd_subjects", "subjects"), ("_sd", "slices")):
-        if name.endswith(ending):
-            return record.spread(name.removesuffix(ending), over)
-    if name in SCALED:
-        base, scale = SCALED[name]
-        return None if record.value(base) is None else record.value(base) / scale
-    if "." in name:
-        part, *rest = name.split(".")
-        value = getattr(record, part, None)
-        for part in rest:
-            value = value.get(part) if isinstance(value, dict) else None
-        return value
-    return record.value(name)
-
-
-def look_up_published(reference):
-    """Value of ``table/acceleration/method:column`` in the paper, such as ``I/12/GLEAM:psnr``; ValueError if none."""
-    where, _, column = reference.strip().partition(":")
-    table, acceleration, method = where.split("/")
-    rows = records.published(PUBLISHED, table=table, acceleration=int(acceleration), method=method)
-    return rows.iloc[0][column]
-
-
-def evaluate(text, look_up=look_up):
-    """Text for ``A:format``, ``A / B:format`` or ``A - B:format``, where A and B are references; None if not run.
-
-    The format, after the last colon, is one of Python's format language. The ratio of two ``step_seconds`` is the
-    median over rounds, as :func:`gleam.cost.paired_ratio` has it; the two must have been measured in one run.
-    """
-    expression, _, form = text.rpartition(":")
-    for sign, combine in ((" / ", _ratio), (" - ", operator.sub)):
-        if sign in expression:
-            terms = [look_up(part) for part in expression.split(sign)]
-            return None if None in terms else format(combine(*terms), form)
-    value = look_up(expression)
-    return None if value is None else format(value, form)
-
-
-def _ratio(a, b):
-    return median_ratio(a, b) if isinstance(a, list) else a / b
 
 
 class RecordRole(SphinxRole):
@@ -123,7 +29,7 @@ class RecordRole(SphinxRole):
     def run(self):
         """Return the value as text; what cannot be understood is a warning, which fails the build."""
         try:
-            text = evaluate(self.text, self.look_up)
+            text = book_numbers.evaluate(self.text, self.look_up)
         except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
             LOGGER.warning("record role '%s': %s", self.text, error, location=self.get_location())
             return [], []
@@ -155,7 +61,7 @@ class RecordTable(SphinxDirective):
     def run(self):
         """Return a table; a block of which nothing was run says so."""
         try:
-            found = self._chosen(records.load_experiment(records_dir(), self.arguments[0]))
+            found = self._chosen(records.load_experiment(book_numbers.records_dir(), self.arguments[0]))
             archived = self._archived()
             table = _table(*self._content(found, archived))
         except (ValueError, KeyError) as error:
@@ -177,7 +83,11 @@ class RecordTable(SphinxDirective):
 
     def _archived(self):
         """The archived run, None if the table is not asked to show it."""
-        return self._chosen(records.archived(ARCHIVE, self.arguments[0])) if "archived" in self.options else None
+        return (
+            self._chosen(records.archived(book_numbers.ARCHIVE, self.arguments[0]))
+            if "archived" in self.options
+            else None
+        )
 
     def _content(self, found, archived):
         columns = _names(self.options.get("columns", ""))
@@ -207,7 +117,7 @@ class RecordFigure(Figure):
 
     def run(self):
         """Return the figure."""
-        source = records_dir() / f"{self.arguments[0]}.png"
+        source = book_numbers.records_dir() / f"{self.arguments[0]}.png"
         found = records.load_experiment(source.parent.parent, source.parent.name)
         if found and self.content:  # the content is the caption
             self.content[-1] += f" {_data_sentence(found)}"

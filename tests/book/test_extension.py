@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import book_claims
 import book_code
+import book_numbers
 import book_records
 import gleam_book
 import pytest
@@ -29,8 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def two_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(book_records, "records_dir", lambda: tmp_path)
-    monkeypatch.setattr(book_records, "ARCHIVE", tmp_path / "results")
+    monkeypatch.setattr(book_numbers, "records_dir", lambda: tmp_path)
+    monkeypatch.setattr(book_numbers, "ARCHIVE", tmp_path / "results")
     for method, psnr, peak, rounds in (("End-to-end", 30.0, 8e6, [1, 2, 4]), ("GLEAM", 29.0, 2e6, [3, 3, 4])):
         scores = [
             {"subject": s, "slice": 0, "psnr": psnr + d, "nrmse": 0.1, "ssim": 0.9} for s, d in (("a", -1), ("b", 1))
@@ -56,21 +57,21 @@ def two_runs(tmp_path, monkeypatch):
     ],
 )
 def test_a_value_in_prose_comes_from_its_record(two_runs, text, shown):
-    assert book_records.evaluate(text) == shown
+    assert book_numbers.evaluate(text) == shown
 
 
 def test_the_papers_own_values_come_from_its_tables():
-    look_up = book_records.look_up_published
-    assert book_records.evaluate("I/12/GLEAM:psnr - I/12/End-to-end:psnr:+.2f", look_up) == "+0.06"
-    assert book_records.evaluate("III/8/CS:ssim:.3f", look_up) == "0.716"
+    look_up = book_numbers.look_up_published
+    assert book_numbers.evaluate("I/12/GLEAM:psnr - I/12/End-to-end:psnr:+.2f", look_up) == "+0.06"
+    assert book_numbers.evaluate("III/8/CS:ssim:.3f", look_up) == "0.716"
     with pytest.raises(ValueError, match="no row with"):
-        book_records.evaluate("I/99/GLEAM:psnr:.1f", look_up)
+        book_numbers.evaluate("I/99/GLEAM:psnr:.1f", look_up)
 
 
 @pytest.mark.parametrize("text", ["knee/gleam:sharpness:.1f", "knee/gleam", "gleam:psnr:.1f", "knee/gleam:psnr:.1x"])
 def test_what_cannot_be_understood_is_an_error(two_runs, text):
     with pytest.raises(ValueError):
-        book_records.evaluate(text)
+        book_numbers.evaluate(text)
 
 
 def archive(folder, method="GLEAM", experiment="knee", psnr=40.0, **changes):
@@ -84,20 +85,20 @@ def archive(folder, method="GLEAM", experiment="knee", psnr=40.0, **changes):
 
 
 def test_an_archived_value_is_that_of_the_full_scale_run(two_runs, tmp_path):
-    look_up = book_records.look_up_archived
-    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) is None
+    look_up = book_numbers.look_up_archived
+    assert book_numbers.evaluate("knee/gleam:psnr:.1f", look_up) is None
     archive(tmp_path)
-    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) == "40.0"
-    assert book_records.evaluate("knee/gleam:peak_gb:.0f", look_up) == "2"
-    assert book_records.evaluate("knee/gleam:psnr - knee/end-to-end:psnr:.1f", look_up) is None
+    assert book_numbers.evaluate("knee/gleam:psnr:.1f", look_up) == "40.0"
+    assert book_numbers.evaluate("knee/gleam:peak_gb:.0f", look_up) == "2"
+    assert book_numbers.evaluate("knee/gleam:psnr - knee/end-to-end:psnr:.1f", look_up) is None
     with pytest.raises(ValueError, match="no value 'sharpness'"):
-        book_records.evaluate("knee/gleam:sharpness:.1f", look_up)
+        book_numbers.evaluate("knee/gleam:sharpness:.1f", look_up)
     archive(tmp_path, scores=[])
-    assert book_records.evaluate("knee/gleam:psnr:.1f", look_up) is None, "an unfinished run has no scores yet"
+    assert book_numbers.evaluate("knee/gleam:psnr:.1f", look_up) is None, "an unfinished run has no scores yet"
 
 
 def test_the_scoreboard_shows_every_claim_with_its_cases(tmp_path):
-    board = scoreboard(tmp_path, tmp_path, book_records.PUBLISHED)
+    board = scoreboard(tmp_path, tmp_path, book_numbers.PUBLISHED)
     whole, short = book_claims._whole(board), book_claims._short(board)
     texts = [row[0] for row in cells(whole)]
     assert sum(text.startswith(claim.text) for claim in CLAIMS for text in texts) >= len(CLAIMS)
@@ -113,7 +114,7 @@ def parse():
 
     def parsed(text):
         with docutils_namespace():
-            roles.register_local_role("archived", book_records.RecordRole(book_records.look_up_archived, "not run yet"))
+            roles.register_local_role("archived", book_records.RecordRole(book_numbers.look_up_archived, "not run yet"))
             directives.register_directive("record-table", Table)
             return publish_doctree(text, settings_overrides={"halt_level": 2, "report_level": 2})
 

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import re
 from pathlib import Path
 
 import nbformat
@@ -28,6 +29,8 @@ def test_no_solution_and_no_check_is_left(path):
     nbformat.validate(made)
     text = "\n".join(cell.source for cell in made.cells)
     assert "} Solution" not in text and "{record}" not in text and "{time}" not in text
+    prose = "\n".join(cell.source for cell in made.cells if cell.cell_type == "markdown")
+    assert not re.search(r"\{(doc|cite|term|numref|published|archived)\}|\]\(\.\./|\{figure\}", prose)
     assert not any(isinstance(node, ast.Assert) for source in code(made) for node in ast.walk(ast.parse(source)))
     solutions = [cell for cell in whole.cells if "solution" in cell.metadata.get("tags", [])]
     gaps = [cell for cell in made.cells if "gap" in cell.metadata.get("tags", [])]
@@ -77,12 +80,39 @@ def test_the_text_of_a_solution_goes_and_the_exercise_stays():
     assert made.cells[0].source == f"{exercise}\n\nBy … dB."
 
 
-def test_drawings_lie_where_jupyter_shows_them():
+def test_what_only_the_book_can_show_becomes_text():
+    drawing = "```{figure} ../_assets/a.svg\n:name: fig-a\n:width: 480px\n:alt: A line.\n\nIt rises.\n```"
+    made_figure = {"mystnb": {"figure": {"name": "fig-b", "caption": "It falls. {knee}"}}}
+    text = (
+        "# One\n\n- **Time:** {time}.\n\nBy {record}`a/b:psnr:.1f` dB, {published}`I/12/GLEAM:psnr:.1f` in print. "
+        "{numref}`fig-b` and {numref}`tab-c`; see {doc}`10_greedy`, {doc}`/about`, {cite}`ying2007,ozturkler2022`, "
+        "{term}`activations <activation>`, Eq. {eq}`eq-modl`, [the claims](../claims), {numref}`tab-elsewhere`."
+    )
     cells = [
-        nbformat.v4.new_markdown_cell("# One\n\n```{figure} ../_assets/a.svg\n```\n\nBy {record}`a/b:psnr:.1f` dB.")
+        nbformat.v4.new_markdown_cell(drawing),
+        nbformat.v4.new_markdown_cell(text),
+        nbformat.v4.new_code_cell('table(x, "tab-c")', metadata=made_figure),
+        nbformat.v4.new_markdown_cell("In {numref}`tab-c` and $$x$$ (eq-x), Eq. {eq}`eq-x`."),
     ]
-    (made,) = student.student_edition(nbformat.v4.new_notebook(cells=cells)).cells
-    assert "} _assets/a.svg" in made.source and "*… stands for" in made.source
+    made = student.student_edition(nbformat.v4.new_notebook(cells=cells)).cells
+    nbformat.validate(nbformat.v4.new_notebook(cells=made))
+    picture, prose, _, caption, last = (cell.source for cell in made)
+    assert picture == "![A line.](_assets/a.svg)\n\n**Figure 1.** It rises."
+    assert caption == "**Figure 2.** It falls." and last == "In the table above and $$x$$ (eq-x), Eq. {eq}`eq-x`."
+    for shown in (
+        "By … dB, 40.1 in print. Figure 2 and the table below;", "*… stands for",
+        "[What greedy training means](10_greedy.ipynb), *About the data and the numbers* in the book, ",
+        "([Ying and Sheng, 2007](https://doi.org/10.1002/mrm.21245); [Ozturkler et al., 2022](https", "activations,",
+        "see [Unrolled networks: physics and a CNN in turn](02_unrolled.ipynb), the claims, the book's table.",
+    ):  # fmt: skip
+        assert shown in prose, prose
+
+
+def test_a_list_of_the_chapters_in_the_order_of_the_book_comes_first(tmp_path):
+    (cell,) = student.start(chapters.discover(ROOT)).cells
+    names = re.findall(r"\((\d\d_\w+)\.ipynb\)", cell.source)
+    assert names.index("10_greedy") == 2 and sorted(names) == [path.stem for path in CHAPTERS]
+    assert min([*names, student.START]) == student.START
 
 
 def test_assertions_go_and_other_lines_stay():

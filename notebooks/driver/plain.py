@@ -1,0 +1,125 @@
+"""The book's own markup as plain Markdown, for notebooks that are read in JupyterLab and not as pages of the book."""
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import nbformat
+
+from driver.chapters import read_notebook
+
+NOTEBOOKS = Path(__file__).resolve().parents[1]
+BOOK = NOTEBOOKS.parent / "book"
+ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite|term|numref|eq|published)\}`([^`]*)`")
+LINK_OUT = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./[^)]*\)")
+TABLE = re.compile(r"[\"'](tab-[\w-]+)[\"']")
+EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
+DRAWING = re.compile(
+    r"```\{figure\} (?P<file>\S+)\n:name: (?P<name>\S+)\n(?::\w+: .*\n)*?:alt: (?P<alt>.*)\n(?::\w+: .*\n)*"
+    r"\n(?P<caption>.*?)\n```",
+    re.DOTALL,
+)
+SUBSTITUTION = re.compile(r"\s*\{\w+\}")  # {knee}, {brain}, ...: what the data were, which the page says
+
+
+class Plain:
+    """A notebook whose figures have captions as text, and what its cells refer to.
+
+    Captions of figures that code makes lie in the metadata of its cell, which JupyterLab does not show. They become
+    cells of their own. A figure has a number; a table is above or below.
+
+    Parameters
+    ----------
+    notebook : nbformat.NotebookNode
+        Is changed.
+    """
+
+    def __init__(self, notebook):
+        self.figures, cells = {}, []
+        for cell in notebook.cells:
+            cells.append(cell)
+            figure = cell.metadata.get("mystnb", {}).get("figure", {})
+            if cell.cell_type == "markdown":
+                cell.source = DRAWING.sub(self._drawing, cell.source)
+            elif "caption" in figure:
+                text = self._caption(figure.get("name"), SUBSTITUTION.sub("", figure["caption"]))
+                cells.append(nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-caption"))
+        notebook.cells = cells
+        self.tables = {label: i for i, cell in enumerate(cells) for label in TABLE.findall(cell.source)}
+        self.equations = {label for cell in cells for label in EQUATION.findall(cell.source)}
+
+    def _drawing(self, match):
+        return f"![{match['alt']}]({match['file']})\n\n" + self._caption(match["name"], match["caption"])
+
+    def _caption(self, name, text):
+        self.figures[name] = len(self.figures) + 1
+        return f"**Figure {self.figures[name]}.** {text}"
+
+    def text(self, source, place):
+        """Text of cell number `place` with roles written out, and without links that lead out of the folder."""
+
+        def written(match):
+            role, content = match.groups()
+            found = getattr(self, f"_{role}")(content, place)
+            return found[0].upper() + found[1:] if _begins_a_sentence(source[: match.start()]) else found
+
+        return LINK_OUT.sub(r"\1", ROLE.sub(written, source))
+
+    def _numref(self, label, place):
+        if label in self.figures:
+            return f"Figure {self.figures[label]}"
+        if label in self.tables:
+            return f"the table {'above' if self.tables[label] < place else 'below'}"
+        return "the book's table"
+
+    def _eq(self, label, place):
+        if label in self.equations:
+            return f"Eq. {{eq}}`{label}`"
+        (chapter,) = (path for path in NOTEBOOKS.glob("[0-9]*.ipynb") if f"({label})" in path.read_text("utf-8"))
+        return f"see {self._doc(chapter.stem, place)}"
+
+    def _doc(self, name, place):
+        if "/" in name:
+            return f"*{title(BOOK / (name.strip('/') + '.md'))}* in the book"
+        return f"[{title(NOTEBOOKS / f'{name}.ipynb')}]({name}.ipynb)"
+
+    def _cite(self, keys, place):
+        return "(" + "; ".join(_source(key.strip()) for key in keys.split(",")) + ")"
+
+    def _term(self, content, place):
+        return content.partition(" <")[0]
+
+    def _published(self, reference, place):
+        sys.path.append(str(BOOK / "_ext"))
+        from book_numbers import evaluate, look_up_published
+
+        return evaluate(reference, look_up_published).replace("-", "−")
+
+
+def _begins_a_sentence(before):
+    return before.rstrip(" -*")[-1:] in ("", ".", "\n")
+
+
+@cache
+def title(path):
+    """The heading of a notebook or a page."""
+    text = read_notebook(path).cells[0].source if path.suffix == ".ipynb" else path.read_text(encoding="utf-8")
+    return re.search(r"^# (.*)$", text, re.MULTILINE)[1]
+
+
+def _source(key):
+    """Authors and year, linked to the publication."""
+    entry = _references().entries[key]
+    names = [" ".join(person.last_names).strip("{}") for person in entry.persons["author"]]
+    who = names[0] + (" et al." if len(names) > 2 else f" and {names[1]}" if len(names) == 2 else "")
+    address = f"https://doi.org/{entry.fields['doi']}" if "doi" in entry.fields else entry.fields.get("url", "")
+    label = f"{who}, {entry.fields['year']}"
+    return f"[{label}]({address})" if address else label
+
+
+@cache
+def _references():
+    from pybtex.database import parse_file
+
+    return parse_file(str(BOOK / "references.bib"))
