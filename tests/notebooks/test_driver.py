@@ -679,6 +679,20 @@ def test_chapters_that_share_networks_have_the_same_parameters(profile):
     assert [name for name in sorted(shared) if one[name] != other[name]] == []
 
 
+def test_a_notebook_by_itself_has_the_parameters_of_the_profile_quick():
+    """Else a class would train its own networks, though the book's lie there."""
+    settings = chapters.read_settings(REAL.parent, "quick")
+    for chapter in chapters.discover(REAL.parent):
+        cells = chapters.read_notebook(chapter.source).cells
+        own: dict = {}
+        for cell in cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                exec(cell.source, own)
+        given = chapters.check_parameters(chapter, settings)
+        given.pop("precision", None)  # "auto" and "fp32" are what the driver decides
+        assert {name: own[name] for name in given} == given, chapter.name
+
+
 @pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(profile):
     """Else the chapter on real anatomy would train its own."""
