@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from driver import book, chapters, data, execute, files, student
+from driver import book, chapters, data, execute, files, pages, profiles, staleness, student
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def plan(arguments, root):
 
 def choose_profile(arguments, needed, data_dir, root):
     """Return (profile, why); pages alone get the profile of the published chapters, whose records they show."""
-    made_with = chapters.published_profiles(chapters.discover(root))
+    made_with = staleness.published_profiles(chapters.discover(root))
     if arguments.what == "book" and made_with and not arguments.profile:
         if len(made_with) > 1:
             raise ValueError(f"The chapters were made with the profiles {' and '.join(made_with)}: give PROFILE.")
@@ -66,12 +66,12 @@ def make(arguments, root):
     profile, selected, data_dir, jobs = plan(arguments, root)
     build = build_name(profile, arguments.seed)
     if arguments.what != "book":
-        settings = chapters.with_seed(chapters.read_settings(root, profile), arguments.seed)
+        settings = profiles.with_seed(profiles.read_settings(root, profile), arguments.seed)
         for folder in ("_work", f"_work/{build}", "book/chapters"):
             files.check_writable(root / folder, root)
         if arguments.what == "data":
             print(data.report(selected, data_dir, root), flush=True)
-        given = {chapter.name: chapters.check_parameters(chapter, settings) for chapter in selected}
+        given = {chapter.name: profiles.check_parameters(chapter, settings) for chapter in selected}
         folders = data.provide(data.needed_by(selected), data_dir, build, settings["phantoms"], root, jobs)
         if arguments.what == "data":
             return True
@@ -88,7 +88,7 @@ def make(arguments, root):
             return False
     if arguments.what == "notebooks":
         return True
-    chapters.fill_in_missing(chapters.discover(root))
+    pages.fill_in_missing(chapters.discover(root))
     return book.build(build, root)
 
 
@@ -122,10 +122,10 @@ def stale_tasks(selected, given, folders, profile, build, root, jobs):
     for chapter in selected:
         supplied = {"profile": profile, "work_dir": f"../_work/{build}"}
         supplied |= {name: data.relative(folder, build, root) for name, folder in folders.items()}
-        parameters, n_jobs = chapters.parameters_for(chapter, given[chapter.name], supplied, jobs)
-        key = chapters.current_key(chapter, parameters, build, folders, root)
-        stale = chapters.why_stale(chapter, key)
-        if not stale and chapters.lacks_records(chapter, build, root):
+        parameters, n_jobs = profiles.parameters_for(chapter, given[chapter.name], supplied, jobs)
+        key = staleness.current_key(chapter, parameters, build, folders, root)
+        stale = staleness.why_stale(chapter, key)
+        if not stale and staleness.lacks_records(chapter, build, root):
             stale = "stale (its records are gone)"
         print(f"{chapter.name}: {f'{stale}, running' if stale else 'up to date'}", flush=True)
         if stale:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from driver import chapters, data
+from driver import chapters, data, pages
 from driver.files import write_text
 from driver.progress import Progress
 
@@ -85,9 +85,9 @@ def _run(task, profile, root, scratch, n_threads, children, progress):
         for line in _lines(child):
             last = line
             progress.show(name, line)
-    failure = chapters.complaint_in(executed) if child.wait() == 0 else None
+    failure = pages.complaint_in(executed) if child.wait() == 0 else None
     if failure == "":
-        chapters.publish(executed, task.chapter, task.key, root)
+        pages.publish(executed, task.chapter, task.key, root)
         progress.done(name, f"done in {time.monotonic() - start:.0f} s")
         return True
     if not children.ended:

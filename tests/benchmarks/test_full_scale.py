@@ -22,7 +22,7 @@ from gleam.records import __main__ as measures
 from gleam.training import checkpoints
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-from driver import chapters
+from driver import chapters, profiles
 from full_scale import correctness, costs, packing, program, tables
 from full_scale.profiles import DATA, Profile
 from full_scale.session import Job, Session
@@ -276,8 +276,8 @@ def test_experiments_are_those_of_the_chapters_with_the_profile_paper(tmp_path, 
     """One definition: the parameters that the chapters get, the experiments made of them, what gleam.fit is given."""
     root = Path(__file__).parents[2]
     for seed in (0, 3):
-        settings = chapters.with_seed(chapters.read_settings(root, "paper"), str(seed))
-        given = {c.name: chapters.check_parameters(c, settings) for c in chapters.discover(root)}
+        settings = profiles.with_seed(profiles.read_settings(root, "paper"), str(seed))
+        given = {c.name: profiles.check_parameters(c, settings) for c in chapters.discover(root)}
         parameters = Profile("paper", seed).parameters
         assert parameters["phantoms"] == settings["phantoms"]
         assert all(given[name].items() <= parameters[name].items() for _, name, _ in DATA.values())

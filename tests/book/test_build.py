@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from driver import book, chapters
+from driver import book, chapters, pages
 
 ROOT = Path(__file__).resolve().parents[2]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -53,12 +53,12 @@ def image():
 
 @pytest.mark.slow
 def test_pages_build_without_warning_and_load_nothing_from_the_network(project, capsys):
-    chapters.fill_in_missing(chapters.discover(project))
+    pages.fill_in_missing(chapters.discover(project))
     add_executed(project, {"mystnb": {"image": {"alt": "a dot"}}}, image())
     assert book.build("quick", project), capsys.readouterr().err
-    pages = sorted((project / "_build" / "html").rglob("*.html"))
-    assert len(pages) > 5
-    for page in pages:
+    built = sorted((project / "_build" / "html").rglob("*.html"))
+    assert len(built) > 5
+    for page in built:
         loaded = re.findall(
             r"""<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=["'](?:https?:)?//[^"']*""", page.read_text()
         )

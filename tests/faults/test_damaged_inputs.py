@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from driver import chapters
+from driver import profiles
 from faults.isolated import isolated
 from faults.mutations import mutated
 from full_scale import packing
@@ -110,7 +110,7 @@ INPUTS = {
     "packed records": (make_packed, read_packed, True),
     "record": (make_record, lambda path: bool(records.load(path)), False),
     "settings": (
-        partial(make_copy, source="notebooks/quick.yaml"), lambda path: json.dumps(chapters._read_yaml(path)), False,
+        partial(make_copy, source="notebooks/quick.yaml"), lambda path: json.dumps(profiles._read_yaml(path)), False,
     ),
     "published": (
         partial(make_copy, source="data/published/tables.csv"), lambda path: len(tables.published(path)), False,

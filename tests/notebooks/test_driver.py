@@ -14,7 +14,7 @@ import nbformat
 import psutil
 import pytest
 import run
-from driver import chapters, data, execute
+from driver import chapters, data, execute, pages, profiles, staleness
 from driver.files import digest
 
 from gleam import execution
@@ -53,7 +53,7 @@ def test_a_chapter_says_how_long_it_is_and_how_long_it_ran():
     cells = [nbformat.v4.new_markdown_cell("# One\nTime: {time}."), nbformat.v4.new_markdown_cell(words)]
     for seconds, ran in ((200, "3 min to run (this build)"), (None, "not run in this build")):
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(c.source) for c in cells])
-        chapters.fill_in_time(notebook, seconds)
+        pages.fill_in_time(notebook, seconds)
         assert notebook.cells[0].source == f"# One\nTime: 2 min to read, {ran}."
 
 
@@ -115,13 +115,13 @@ def test_what_a_cell_says_on_stderr_fails_the_chapter_that_made_it_with_the_text
     assert "the magnet quenched" in text_of(kept)
 
 
-@pytest.mark.parametrize("tag", sorted(chapters.NOT_SHOWN))
+@pytest.mark.parametrize("tag", sorted(pages.NOT_SHOWN))
 def test_stderr_that_is_not_on_the_page_fails_no_chapter(tag, tmp_path):
     output = nbformat.v4.new_output("stream", name="stderr", text="a warning")
     for tags, is_said in (([tag], False), ([], True)):
         cell = nbformat.v4.new_code_cell("f()", outputs=[output], metadata={"tags": tags})
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "01_one.ipynb")
-        assert bool(chapters.complaint_in(tmp_path / "01_one.ipynb")) == is_said
+        assert bool(pages.complaint_in(tmp_path / "01_one.ipynb")) == is_said
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_common_parameters_reach_only_the_chapters_that_declare_them(root):
     write_chapter(root, "02_two", parameters="seed, (n_steps, other) = 1, (2, 3)")
     one, two = chapters.discover(root)
     settings = {"common": {"seed": 5, "n_steps": 6}, "phantoms": {}, "02_two": {"n_steps": 7}}
-    assert chapters.check_parameters(one, settings) == {"n_steps": 6}
-    assert chapters.check_parameters(two, settings) == {"seed": 5, "n_steps": 7}
+    assert profiles.check_parameters(one, settings) == {"n_steps": 6}
+    assert profiles.check_parameters(two, settings) == {"seed": 5, "n_steps": 7}
 
 
 @pytest.mark.parametrize(
@@ -266,30 +266,30 @@ def test_chapters_are_chosen_by_number_or_beginning(root, wanted, names):
 def test_staleness_names_what_changed(root):
     def key(parameters, profile="quick"):
         chapter = chapters.discover(root)[0]
-        return chapter, chapters.current_key(chapter, parameters, profile, {}, root)
+        return chapter, staleness.current_key(chapter, parameters, profile, {}, root)
 
     chapter, first = key({"n_steps": 3})
     executed = root / "executed.ipynb"
     executed.write_bytes(chapter.source.read_bytes())
-    chapters.publish(executed, chapter, first, root)
-    assert chapters.why_stale(*key({"n_steps": 3})) == ""
-    assert chapters.why_stale(*key({"n_steps": 4})) == "stale (parameter n_steps changed)"
-    assert chapters.why_stale(*key({"n_steps": 3}, "paper")) == "stale (made with the profile quick)"
+    pages.publish(executed, chapter, first, root)
+    assert staleness.why_stale(*key({"n_steps": 3})) == ""
+    assert staleness.why_stale(*key({"n_steps": 4})) == "stale (parameter n_steps changed)"
+    assert staleness.why_stale(*key({"n_steps": 3}, "paper")) == "stale (made with the profile quick)"
     (root / "gleam" / "training.py").write_text("lr = 2\n")  # golden numbers guard it, and the results version
     (root / "gleam" / "records" / "figures.py").write_text('"""Figures."""\n\nwidth = 1  # inch\n')
-    assert chapters.why_stale(*key({"n_steps": 3})) == ""
+    assert staleness.why_stale(*key({"n_steps": 3})) == ""
     (root / "gleam" / "records" / "figures.py").write_text("width = 2\n")
-    assert chapters.why_stale(*key({"n_steps": 3})) == "stale (gleam/records/figures.py changed)"
+    assert staleness.why_stale(*key({"n_steps": 3})) == "stale (gleam/records/figures.py changed)"
     write_chapter(root, "01_one", "print('other')")
-    assert chapters.why_stale(*key({"n_steps": 3})) == "stale (the notebook changed, gleam/records/figures.py changed)"
+    assert staleness.why_stale(*key({"n_steps": 3})) == "stale (the notebook changed, gleam/records/figures.py changed)"
 
 
 def test_a_new_results_version_makes_every_chapter_stale(root, monkeypatch):
     publish_as(root, "01_one", "quick")
     monkeypatch.setattr("gleam.training.identity.RESULTS_VERSION", -1)
     chapter = chapters.discover(root)[0]
-    key = chapters.current_key(chapter, {}, "quick", {}, root)
-    assert chapters.why_stale(chapter, key) == "stale (the results version changed)"
+    key = staleness.current_key(chapter, {}, "quick", {}, root)
+    assert staleness.why_stale(chapter, key) == "stale (the results version changed)"
 
 
 @pytest.mark.parametrize("name", ["data/published/tables.csv", "gleam/datasets/lists/knee.csv", "requirements.lock"])
@@ -297,16 +297,16 @@ def test_published_numbers_lists_and_pinned_versions_are_part_of_the_key(root, n
     chapter = chapters.discover(root)[0]
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     (root / name).write_text("1")
-    before = chapters.current_key(chapter, {}, "quick", {}, root)
+    before = staleness.current_key(chapter, {}, "quick", {}, root)
     (root / name).write_text("2")
     assert before["files"].keys() == {"gleam/records/figures.py", name}
-    assert chapters.current_key(chapter, {}, "quick", {}, root) != before
+    assert staleness.current_key(chapter, {}, "quick", {}, root) != before
 
 
 @pytest.mark.parametrize("call", ["records.archived('../results', 'x')", "build.report(table_1, runs)"])
 def test_an_archived_run_is_part_of_the_key_of_a_chapter_that_shows_it(call, root):
     write_chapter(root, "02_two", call)
-    keys = lambda: [chapters.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
+    keys = lambda: [staleness.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
     before = keys()
     for folder, profile in (("cpu", "quick"), ("gpu", "paper")):
         path = root / "results" / folder / "x" / "gleam.json"
@@ -340,16 +340,16 @@ def test_networks_are_trained_at_the_same_time_on_the_cpu_only(root, declared, g
     write_chapter(root, "01_one", parameters=declared)
     chapter = chapters.discover(root)[0]
     supplied = {"profile": "quick"}
-    assert chapters.parameters_for(chapter, given, supplied, 8) == (given, n_jobs)
+    assert profiles.parameters_for(chapter, given, supplied, 8) == (given, n_jobs)
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_the_number_format_is_decided_once_for_the_whole_build(tmp_path, is_fast, monkeypatch):
     monkeypatch.setattr(execution, "has_fast_bf16", lambda device_type: is_fast)
     chapter = chapters.Chapter("01_first", tmp_path, tmp_path, {"precision": "fp32", "device": "cpu"})
-    found, _ = chapters.parameters_for(chapter, {"precision": "auto"}, {}, 1)
+    found, _ = profiles.parameters_for(chapter, {"precision": "auto"}, {}, 1)
     assert found == {"precision": "bf16" if is_fast else "fp32"}
-    assert chapters.parameters_for(chapter, {"precision": "tf32"}, {}, 1)[0] == {"precision": "tf32"}
+    assert profiles.parameters_for(chapter, {"precision": "tf32"}, {}, 1)[0] == {"precision": "tf32"}
 
 
 def test_a_chapter_whose_records_are_gone_runs_again(root, capfd):
@@ -373,7 +373,7 @@ def publish_as(root, name, profile):
     chapter = next(chapter for chapter in chapters.discover(root) if chapter.name == name)
     executed = root / "executed.ipynb"
     executed.write_bytes(chapter.source.read_bytes())
-    chapters.publish(executed, chapter, chapters.current_key(chapter, {}, profile, {}, root), root)
+    pages.publish(executed, chapter, staleness.current_key(chapter, {}, profile, {}, root), root)
 
 
 def test_pages_alone_take_the_profile_of_the_published_chapters(root, monkeypatch, capsys):
@@ -405,10 +405,10 @@ def test_pages_alone_take_the_profile_of_the_published_chapters(root, monkeypatc
     ],
 )
 def test_progress_bars_leave_the_page_and_warnings_stay(text, left):
-    output = chapters.without_progress(nbformat.v4.new_output("stream", name="stderr", text=text))
+    output = pages.without_progress(nbformat.v4.new_output("stream", name="stderr", text=text))
     assert (output and output.text) == left
     stdout = nbformat.v4.new_output("stream", name="stdout", text=text)
-    assert chapters.without_progress(stdout).text == text
+    assert pages.without_progress(stdout).text == text
 
 
 def write_split(folder, names):
@@ -546,7 +546,7 @@ def test_a_chapter_whose_data_are_missing_runs_once(root, capfd):
 
 def test_a_folder_of_results_that_a_chapter_names_is_part_of_its_key(root):
     write_chapter(root, "02_two", "archive = '../results/real'")
-    keys = lambda: [chapters.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
+    keys = lambda: [staleness.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731
     before = keys()
     for name in ("real/x/cs.json", "real/x/compare.png", "other/x/cs.json"):
         (root / "results" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -575,15 +575,15 @@ def test_a_chapter_without_results_gets_a_page_that_says_so_and_keeps_its_labels
     ]
     nbformat.write(notebook, root / "notebooks" / "01_one.ipynb")
     found = chapters.discover(root)
-    chapters.fill_in_missing(found)
+    pages.fill_in_missing(found)
     labels = re.findall(r":name: (tab-[\w-]+)", found[0].published.read_text())
     assert sorted(labels) == ["tab-a", "tab-b"], "one that code composes, one that it spells out, each once"
     page = found[0].published.read_text()
     assert "has not been run in this build" in page
     assert ":name: fig-a" in page
-    chapters.fill_in_missing(found)
+    pages.fill_in_missing(found)
     assert found[0].published.read_text() == page
-    assert chapters.why_stale(found[0], {}) == "never run"
+    assert staleness.why_stale(found[0], {}) == "never run"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -594,7 +594,7 @@ def test_a_killed_run_leaves_nothing_half_done(root, number):
     command = [sys.executable, "notebooks/run.py", "notebooks", "--profile", "quick"]
     child = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not list((root / "_work").glob("run-*/01_one.ipynb")) and time.monotonic() < deadline:
             time.sleep(0.1)
         started = psutil.Process(child.pid).children(recursive=True)
@@ -632,7 +632,7 @@ def test_a_page_from_another_program_counts_as_never_run(root):
     chapter.published.parent.mkdir(parents=True)
     for text in ("", "{", "[]", json.dumps({"metadata": {}})):
         chapter.published.write_text(text)
-        assert chapters.why_stale(chapter, {}) == "never run"
+        assert staleness.why_stale(chapter, {}) == "never run"
 
 
 @pytest.mark.parametrize(
@@ -645,10 +645,10 @@ def test_a_page_from_another_program_counts_as_never_run(root):
 )
 def test_captions_say_what_the_data_were(folder, caption):
     cell = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {knee}"}}})
-    chapters.label_caption(cell, {"knee_dir": folder} if folder else None)
+    pages.label_caption(cell, {"knee_dir": folder} if folder else None)
     assert cell.metadata["mystnb"]["figure"]["caption"] == caption
     real = nbformat.v4.new_code_cell("", metadata={"mystnb": {"figure": {"caption": "A knee. {anatomy}"}}})
-    chapters.label_caption(real, {"anatomy_dir": folder} if folder else None)
+    pages.label_caption(real, {"anatomy_dir": folder} if folder else None)
     said = "A knee. Real anatomy, simulated coils and noise."
     assert real.metadata["mystnb"]["figure"]["caption"] == said, "whether it was run here or is archived"
 
@@ -671,9 +671,9 @@ def test_chapters_share_cores_but_not_a_gpu_unless_asked(root, monkeypatch, devi
 def test_chapters_that_share_networks_have_the_same_parameters(profile):
     """Else the second one would train its own."""
     root = REAL.parent
-    settings = chapters.read_settings(root, profile)
+    settings = profiles.read_settings(root, profile)
     knee, inside = (c for c in chapters.discover(root) if c.name in ("04_mridata", "08_interpretation"))
-    one, other = (c.declared | chapters.check_parameters(c, settings) for c in (knee, inside))
+    one, other = (c.declared | profiles.check_parameters(c, settings) for c in (knee, inside))
     shared = set(one) & set(other) - {"n_jobs", "acceleration", "mu"}
     assert {"n_steps", "modl_steps", "learning_rate", "batch_size"} <= shared
     assert [name for name in sorted(shared) if one[name] != other[name]] == []
@@ -681,14 +681,14 @@ def test_chapters_that_share_networks_have_the_same_parameters(profile):
 
 def test_a_notebook_by_itself_has_the_parameters_of_the_profile_quick():
     """Else a class would train its own networks, though the book's lie there."""
-    settings = chapters.read_settings(REAL.parent, "quick")
+    settings = profiles.read_settings(REAL.parent, "quick")
     for chapter in chapters.discover(REAL.parent):
         cells = chapters.read_notebook(chapter.source).cells
         own: dict = {}
         for cell in cells:
             if "parameters" in cell.metadata.get("tags", []):
                 exec(cell.source, own)
-        given = chapters.check_parameters(chapter, settings)
+        given = profiles.check_parameters(chapter, settings)
         given.pop("precision", None)  # "auto" and "fp32" are what the driver decides
         assert {name: own[name] for name in given} == given, chapter.name
 
@@ -696,7 +696,7 @@ def test_a_notebook_by_itself_has_the_parameters_of_the_profile_quick():
 @pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(profile):
     """Else the chapter on real anatomy would train its own."""
-    settings = chapters.read_settings(REAL.parent, profile)
+    settings = profiles.read_settings(REAL.parent, profile)
     given = settings["09_real_anatomy"]["brain_settings"]
     brain = next(c for c in chapters.discover(REAL.parent) if c.name == "05_fastmri")
     assert given == settings["05_fastmri"]
@@ -707,9 +707,9 @@ def test_real_brains_are_reconstructed_by_the_networks_of_the_chapter_on_brains(
 @pytest.mark.parametrize("profile", ["quick", "standard", "paper"])
 def test_every_parameter_of_the_profiles_is_declared_by_its_chapter(profile):
     root = REAL.parent
-    settings = chapters.read_settings(root, profile)
+    settings = profiles.read_settings(root, profile)
     for chapter in chapters.discover(root):
-        chapters.check_parameters(chapter, settings)
+        profiles.check_parameters(chapter, settings)
 
 
 def test_a_chapter_that_dies_is_said_though_its_processes_live_on(root, capfd):
@@ -756,8 +756,8 @@ def test_chapters_side_by_side_share_the_cores(root, monkeypatch):
 
 def test_a_seed_is_for_weights_masks_and_phantoms_and_has_folders_of_its_own():
     settings = {"common": {"seed": 0, "a": 1}, "phantoms": {"knee": {"n": 1, "seed": 0}}, "x": {}}
-    assert chapters.with_seed(settings, "") is settings
-    changed = chapters.with_seed(settings, "2")
+    assert profiles.with_seed(settings, "") is settings
+    changed = profiles.with_seed(settings, "2")
     assert changed["common"] == {"seed": 2, "a": 1} and changed["phantoms"]["knee"] == {"n": 1, "seed": 2}
     assert [run.build_name("standard", seed) for seed in ("", "0", "2")] == ["standard", "standard", "standard-seed2"]
     with pytest.raises(ValueError, match="SEED must be a whole number of at least 0, not 'x'"):
