@@ -17,13 +17,16 @@ STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: reproduce test test-faults book check-book pdf student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
+.PHONY: reproduce test test-slow test-faults book check-book pdf student notebooks data archive claims edit benchmark peers records wheels lock lint clean help
 
 reproduce: $(STAMP)  ## Data, chapters, book: redo what is stale, then say where the book is
 	@$(RUN) all
 
 test: $(STAMP)  ## The fast tests
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not slow and not gpu and not faults"
+
+test-slow: $(STAMP)  ## The slow tests: trainings, several processes, whole chapters
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m "slow and not gpu and not faults"
 
 test-faults: $(STAMP)  ## Damaged inputs, kills and full disks (slow); FAULTS=--sample takes a tenth
 	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -s -m faults tests/faults $(FAULTS)
