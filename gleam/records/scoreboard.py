@@ -72,7 +72,7 @@ def scoreboard(
         for case in claim.cases:
             found = {
                 "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
-                "Standard": of_seeds(results, case.experiment, "standard"),
+                "Standard": of_seeds(results, case.experiment, "standard", "beyond"),
                 "Real anatomy": _real(results, case),
                 "Paper size": of_seeds(results, case.experiment, FULL_SCALE),
             }
@@ -103,8 +103,8 @@ def summary(board: pd.DataFrame) -> dict[str, list[str]]:
     return {verdict: [c for c in ours if short[c] == verdict] for verdict in (HOLDS, IN_PART, FAILS, UNKNOWN)}
 
 
-def of_seeds(results: Path, experiment: str, profile: str) -> Runs:
-    """Archived records of an experiment and a profile, of method to one record per seed; empty if there are none.
+def of_seeds(results: Path, experiment: str, *profiles: str) -> Runs:
+    """Archived records of an experiment and of profiles, of method to one record per seed; empty if there are none.
 
     All are of one device: the one whose records are newest.
     """
@@ -117,7 +117,7 @@ def of_seeds(results: Path, experiment: str, profile: str) -> Runs:
         runs: Runs = {}
         for of_seed in loaded:
             for method, record in of_seed.items():
-                runs.setdefault(method, []).extend([record] if record.profile == profile else [])
+                runs.setdefault(method, []).extend([record] if record.profile in profiles else [])
         dates = [record.environment.get("date", "") for of_seed in loaded for record in of_seed.values()]
         found.append((max(dates, default=""), {m: r for m, r in runs.items() if r}))
     return max(filter(lambda one: one[1], found), key=lambda one: one[0], default=("", {}))[1]
