@@ -24,6 +24,11 @@ HERE = Path(__file__).parents[1]
 WORK = "testing"
 
 
+def within(seconds, since):
+    """Whether so little time has passed, on a machine whose cores are free; more where they are shared."""
+    return time.monotonic() - since < seconds * max(1, os.getloadavg()[0] / os.cpu_count())
+
+
 def alive(processes):
     return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
@@ -91,7 +96,7 @@ def test_a_loop_that_ends_early_ends_its_processes(reason, tmp_path):
             loop()
     else:
         loop()
-    assert time.monotonic() - started[0] < 5
+    assert within(5, started[0])
     names = [" ".join(p.cmdline()) for p in psutil.Process().children(recursive=True) if p not in before]
     assert not [name for name in names if "popen_loky" in name]
     assert {p.name for p in tmp_path.iterdir()} == {f"{when}{x}" for when in ("begun", "left") for x in range(3)}
@@ -198,10 +203,10 @@ def test_a_script_that_is_stopped_leaves_what_is_finished_and_no_process(work, h
     started = time.monotonic()
     process.send_signal(how)
     error = process.communicate(timeout=60)[1]
-    _, left = psutil.wait_procs(workers, timeout=max(0, 10 + started - time.monotonic()))
+    _, left = psutil.wait_procs(workers, timeout=max(0, 20 + started - time.monotonic()))
     assert not alive(left)
     if how == signal.SIGINT:
-        assert time.monotonic() - started < 5 and error.rstrip().endswith("KeyboardInterrupt"), error
+        assert within(5, started) and error.rstrip().endswith("KeyboardInterrupt"), error
     assert not list(folder.rglob("*.part"))
     if work == "training":
         assert [path.name for path in folder.glob("done*")] == ["done0"]
