@@ -55,6 +55,8 @@ class Condition:
         Train 2t.
     phantoms : str or None
         "brains" or "hearts"; None for the real knees.
+    columns : bool
+        Leave out whole lines of k-space, as the masks of brains do, in place of points.
     """
 
     noise: float = 0.03
@@ -65,6 +67,7 @@ class Condition:
     n_train: int | None = None
     learn_step_size: bool = False
     phantoms: str | None = None
+    columns: bool = False
 
     @property
     def network(self) -> dict:
@@ -73,7 +76,7 @@ class Condition:
 
     @property
     def settings(self) -> dict:
-        """What the records keep; earlier ones know nothing of the last three."""
+        """What the records keep; earlier ones know nothing of the last four."""
         return {name: value for name, value in vars(self).items() if value is not None and value is not False}
 
 
@@ -136,6 +139,7 @@ PLAN = {  # experiment to (condition, methods), the most informative first
     "beyond_noise_0.06": (Condition(noise=0.06), FOUR),
     "beyond_steps_6000": (Condition(n_steps=6000), FOUR),
     "beyond_weight": (Condition(), arms(TWO, [0.5, 0.8, 0.95, 1.0])),
+    "beyond_columns": (Condition(acceleration=4, columns=True), FOUR | ENDING),
     # cine: 1200 steps of half as many iterations
     "beyond_brains": (Condition(acceleration=4, phantoms="brains"), FOUR | ENDING),
     "beyond_hearts": (Condition(acceleration=5, n_steps=600, phantoms="hearts"), HEARTS),
@@ -166,13 +170,17 @@ def data_of(condition: Condition, source: Path, build: records.Build):
         source, folder, matrix=MATRIX, noise=condition.noise, n_versions=N_VERSIONS, name="knee", seed=0
     )
     split = gleam.datasets.folds(len(paths), N_FOLDS, n_val=N_VAL, seed=0)[condition.fold - 1]
+    if condition.columns:
+        masks = partial(gleam.masks.random_columns, acceleration=condition.acceleration, center_fraction=0.08)
+    else:
+        masks = partial(gleam.masks.poisson_disc, acceleration=condition.acceleration, n_calibration=N_CALIBRATION)
     return gleam.datasets.files(
         {
             "train": [path for i in split["train"][: condition.n_train] for path in paths[i]],
             "val": [paths[i][0] for i in split["val"]],
             "test": [paths[i][0] for i in split["test"]],
         },
-        masks=partial(gleam.masks.poisson_disc, acceleration=condition.acceleration, n_calibration=N_CALIBRATION),
+        masks=masks,
         calibrate=partial(gleam.calibration.jsense, kernel_width=8, calibration_width=20),
         cache_dir=build.cache_dir, seed=condition.fold,
     )  # fmt: skip
