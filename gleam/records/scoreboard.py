@@ -144,17 +144,20 @@ def _value(claim, case, runs, *, is_real):
 
 
 def _difference(ours, theirs, metric) -> Difference | None:
-    pairs = [(one, other) for one in ours for other in theirs if _belong_together(one, other)]
-    if not pairs or not pairs[0][0].scores:
-        return None
-    return difference([one for one, _ in pairs], [other for _, other in pairs], metric)
+    pairs = [(one, _partner(one, theirs)) for one in ours]
+    pairs = [(one, other) for one, other in pairs if other and one.scores and other.scores]
+    return difference([one for one, _ in pairs], [other for _, other in pairs], metric) if pairs else None
 
 
-def _belong_together(ours, theirs):
-    """Whether two runs are a pair: trained with one seed; without training, tested on the same data."""
-    if theirs.n_parameters is None:
-        return len({record.data.get("test", {}).get("fingerprint") for record in (ours, theirs)}) == 1
-    return ours.settings.get("seed") == theirs.settings.get("seed")
+def _partner(ours, candidates):
+    """The run that a run is compared with: trained with its seed; without training, tested on its data. Or None."""
+    seed, data = ours.settings.get("seed"), ours.data.get("test", {}).get("fingerprint")
+    for one in candidates:
+        if one.n_parameters is None and one.data.get("test", {}).get("fingerprint") == data:
+            return one
+        if one.n_parameters is not None and one.settings.get("seed") == seed:
+            return one
+    return None
 
 
 def _ratio(ours, theirs, name):

@@ -11,9 +11,9 @@ from driver.chapters import read_notebook
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 BOOK = NOTEBOOKS.parent / "book"
-ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite|term|numref|eq|published)\}`([^`]*)`")
+ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite(?::t)?|term|numref|eq|published)\}`([^`]*)`")
 LINK_OUT = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./[^)]*\)")
-TABLE = re.compile(r"[\"'](tab-[\w-]+)[\"']")
+TABLE = re.compile(r"""["'](tab-[^"'\s]+)["']""")  # code may compose a label: tab-scores-{name}
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 DRAWING = re.compile(
     r"```\{figure\} (?P<file>\S+)\n:name: (?P<name>\S+)\n(?::\w+: .*\n)*?:alt: (?P<alt>.*)\n(?::\w+: .*\n)*"
@@ -46,7 +46,13 @@ class Plain:
                 text = self._caption(figure.get("name"), SUBSTITUTION.sub("", figure["caption"]))
                 cells.append(nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-caption"))
         notebook.cells = cells
-        self.tables = {label: i for i, cell in enumerate(cells) for label in TABLE.findall(cell.source)}
+        self.tables = [
+            (re.sub(r"\{[^}]*\}", r"[\\w-]+", label), place)
+            for place, cell in enumerate(cells)
+            for label in TABLE.findall(cell.source)
+            if cell.cell_type == "code"
+        ]
+        self.headings = {i: h for i, cell in enumerate(cells) for h in re.findall(r"^#+ (.*)$", cell.source, re.M)}
         self.equations = {label for cell in cells for label in EQUATION.findall(cell.source)}
 
     def _drawing(self, match):
@@ -61,7 +67,7 @@ class Plain:
 
         def written(match):
             role, content = match.groups()
-            found = getattr(self, f"_{role}")(content, place)
+            found = getattr(self, f"_{role.replace(':', '_')}")(content, place)
             return found[0].upper() + found[1:] if _begins_a_sentence(source[: match.start()]) else found
 
         return LINK_OUT.sub(r"\1", ROLE.sub(written, source))
@@ -69,9 +75,17 @@ class Plain:
     def _numref(self, label, place):
         if label in self.figures:
             return f"Figure {self.figures[label]}"
-        if label in self.tables:
-            return f"the table {'above' if self.tables[label] < place else 'below'}"
-        return "the book's table"
+        found = next((at for pattern, at in self.tables if re.fullmatch(pattern, label)), None)
+        if found is None:
+            return "the book's table"
+        places = [at for _, at in self.tables]
+        nearest = (
+            max((p for p in places if p < place), default=None),
+            min((p for p in places if p > place), default=None),
+        )
+        if found in nearest and places.count(found) == 1:
+            return "the table above" if found < place else "the table below"
+        return f"the table under *{self.headings[max(at for at in self.headings if at < found)]}*"
 
     def _eq(self, label, place):
         if label in self.equations:
@@ -85,7 +99,12 @@ class Plain:
         return f"[{title(NOTEBOOKS / f'{name}.ipynb')}]({name}.ipynb)"
 
     def _cite(self, keys, place):
-        return "(" + "; ".join(_source(key.strip()) for key in keys.split(",")) + ")"
+        found = [_source(key.strip()) for key in keys.split(",")]
+        return "(" + "; ".join(_linked(f"{who}, {year}", address) for who, year, address in found) + ")"
+
+    def _cite_t(self, key, place):
+        who, year, address = _source(key)
+        return _linked(f"{who} ({year})", address)
 
     def _term(self, content, place):
         return content.partition(" <")[0]
@@ -109,13 +128,16 @@ def title(path):
 
 
 def _source(key):
-    """Authors and year, linked to the publication."""
+    """Authors in short, year, and address of a publication."""
     entry = _references().entries[key]
     names = [" ".join(person.last_names).strip("{}") for person in entry.persons["author"]]
     who = names[0] + (" et al." if len(names) > 2 else f" and {names[1]}" if len(names) == 2 else "")
     address = f"https://doi.org/{entry.fields['doi']}" if "doi" in entry.fields else entry.fields.get("url", "")
-    label = f"{who}, {entry.fields['year']}"
-    return f"[{label}]({address})" if address else label
+    return who, entry.fields["year"], address
+
+
+def _linked(text, address):
+    return f"[{text}]({address})" if address else text
 
 
 @cache

@@ -72,6 +72,9 @@ def test_a_seed_with_phantoms_of_its_own_adds_its_subjects():
     found = difference(ours, lower)
     assert found.n_subjects == 4 and found.mean == 0.5 and found.by_seed == (1.0, 0.0)
     assert found.low < 0.5 < found.high, "subjects of different seeds differ, and the interval shows it"
+    same_names = [[replace(r, data={"is_phantom": True, "test": {"fingerprint": str(r.settings["seed"])}})
+                   for r in of] for of in pairs([(1.0, ""), (0.0, "")])]  # fmt: skip
+    assert difference(*same_names).n_subjects == 4, "phantoms of two seeds that have one name"
     fewer = [replace(record, scores=record.scores[:3]) for record in (ours[0], theirs[0])]
     again = [replace(record, settings={"seed": 1}) for record in (ours[0], theirs[0])]
     with pytest.raises(ValueError, match="another seed was tested on other slices of the same subjects"):
@@ -114,8 +117,9 @@ def of(mean, low, high, metric="psnr", by_seed=None):
         (of(-1.0, -1.5, -0.5), FAILS, FAILS),
         (of(-0.1, -0.15, -0.05), FAILS, HOLDS),
         (of(1.0, 0.5, 1.5, by_seed=(2.1, -0.1)), UNKNOWN, HOLDS),
+        (of(-0.11, -0.18, -0.04, by_seed=(-0.24, 0.02)), FAILS, UNKNOWN),  # one seed is not as good
         (of(-0.02, -0.03, -0.01, "nrmse"), HOLDS, HOLDS),
-        (of(-0.02, -0.03, -0.01, "nrmse", (-0.05, 0.01)), UNKNOWN, HOLDS),
+        (of(-0.02, -0.03, -0.01, "nrmse", (-0.05, 0.01)), UNKNOWN, UNKNOWN),
         (of(0.02, 0.01, 0.03, "nrmse"), FAILS, FAILS),
         (of(float("nan"), float("nan"), float("nan")), UNKNOWN, UNKNOWN),
     ],
