@@ -55,6 +55,7 @@ def test_other_packages_that_are_tested_are_pinned_within_their_range():
 
 def test_the_lock_holds_nothing_that_nobody_asked_for():
     todo, reached = [(canonicalize_name(r.name), frozenset(r.extras)) for r in named()], set()
+    pythons = [f"3.{minor}" for minor in range(11, newest() + 1)]  # the lock is for all of them
     while todo:
         name, extras = todo.pop()
         if (name, extras) in reached:
@@ -65,7 +66,13 @@ def test_the_lock_holds_nothing_that_nobody_asked_for():
         except PackageNotFoundError:
             continue
         for child in children:
-            if child.marker is None or any(child.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+            if child.marker is None or any(
+                child.marker.evaluate(
+                    {"extra": extra, "python_version": version, "python_full_version": f"{version}.0"}
+                )
+                for extra in extras | {""}
+                for version in pythons
+            ):
                 todo.append((canonicalize_name(child.name), frozenset(child.extras)))
     assert set(locked()) - {name for name, _ in reached} == set()
 

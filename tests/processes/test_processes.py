@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import psutil
 import pytest
@@ -217,19 +218,24 @@ def test_variables_of_a_launcher_that_make_no_sense_are_named_at_once(change, sa
         processes.join.__wrapped__()
 
 
-def listening():
-    """Addresses at which processes of this one's parent, with it, listen."""
+def listeners(process):
+    return {one.laddr for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+
+
+def listening(before):
+    """Addresses at which processes of this one's parent, with it, listen, without those of `before`."""
     team = processes.join()
     team.merge({team.rank: torch.ones(1)})
     family = [psutil.Process(os.getppid()), *psutil.Process(os.getppid()).children()]
-    found = [one for process in family for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    found = {address for process in family for address in listeners(process)} - before
     team.wait_for_all()
-    return sorted({one.laddr.ip for one in found})
+    return sorted({address.ip for address in found})
 
 
 def test_launched_processes_listen_on_the_loopback_interface_only():
     """What arrives there is unpickled, which runs what the sender likes."""
-    assert launch(listening, 2) == [["127.0.0.1"]] * 2
+    before = listeners(psutil.Process())  # of other tests in this process
+    assert launch(partial(listening, before), 2) == [["127.0.0.1"]] * 2
 
 
 @pytest.fixture
