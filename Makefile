@@ -12,7 +12,7 @@ RECORDS = $(and $(PROFILE),--profile "$(PROFILE)") $(and $(SEED),--seed "$(SEED)
 ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 SITE    := $(CURDIR)/_work/site
 LINUX   := 17 27 28
-PROSE   := *.md *.cff book notebooks gleam data/README.md results/README.md benchmarks
+PROSE   := *.md *.cff .github/*.md book notebooks gleam data/README.md results/README.md benchmarks
 STRIPPED := metadata.papermill cell.metadata.papermill metadata.language_info
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

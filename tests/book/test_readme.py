@@ -33,3 +33,19 @@ def test_pictures_and_pages_that_it_links_to_are_there():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert any(link.endswith(".png") for link in links)
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_page_of_the_package_index_needs_no_clone_and_its_code_runs(tmp_path, monkeypatch, capsys):
+    page = (ROOT / ".github" / "index_page.md").read_text()
+    assert re.findall(r"\]\((?!https://)", page) == [] and "![" not in page
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for large, small in {
+        "n_steps=400": "n_steps=2",
+        "n_features=24": "n_features=2",
+        "n_slices=8": "n_slices=4",
+    }.items():
+        assert large in code
+        code = code.replace(large, small)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "psnr" in capsys.readouterr().out
