@@ -72,8 +72,8 @@ def test_a_process_that_dies_is_one_sentence_and_takes_nothing_finished_with_it(
 @pytest.mark.parametrize("reason", ["error", "break"])
 def test_a_loop_that_ends_early_ends_its_processes(reason, tmp_path):
     def function(x):
-        (tmp_path / f"begun{x}").touch()
         try:
+            (tmp_path / f"begun{x}").touch()
             while x:
                 time.sleep(0.01)
         finally:
