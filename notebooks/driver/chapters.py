@@ -7,6 +7,8 @@ from pathlib import Path
 
 import nbformat
 
+TABLE = re.compile(r"""["'](tab-[^"'\s]+)["']""")  # labels of tables in code; an f-string may fill in {a part}
+
 
 @dataclass(frozen=True)
 class Chapter:
@@ -63,3 +65,8 @@ def select(chapters, wanted):
             raise ValueError(f"Unknown chapter '{word}': the chapters are {known}.")
         names.update(matches)
     return [chapter for chapter in chapters if not words or chapter.name in names]
+
+
+def label_pattern(label):
+    """A label found by `TABLE` as a regular expression: what an f-string fills in is a word."""
+    return re.sub(r"\{[^}]*\}", r"\\w+", label)

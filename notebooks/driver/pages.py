@@ -5,7 +5,7 @@ import re
 import nbformat
 
 from driver import data
-from driver.chapters import read_notebook
+from driver.chapters import TABLE, label_pattern, read_notebook
 from driver.files import write_text
 from driver.staleness import published_key
 
@@ -129,7 +129,6 @@ def _stand_ins(cell, composed):
             f":alt: This figure has not been made in this build.\n\n{caption}\n:::"
         )
     if settings.get("markdown_format") == "myst":
-        for name in re.findall(r"""["'](tab-[^"'\s]+)["']""", cell.source):
-            pattern = re.sub(r"\{[^}]*\}", r"\\w+", name)
-            for label in sorted(label for label in {name, *composed} if re.fullmatch(pattern, label)):
+        for name in TABLE.findall(cell.source):
+            for label in sorted(label for label in {name, *composed} if re.fullmatch(label_pattern(name), label)):
                 yield f":::{{table}} Not run in this build.\n:name: {label}\n\n| Method |\n|---|\n| – |\n:::"

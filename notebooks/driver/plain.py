@@ -7,20 +7,20 @@ from pathlib import Path
 
 import nbformat
 
-from driver.chapters import read_notebook
+from driver.chapters import TABLE, label_pattern, read_notebook
+from driver.pages import label_caption
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 BOOK = NOTEBOOKS.parent / "book"
 ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite(?::t)?|term|numref|eq|published)\}`([^`]*)`")
 LINK_OUT = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./[^)]*\)")
-TABLE = re.compile(r"""["'](tab-[^"'\s]+)["']""")  # code may compose a label: tab-scores-{name}
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 DRAWING = re.compile(
     r"```\{figure\} (?P<file>\S+)\n:name: (?P<name>\S+)\n(?::\w+: .*\n)*?:alt: (?P<alt>.*)\n(?::\w+: .*\n)*"
     r"\n(?P<caption>.*?)\n```",
     re.DOTALL,
 )
-SUBSTITUTION = re.compile(r"\s*\{\w+\}")  # {knee}, {brain}, ...: what the data were, which the page says
+sys.path.append(str(BOOK / "_ext"))  # for book_numbers
 
 
 class Plain:
@@ -43,11 +43,12 @@ class Plain:
             if cell.cell_type == "markdown":
                 cell.source = DRAWING.sub(self._drawing, cell.source)
             elif "caption" in figure:
-                text = self._caption(figure.get("name"), SUBSTITUTION.sub("", figure["caption"]))
+                label_caption(cell)
+                text = self._caption(figure.get("name"), figure["caption"])
                 cells.append(nbformat.v4.new_markdown_cell(text, id=f"{cell.id}-caption"))
         notebook.cells = cells
         self.tables = [
-            (re.sub(r"\{[^}]*\}", r"[\\w-]+", label), place)
+            (label_pattern(label), place)
             for place, cell in enumerate(cells)
             for label in TABLE.findall(cell.source)
             if cell.cell_type == "code"
@@ -110,8 +111,7 @@ class Plain:
         return content.partition(" <")[0]
 
     def _published(self, reference, place):
-        sys.path.append(str(BOOK / "_ext"))
-        from book_numbers import evaluate, look_up_published
+        from book_numbers import evaluate, look_up_published  # here and not above: it brings torch along
 
         return evaluate(reference, look_up_published).replace("-", "−")
 

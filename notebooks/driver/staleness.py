@@ -53,6 +53,7 @@ def _named_results(root, sources):
 
 
 def published_key(chapter):
+    """The key that the published chapter was made from; None if it was never run or is damaged."""
     try:
         key = json.loads(chapter.published.read_text(encoding="utf-8"))["metadata"]["made_from"]
         return key if {"profile", "notebook", "parameters", "files", "data"} <= set(key) else None
