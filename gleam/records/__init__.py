@@ -11,7 +11,7 @@
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
   shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
-- `build`: what a chapter does with an experiment: train, score, report.
+- `build`: what a chapter does with an experiment: train, score, report. `untrained`: its rows without training.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
 - `command`: the command `gleam`. `outputs`: the files it writes, NIfTI or HDF5.
@@ -54,6 +54,7 @@ from gleam.records.tables import (
     table,
     table_rows,
 )
+from gleam.records.untrained import Untrained
 from gleam.training.identity import RESULTS_VERSION
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "Difference",
     "Record",
     "Trained",
+    "Untrained",
     "archive_caption",
     "archived",
     "archived_steps",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import pandas as pd
@@ -10,11 +10,13 @@ from torch import nn
 
 from gleam.cost.timing import Cost
 from gleam.datasets.slices import Slices
+from gleam.physics.baselines import Method, wavelet
 from gleam.records.archive import archived
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.recording import evaluate_all
 from gleam.records.storage import Record
 from gleam.records.tables import archive_caption, markdown_table, published, table
+from gleam.records.untrained import Untrained, untrained
 from gleam.training.checkpoints import Fit
 from gleam.training.experiments import AS_DEEP, LONGER, Experiment
 from gleam.training.several import fit_all
@@ -125,6 +127,20 @@ class Build:
         given = {"train": data[0], "val": data[1], "device": self.device, "run_dir": self.run_dir}
         arguments = {name: experiment.fit_arguments(name, network) | given for name, network in networks.items()}
         return Trained(networks, fit_all(arguments, n_jobs=self.n_jobs, on_done=on_done))
+
+    def untrained(
+        self,
+        lamdas: Sequence[float] | Sequence[Sequence[float]],
+        val: Slices,
+        *,
+        make: Callable[..., Method] = wavelet,
+        n_slices: int = 8,
+    ) -> Untrained:
+        """Zero-filling and compressed sensing; arguments as in :func:`gleam.baselines.choose_lamda`.
+
+        The search for the weight is kept, so that a chapter that runs again does not repeat it.
+        """
+        return untrained(lamdas, val, self.cache_dir, make=make, n_slices=n_slices)
 
     def score(
         self,
