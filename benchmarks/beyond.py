@@ -174,12 +174,9 @@ def data_of(condition: Condition, source: Path, build: records.Build):
         masks = partial(gleam.masks.random_columns, acceleration=condition.acceleration, center_fraction=0.08)
     else:
         masks = partial(gleam.masks.poisson_disc, acceleration=condition.acceleration, n_calibration=N_CALIBRATION)
+    split["train"] = split["train"][: condition.n_train]
     return gleam.datasets.files(
-        {
-            "train": [path for i in split["train"][: condition.n_train] for path in paths[i]],
-            "val": [paths[i][0] for i in split["val"]],
-            "test": [paths[i][0] for i in split["test"]],
-        },
+        gleam.datasets.fold_files(paths, split),
         masks=masks,
         calibrate=partial(gleam.calibration.jsense, kernel_width=8, calibration_width=20),
         cache_dir=build.cache_dir, seed=condition.fold,

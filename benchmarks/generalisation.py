@@ -242,10 +242,9 @@ def lesion_table(method, plain, draws):
 
 def picture(methods, data, acceleration):
     """One slice by all methods, with error maps on one scale."""
-    example = data[len(data) // 2 if data.is_phantom else 0]
-    images = {name: gleam.reconstruct(method, example)[0] for name, (method, _) in methods.items()}
-    label = f"R = {acceleration}, {figures.source(data)}"
-    return figures.compare(images, example.target[0], aspect=data.aspect, label=label)
+    index = len(data) // 2 if data.is_phantom else 0
+    named = {name: method for name, (method, _) in methods.items()}
+    return figures.compare_methods(named, data, index, label=f"R = {acceleration}")
 
 
 def picture_of_change(methods, plain, changed):

@@ -14,8 +14,9 @@ from gleam.datasets import cine, fastmri, mridata
 from gleam.datasets.load import brains, files, hearts, knees
 from gleam.datasets.resident import resident as Resident
 from gleam.datasets.slices import Slices
-from gleam.datasets.splits import files_by_split, folds
+from gleam.datasets.splits import files_by_split, fold_files, folds
 
 __all__ = [
-    "Resident", "Slices", "brains", "cine", "fastmri", "files", "files_by_split", "folds", "hearts", "knees", "mridata",
+    "Resident", "Slices", "brains", "cine", "fastmri", "files", "files_by_split", "fold_files", "folds", "hearts",
+    "knees", "mridata",
 ]  # fmt: skip

@@ -161,6 +161,25 @@ def folds(n_subjects: int, n_folds: int, *, n_val: int = 1, seed: int = 0) -> li
     return found
 
 
+def fold_files(paths: Sequence[Sequence[Path]], fold: dict[str, list[int]]) -> dict[str, list[Path]]:
+    """Files of a fold of a cross-validation whose subjects have several versions, for :func:`gleam.datasets.files`.
+
+    Parameters
+    ----------
+    paths : sequence of sequences of Path
+        The versions of each subject, as :func:`gleam.phantoms.magnitudes.write` returns them.
+    fold : dict
+        One of :func:`folds`.
+
+    Returns
+    -------
+    dict
+        Of split to files: all versions of the subjects that train, the first version of the others.
+    """
+    train = [path for subject in fold["train"] for path in paths[subject]]
+    return {"train": train} | {split: [paths[subject][0] for subject in fold[split]] for split in ("val", "test")}
+
+
 def split_by_subject(
     files: Sequence[Path], subject: Callable[[Path], str], shares: Sequence[float]
 ) -> dict[str, list[Path]]:

@@ -27,7 +27,16 @@ from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, 
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
-from gleam.records.shifts import shift_scores, shift_table, shift_verdicts, shift_words
+from gleam.records.shifts import (
+    lesion_report,
+    load_shifts,
+    shift_gaps,
+    shift_report,
+    shift_scores,
+    shift_table,
+    shift_verdicts,
+    shift_words,
+)
 from gleam.records.storage import Record, environment, half_width, load, load_experiment, save, slug
 from gleam.records.subjects import (
     by_subject,
@@ -93,8 +102,10 @@ __all__ = [
     "gaps",
     "groups_report",
     "half_width",
+    "lesion_report",
     "load",
     "load_experiment",
+    "load_shifts",
     "markdown_table",
     "over_folds",
     "paired",
@@ -105,6 +116,8 @@ __all__ = [
     "scores_table",
     "share_of_activations",
     "share_of_time",
+    "shift_gaps",
+    "shift_report",
     "shift_scores",
     "shift_table",
     "shift_verdicts",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -13,8 +14,8 @@ from gleam.datasets.slices import Slices
 from gleam.physics.baselines import Method, wavelet
 from gleam.records.archive import archived
 from gleam.records.comparisons import baseline_note, compare
-from gleam.records.recording import evaluate_all
-from gleam.records.storage import Record
+from gleam.records.recording import evaluate_all, record
+from gleam.records.storage import Record, save
 from gleam.records.tables import archive_caption, markdown_table, published, table
 from gleam.records.untrained import Untrained, untrained
 from gleam.training.checkpoints import Fit
@@ -115,15 +116,25 @@ class Build:
         """
         runs = {}
 
-        def save(method, network, fit):
+        def save_scores(method, network, fit):
             runs.update(self.score(experiment, data, {method: network}, fits={method: fit}, costs=costs))
 
-        trained = self.fit(experiment, data, on_done=save)
+        trained = self.fit(experiment, data, on_done=save_scores)
         return replace(trained, runs={method: runs[method] for method in experiment.methods})
 
-    def fit(self, experiment: Experiment, data: tuple[Slices, ...], *, on_done: Callable | None = None) -> Trained:
-        """Train all methods of `experiment` without scoring them; `on_done` as in :func:`gleam.fit_all`."""
-        networks = experiment.networks()
+    def fit(
+        self,
+        experiment: Experiment,
+        data: tuple[Slices, ...],
+        *,
+        kept: Container[str] = (),
+        on_done: Callable | None = None,
+    ) -> Trained:
+        """Train the methods of `experiment`, except those in `kept`, and do not score them.
+
+        `on_done` is as in :func:`gleam.fit_all`.
+        """
+        networks = {name: network for name, network in experiment.networks().items() if name not in kept}
         given = {"train": data[0], "val": data[1], "device": self.device, "run_dir": self.run_dir}
         arguments = {name: experiment.fit_arguments(name, network) | given for name, network in networks.items()}
         return Trained(networks, fit_all(arguments, n_jobs=self.n_jobs, on_done=on_done))
@@ -182,6 +193,12 @@ class Build:
             profile=self.profile,
             device=self.device,
         )
+
+    def keep(self, experiment: str, method: str, data: tuple[Slices, ...], **made: Any) -> Record:
+        """Save and return the record of anything else that was measured; `made` as in :func:`gleam.records.record`."""
+        one = record(experiment, method, data=data, profile=self.profile, device=self.device, **made)
+        save(one, self.records_dir)
+        return one
 
     def paper(self, experiment: Experiment) -> pd.DataFrame:
         """Rows of the paper's table for an experiment, with the method as index."""

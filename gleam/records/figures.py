@@ -16,13 +16,22 @@ from gleam.records import Record, half_width
 from gleam.records.canvas import COLORS, STYLE, Figure, name_ticks, one_axis
 from gleam.records.cost_figures import CYCLE, depths, predictions, roofline, tradeoff
 from gleam.records.intervals import SMALLEST, Difference
-from gleam.records.pictures import ERROR_GAIN, compare, kspace_magnitude, masks, panels, source
+from gleam.records.pictures import (
+    ERROR_GAIN,
+    archived,
+    compare,
+    compare_methods,
+    kspace_magnitude,
+    masks,
+    panels,
+    source,
+)
 from gleam.training import Fit
 
 __all__ = [
-    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "curves", "depths", "differences",
-    "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions", "roofline",
-    "source", "stacked", "traces", "tradeoff",
+    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "archived", "compare", "compare_methods", "curves", "depths",
+    "differences", "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions",
+    "roofline", "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 

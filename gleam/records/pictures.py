@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -13,6 +15,7 @@ from torch import Tensor
 from gleam.datasets.volume import REAL_ANATOMY
 from gleam.metrics import psnr, ssim
 from gleam.records.canvas import STYLE, Figure
+from gleam.training.evaluation import reconstruct
 
 PICTURES_WIDTH, N_COLUMNS = 5.4, 4  # of a row of pictures, and how many of them there are at most
 PANELS: dict[Any, Any] = STYLE | {"font.size": 12.5, "axes.titlesize": 12.5, "axes.grid": False}
@@ -20,7 +23,7 @@ ERROR_GAIN = 4
 
 
 def compare(
-    reconstructions: dict[str, Tensor | np.ndarray],
+    reconstructions: Mapping[str, Tensor | np.ndarray],
     target: Tensor | np.ndarray,
     *,
     aspect: float = 1.0,
@@ -71,6 +74,36 @@ def compare(
         if label:
             figure.supxlabel(textwrap.fill(label, 40), color="#555555")
     return figure
+
+
+def compare_methods(
+    methods: Mapping[str, Callable], data: Any, index: int = 0, *, label: str = "", device: str | torch.device = "cpu"
+) -> Figure:
+    """One slice of a data set, reconstructed by several methods and drawn by :func:`compare`.
+
+    Parameters
+    ----------
+    methods : dict
+        Of name to a network, or to one of :mod:`gleam.baselines`.
+    data : Slices
+        The data set; the foot says where it comes from (:func:`source`).
+    index : int
+        Number of the slice.
+    label : str
+        Written at the foot before that, such as "R = 12".
+    device : str or device
+        Where to reconstruct.
+    """
+    example = data[index].to(device)
+    images = {name: reconstruct(method, example)[0].cpu() for name, method in methods.items()}
+    return compare(images, example.target[0].cpu(), aspect=data.aspect, label=f"{label}, {source(data)}")
+
+
+def archived(path: str | Path, missing: str) -> Any:
+    """An archived picture (PNG) for the last line of a cell, or the text `missing` (MyST) if there is no such file."""
+    from IPython.display import Image, Markdown
+
+    return Image(Path(path).read_bytes()) if Path(path).is_file() else Markdown(missing)
 
 
 def panels(

@@ -3,15 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from gleam.records.comparisons import with_interval
-from gleam.records.intervals import HOLDS, difference, is_as_good, is_better
-from gleam.records.storage import Record
-from gleam.records.tables import _DIGITS, _LABEL, MISSING
+from gleam.records.intervals import HOLDS, Difference, difference, is_as_good, is_better
+from gleam.records.storage import Record, load_experiment
+from gleam.records.tables import _DIGITS, _LABEL, MISSING, markdown_table
 
 Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
+LESION_SCORES = {  # scores of benchmarks/generalisation.py, and the heads of their columns
+    **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)}, "contrast_bright": "Kept, bright",
+    "contrast_dark": "Kept, dark", "nrmse_lesions": "nRMSE in lesions", "nrmse_same_place": "nRMSE there, no lesion",
+    "nrmse": "nRMSE, image",
+}  # fmt: skip
+
+
+def load_shifts(
+    folder: str | Path, experiment: str, data: Sequence[str], shifts: Mapping[str, str]
+) -> dict[str, dict[str, dict[str, Record]]]:
+    """Load the records of one experiment on several data under several shifts, <experiment>_<data>_<shift>.
+
+    Parameters
+    ----------
+    folder : path
+        Holds <experiment>_<data>_<shift>/<method>.json.
+    experiment : str
+        What the names begin with.
+    data : sequence of str
+        On what methods were tested.
+    shifts : dict
+        Of shift, as in the name, to its label.
+
+    Returns
+    -------
+    dict
+        Of data to a dict of label to a dict of method to record. Shifts without records are left out.
+    """
+    found = {
+        one: {label: load_experiment(folder, f"{experiment}_{one}_{shift}") for shift, label in shifts.items()}
+        for one in data
+    }
+    return {one: {label: runs for label, runs in named.items() if runs} for one, named in found.items()}
+
+
+def shift_gaps(
+    shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric: str = "psnr"
+) -> dict[str, dict[str, Difference]]:
+    """Differences under each shift, of shift to name of the pair to :class:`gleam.records.Difference`.
+
+    The parameters are those of :func:`shift_table`.
+    """
+    return {
+        shift: {name: difference(runs[ours], runs[theirs], metric) for name, (ours, theirs) in pairs.items()}
+        for shift, runs in shifts.items()
+    }
 
 
 def shift_scores(
@@ -62,10 +109,8 @@ def shift_table(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric
     DataFrame
         Mean difference (95 % interval), by the rules of :mod:`gleam.records.intervals`.
     """
-    rows: dict[str, dict[str, str]] = {}
-    for shift, runs in shifts.items():
-        for head, (ours, theirs) in pairs.items():
-            rows.setdefault(shift, {})[head] = with_interval(difference(runs[ours], runs[theirs], metric))
+    gaps = shift_gaps(shifts, pairs, metric)
+    rows = {shift: {head: with_interval(one) for head, one in found.items()} for shift, found in gaps.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Shift")
 
 
@@ -112,3 +157,73 @@ def shift_words(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric
         verdicts = shift_verdicts(shifts, pair, metric)
         lines.append(f"- {head}: " + "; ".join(f"**{word}**: {', '.join(at)}" for word, at in verdicts.items()) + ".")
     return "\n".join(lines)
+
+
+def shift_report(
+    shifts: Mapping[str, Mapping[str, Record]],
+    pairs: Pairs,
+    title: str,
+    name: str,
+    *,
+    methods: Sequence[str] = (),
+    of: str = "Shift",
+    base: str = "CS",
+    heading: str = "",
+) -> str:
+    """Table (MyST) of methods under several shifts, and under it the verdicts on pairs of them.
+
+    Parameters
+    ----------
+    shifts, pairs : dict
+        As for :func:`shift_table`.
+    title, name : str
+        Caption and label of the table.
+    methods : sequence of str
+        Methods whose scores the table shows (:func:`shift_scores`, with `base` and `of`). Without any, it shows the
+        differences of `pairs` (:func:`shift_table`).
+    heading : str
+        A line above the verdicts.
+
+    Returns
+    -------
+    str
+    """
+    frame = shift_scores(shifts, methods, base=base, of=of) if methods else shift_table(shifts, pairs)
+    above = f"{heading}\n\n" if heading else ""
+    return f"{markdown_table(frame, title, name)}\n{above}{shift_words(shifts, pairs)}"
+
+
+def lesion_report(
+    runs: Mapping[str, Record], methods: Sequence[str], title: str, name: str, *, base: str = "CS"
+) -> str:
+    """Table (MyST) of the scores of simulated lesions, and under it the contrast kept, beside that of a base method.
+
+    Parameters
+    ----------
+    runs : dict
+        Of method to record, with the scores of benchmarks/generalisation.py.
+    methods : sequence of str
+        Order of the rows; methods without a record are left out.
+    title, name : str
+        Caption and label of the table.
+    base : str
+        The method to compare with.
+
+    Returns
+    -------
+    str
+    """
+    rows = {
+        method: {head: f"{runs[method].value(score):.3f}" for score, head in LESION_SCORES.items()}
+        for method in methods
+        if method in runs
+    }
+    words = []
+    for method, run in runs.items():
+        if method != base:
+            one = difference(run, runs[base], "contrast")
+            how = f"{'clearly' if one.is_clear else 'not clearly'} {'more' if one.mean > 0 else 'less'}"
+            words.append(f"- {method}: {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {how}.")
+    sentences = "\n".join(words).replace("-0.", "−0.")
+    what = f"Contrast kept, mean over sizes, minus that of {base} (95 % interval):"
+    return f"{markdown_table(rows, title, name)}\n{what}\n\n{sentences}"

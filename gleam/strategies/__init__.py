@@ -7,7 +7,7 @@
 - `parallel`: P-GLEAM. `fast`: any strategy in a smaller number format, replayed as a CUDA graph.
 """
 
-from gleam.strategies.base import Strategy
+from gleam.strategies.base import Strategy, gradient
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
 from gleam.strategies.inversion import Invertible, inversion_errors
@@ -29,6 +29,7 @@ __all__ = [
     "Offloaded",
     "ParallelGreedy",
     "Strategy",
+    "gradient",
     "inversion_errors",
     "optimizers",
     "parameters_by_module",
