@@ -1,11 +1,13 @@
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from problems import complex_normal
+from problems import complex_normal, small_disc, write_prepared
 
+import gleam
 from gleam import Fit, figures, widgets
 from gleam.datasets.volume import REAL_ANATOMY
 from gleam.metrics import psnr
@@ -216,3 +218,20 @@ def test_an_explorer_in_a_kernel(is_static, monkeypatch):
     first, second = (cell.outputs[0] for cell in notebook.cells)
     assert ("application/vnd.jupyter.widget-view+json" in first.data) is not is_static
     assert ("gleam-slider" in first.data.get("text/html", "")) is is_static and second.text == "True\n"
+
+
+def test_methods_are_compared_on_one_slice_of_a_data_set(tmp_path):
+    path = write_prepared(tmp_path / "one.h5")
+    data = gleam.datasets.Slices("test", (path,), partial(small_disc, acceleration=3), cache_dir=tmp_path)
+    figure = figures.compare_methods({"Zero-filled": gleam.baselines.zero_filled}, data, 1, label="R = 3")
+    shown = gleam.baselines.zero_filled(data[1])[0], data[1].target[0]
+    corner = next(text.get_text() for axis in figure.axes for text in axis.texts)
+    assert f"{float(psnr(*shown)):.1f} dB" in corner
+    assert figures.source(data).split(",")[0] in figure.get_supxlabel().replace("\n", " ")
+
+
+def test_an_archived_picture_or_a_text_is_shown(tmp_path):
+    path = tmp_path / "compare.png"
+    assert figures.archived(path, "*Nothing.*").data == "*Nothing.*"
+    path.write_bytes(b"\x89PNG")
+    assert figures.archived(path, "*Nothing.*").data == b"\x89PNG"

@@ -65,3 +65,10 @@ def test_records_tell_one_weight_from_several():
     one, several = (records.Untrained({}, lamda, {}, 0.2).settings["CS"] for lamda in (0.01, (0.01, 0.02)))
     assert one == {"lamda": 0.01, "validation_nrmse": 0.2}
     assert several == {"lamdas": (0.01, 0.02), "validation_nrmse": 0.2}
+
+
+def test_a_build_keeps_the_record_of_anything_measured(val, tmp_path):
+    build = records.Build(str(tmp_path / "work"), "quick")
+    kept = build.keep("depth", "GLEAM", (val,), measures={"n_falls": 2})
+    assert records.load_experiment(build.records_dir, "depth") == {"GLEAM": kept}
+    assert (kept.profile, kept.value("n_falls")) == ("quick", 2) and "val" in kept.data
