@@ -384,3 +384,9 @@ def test_a_heart_without_signal_does_not_stop_the_others(heart_dir):
         hearts(heart_dir)
     prepared = sorted(path.name[:7] for path in Path(heart_dir / "cache").glob("*.h5"))
     assert prepared == ["fs_0000", "fs_0002", "fs_0003"]
+
+
+def test_subjects_that_train_do_so_with_all_their_versions():
+    paths = [[Path(f"{subject}_v{version}.h5") for version in range(2)] for subject in range(3)]
+    found = gleam.datasets.fold_files(paths, {"train": [2, 0], "val": [1], "test": [1]})
+    assert found == {"train": [*paths[2], *paths[0]], "val": paths[1][:1], "test": paths[1][:1]}
