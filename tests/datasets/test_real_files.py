@@ -459,7 +459,7 @@ def test_a_disk_without_room_for_a_prepared_file_is_told_before_it_is_calibrated
         monkeypatch.context() as patch,
         pytest.raises(OSError, match=r"cannot write .*a-.*\.h5: it needs 0\.0 MB and 0\.0"),
     ):
-        patch.setattr(prepare, "_maps", None)
+        patch.setattr(prepare, "coil_maps", None)
         prepare._prepare_one(raw, recipe={}, **options)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * 2 * 7 * 256))
     assert prepare.is_whole(prepare._prepare_one(raw, recipe={}, **options)[0])
