@@ -17,6 +17,7 @@ from gleam.records.canvas import COLORS, STYLE, Figure, name_ticks, one_axis
 from gleam.records.cost_figures import CYCLE, depths, predictions, roofline, tradeoff
 from gleam.records.intervals import SMALLEST, Difference
 from gleam.records.pictures import ERROR_GAIN, compare, kspace_magnitude, masks, panels, source
+from gleam.records.scores import minus
 from gleam.training import Fit
 
 __all__ = [
@@ -227,7 +228,7 @@ def intervals(
         if linear is not None:
             axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
             marks = [x for x in (-5, -2, -1, 0, 1, 2, 5) if axis.get_xlim()[0] <= x <= axis.get_xlim()[1]]
-            axis.set_xticks(marks, [f"{x}".replace("-", "−") for x in marks], minor=False)
+            axis.set_xticks(marks, [minus(f"{x}") for x in marks], minor=False)
         axis.set_yticks(range(len(lines)), [line if found else "" for line, found in lines])
         axis.tick_params(axis="y", length=0)
         axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))

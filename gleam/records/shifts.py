@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from gleam.records.comparisons import with_interval
 from gleam.records.intervals import HOLDS, difference, is_as_good, is_better
+from gleam.records.scores import HEADS, MISSING, score_text
 from gleam.records.storage import Record
-from gleam.records.tables import _DIGITS, _LABEL, MISSING
 
 Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
 
@@ -39,7 +40,8 @@ def shift_scores(
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for shift, runs in shifts.items():
         for method in (method for method in methods if method in runs):
-            scores = {_LABEL[m]: f"{runs[method].value(m):.{_DIGITS[m]}f}" for m in ("psnr", "ssim_object")}
+            values: dict[str, Any] = {m: runs[method].value(m) for m in ("psnr", "ssim_object")}
+            scores = {HEADS[m]: score_text(value, m) for m, value in values.items()}
             gap = with_interval(difference(runs[method], runs[base])) if method != base else MISSING
             rows[shift, method] = scores | {head: gap}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis([of, "Method"])

@@ -86,6 +86,7 @@ class Invertible(WholeNetwork):
                     f"{self} needs iterations with a method inverse(x_next, batch), which {type(iteration).__name__} "
                     "lacks; gleam.unrolled.modl has it"
                 )
+        # evenly spaced, from the start on
         places = {i * len(iterations) // self.n_checkpoints for i in range(self.n_checkpoints)}
         parameters = {id(p): p for iteration in iterations for p in _trained(iteration)}
         return _ByInversion.apply(iterations, batch, places, self.tolerance, self.monitor, x, *parameters.values())
@@ -105,6 +106,7 @@ class _ByInversion(torch.autograd.Function):
             if i in places:
                 inputs[i] = x
             signatures.append(_signature(x))
+            # as they are before the iteration, for its second computation
             buffers.append(buffers_of(iteration))
             x = iteration(x, batch)
         ctx.places, ctx.parameters = list(inputs), parameters

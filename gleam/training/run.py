@@ -91,7 +91,8 @@ class TrainingRun:
                 try:
                     holding.enter_context(locked(lock, waiting))
                 except OSError:
-                    if not self._is_complete():  # of a complete run nothing is written
+                    steps = self.fit.settings["n_steps"]  # of a complete run nothing is written
+                    if not (self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == steps):
                         raise
             self.team.wait_for_all()
             self.resume()
@@ -107,10 +108,6 @@ class TrainingRun:
                 )
             yield
             self.team.wait_for_all()
-
-    def _is_complete(self) -> bool:
-        """Whether the checkpoint holds all steps of the run."""
-        return self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == self.fit.settings["n_steps"]
 
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None

@@ -529,8 +529,9 @@ def test_a_gpu_and_the_other_data_are_enough_for_the_papers_profile(root, monkey
 
 
 def test_a_chapter_whose_data_are_missing_runs_once(root, capfd):
-    write_chapter(root, "09_real", "print(anatomy_dir or 'archive')  # records.evaluate_all()",
-                  parameters="anatomy_dir = ''")  # fmt: skip
+    write_chapter(
+        root, "09_real", "print(anatomy_dir or 'archive')  # records.evaluate_all()", parameters="anatomy_dir = ''"
+    )
     (root / "notebooks" / "01_one.ipynb").unlink()
     (root / "notebooks" / "quick.yaml").write_text("")
     assert run.main(["notebooks"], root) == 0
