@@ -218,5 +218,5 @@ def _seeded(seed, index, make, *args, **keywords):
     """Build a module from its own seed and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         # a seed per iteration: its first weights do not depend on how many iterations there are
-        torch.manual_seed(seed * 1000 + index)
+        torch.default_generator.manual_seed(seed * 1000 + index)  # torch.manual_seed would reseed every GPU as well
         return make(*args, **keywords)

@@ -155,7 +155,8 @@ def per_slice(records: dict[str, Record], metric: str = "psnr", unit: str = "dB"
         Of the metric; "" if it has none.
     """
     names = list(records)
-    values = np.array([records[name].table[metric] for name in names])
+    by_slice = [records[name].table.set_index(["subject", "slice"])[metric] for name in names]
+    values = pd.concat(by_slice, axis=1, join="inner").to_numpy().T  # a line joins scores of one slice
     with one_axis(3.0) as (figure, axis):
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):

@@ -142,9 +142,9 @@ class TrainingRun:
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
         self.strategy.diagnostics()  # clears counts of steps before this run, such as measurements of cost
-        devices = [self.device] if torch.device(self.device).type == "cuda" else []
+        devices = range(torch.cuda.device_count()) if torch.device(self.device).type == "cuda" else []  # all are seeded
         # fork_rng restores the generators of torch afterwards, so training does not change random numbers elsewhere
-        with torch.random.fork_rng(devices), seeded(self.network, settings["seed"], self.strategy.replica) as seed:
+        with torch.random.fork_rng([*devices]), seeded(self.network, settings["seed"], self.strategy.replica) as seed:
             for step in range(first, last):
                 rates = learning_rates_at(step, settings, len(self.optimizers))
                 for optimizer, rate in zip(self.optimizers, rates, strict=True):
