@@ -106,7 +106,9 @@ def _differing(one, other):
     found = [name for name in sorted(names) if one.settings.get(name) != other.settings.get(name)]
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
-    return found + [name for name in ("n_parameters", "profile", "results_version") if getattr(one, name) != getattr(other, name)]
+    return found + [
+        name for name in ("n_parameters", "profile", "results_version") if getattr(one, name) != getattr(other, name)
+    ]
 
 
 def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataFrame:
