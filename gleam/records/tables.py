@@ -12,6 +12,7 @@ from gleam.records.schema import FULL_SCALE
 from gleam.records.storage import Record
 
 METRICS = ("ssim", "nrmse", "psnr")
+_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
 MISSING = "–"
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
 NONE_ARCHIVED = "none yet: see “make records”"
@@ -207,6 +208,24 @@ def markdown_table(
     return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
 
 
+def scores_report(
+    scores: Mapping[str, pd.DataFrame], caption: str, name: str, metrics: Sequence[str] = tuple(_LABEL)
+) -> str:
+    """Mean scores of methods as a numbered table in MyST.
+
+    Parameters
+    ----------
+    scores : dict
+        Of method to its table from :func:`gleam.evaluate`.
+    caption, name : str
+        Caption and label of the table.
+    metrics : sequence of str
+        Scores to show.
+    """
+    rows = {(method,): {m: one[m].mean() for m in metrics} for method, one in scores.items()}
+    return markdown_table(scores_table(rows, index=["Method"]), caption, name)
+
+
 def _our_cells(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
     return {
@@ -230,7 +249,6 @@ def _memory(n_bytes):
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
-_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
 _COST = ("Memory", "Time per step", "Parameters")
 _DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
 
