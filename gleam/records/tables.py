@@ -206,6 +206,24 @@ def markdown_table(
     return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
 
 
+def scores_report(
+    scores: Mapping[str, pd.DataFrame], caption: str, name: str, metrics: Sequence[str] = tuple(HEADS)
+) -> str:
+    """Mean scores of methods as a numbered table in MyST.
+
+    Parameters
+    ----------
+    scores : dict
+        Of method to its table from :func:`gleam.evaluate`.
+    caption, name : str
+        Caption and label of the table.
+    metrics : sequence of str
+        Scores to show.
+    """
+    rows = {(method,): {m: one[m].mean() for m in metrics} for method, one in scores.items()}
+    return markdown_table(scores_table(rows, index=["Method"]), caption, name)
+
+
 def _our_cells(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
     return {

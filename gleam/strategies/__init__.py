@@ -10,7 +10,7 @@
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
-from gleam.strategies.inversion import Invertible, inversion_errors
+from gleam.strategies.inversion import Invertible, gradient, inversion_errors
 from gleam.strategies.monitor import InversionWarning
 from gleam.strategies.offload import Offloaded
 from gleam.strategies.parallel import ParallelGreedy, spread
@@ -29,6 +29,7 @@ __all__ = [
     "Offloaded",
     "ParallelGreedy",
     "Strategy",
+    "gradient",
     "inversion_errors",
     "optimizers",
     "parameters_by_module",

@@ -219,6 +219,17 @@ def inversion_errors(network: nn.Module, batch: Batch) -> list[float]:
     return errors
 
 
+def gradient(network: nn.Module, strategy: WholeNetwork, batch: Batch, loss: Loss = complex_l1) -> Tensor:
+    """The gradient of a loss with respect to all weights, as one vector, as `strategy` computes it; no update.
+
+    With :class:`gleam.EndToEnd` it is that of backpropagation.
+    """
+    iterations: Any = network.iterations
+    image = strategy.propagate(iterations, batch.zero_filled, batch)
+    parts = torch.autograd.grad(loss(image, batch), list(network.parameters()))
+    return torch.cat([part.ravel() for part in parts])
+
+
 _N_SUMS = 251  # a prime, so that the pixels of a row or column are spread over many of the sums
 
 
