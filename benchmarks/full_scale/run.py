@@ -4,7 +4,6 @@ README.md in the folder above says what it does, in which order, and how to go o
 installed but torch and the libraries that gleam itself imports.
 """
 
-import os
 import signal
 import sys
 import time
@@ -15,9 +14,12 @@ STARTED = time.monotonic()  # what imports take counts as well
 if __name__ == "__main__":
     root = Path(__file__).parents[2]
     sys.path[:0] = [str(root), str(root / "benchmarks")]
-    os.environ["TQDM_DISABLE"] = "1"  # one line per job says more in a log than progress bars
     # a call that is stopped from outside still packs what it has
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
+    from tqdm import tqdm
+
+    begin = tqdm.__init__  # one line per job says more in a log than progress bars
+    tqdm.__init__ = lambda bar, *arguments, **options: begin(bar, *arguments, **options | {"disable": True})
     from full_scale import program
 
     sys.exit(program.main(started=STARTED))
