@@ -2,14 +2,18 @@
 
 import gzip
 import io
+import itertools
+import os
 import tarfile
+import tempfile
 import zlib
 from contextlib import suppress
+from pathlib import Path
 
 from gleam.files import written_whole
-from gleam.training.checkpoints import load
+from gleam.training.checkpoints import load, load_fit
 
-RECORDS, VOLUMES = "records.tar.gz", "checkpoints.tar.*"
+RECORDS, VOLUME = "records.tar.gz", "checkpoints.tar.{:03d}"
 MEBIBYTE = 2**20
 
 
@@ -20,23 +24,23 @@ def pack(folder, records, checkpoints, *, n_files=8, file_bytes=16 * MEBIBYTE - 
     order, another one, cut into volumes. Returns the names of those that did not fit. Raises ValueError if the records
     alone are too large.
     """
-    packed = _tar(records, "w:gz")
-    if len(packed) > min(file_bytes, total_bytes):
-        raise ValueError(f"the records take {len(packed)} bytes, more than one file may have ({file_bytes})")
     with written_whole(folder / RECORDS) as temporary:
-        temporary.write_bytes(packed)
-    room = min(total_bytes - len(packed), (n_files - 1) * file_bytes) - tarfile.RECORDSIZE  # of padding at the end
+        temporary.write_bytes(_tar(records, "w:gz"))
+        size = temporary.stat().st_size
+        if size > min(file_bytes, total_bytes):
+            raise ValueError(f"the records take {size} bytes, more than one file may have ({file_bytes})")
+    room = min(total_bytes - size, (n_files - 1) * file_bytes) - tarfile.RECORDSIZE  # of padding at the end
     chosen = {}
     for name, path in checkpoints.items():
         size = path.stat().st_size + 4 * tarfile.BLOCKSIZE  # headers of a long name, and padding
         if size <= room:
             chosen[name] = path
             room -= size
-    for volume in folder.glob(VOLUMES):
+    for volume in folder.glob("checkpoints.tar.*"):
         volume.unlink()
     content = _tar(chosen, "w") if chosen else b""
     for i, start in enumerate(range(0, len(content), file_bytes)):
-        (folder / f"checkpoints.tar.{i:03d}").write_bytes(content[start : start + file_bytes])
+        (folder / VOLUME.format(i)).write_bytes(content[start : start + file_bytes])
     return [name for name in checkpoints if name not in chosen]
 
 
@@ -49,10 +53,10 @@ def _tar(files, mode):
 
 
 def unpack(folder, results, work):
-    """Bring what :func:`pack` wrote back; returns names of checkpoints that are not whole, which are removed.
+    """Bring what :func:`pack` wrote back; returns names of checkpoints that are not whole.
 
-    Records replace those that lie under `results`. A file under `work` that was written later stays. Raises OSError if
-    `folder` holds nothing of the kind.
+    Records replace those that lie under `results`. A checkpoint under `work` is replaced unless it is further. Raises
+    OSError if `folder` holds nothing of the kind.
     """
     if not (folder / RECORDS).is_file():
         raise OSError(f"{folder} holds no {RECORDS}; give the folder that a call with --out has filled")
@@ -62,25 +66,34 @@ def unpack(folder, results, work):
             tar.extractall(results, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise OSError(f"{folder / RECORDS} is damaged: {error}") from error
-    taken = []
+    volumes = itertools.takewhile(Path.is_file, (folder / VOLUME.format(i) for i in itertools.count()))
+    stream, damaged = io.BytesIO(b"".join(volume.read_bytes() for volume in volumes)), []
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
+        with suppress(tarfile.TarError), tarfile.open(fileobj=stream) as tar:  # the last one may be cut short
+            tar.extractall(scratch, filter="data")
+        for path in sorted(path for path in Path(scratch).rglob("*") if path.is_file()):
+            name = path.relative_to(scratch)
+            is_checkpoint = path.suffix == ".safetensors"
+            if is_checkpoint and not _is_whole(path):
+                damaged.append(str(name))
+            elif not is_checkpoint or _n_steps(path) >= _n_steps(work / name):
+                (work / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(path, work / name)
+    return damaged
 
-    def unless_older(member, place):
-        path = work / member.name
-        if path.exists() and path.stat().st_mtime > member.mtime:
-            return None
-        taken.append(path)
-        return tarfile.data_filter(member, place)
 
-    stream = io.BytesIO(b"".join(volume.read_bytes() for volume in sorted(folder.glob(VOLUMES))))
-    with suppress(tarfile.TarError, ValueError), tarfile.open(fileobj=stream) as tar:  # the last may be cut short
-        tar.extractall(work, filter=unless_older)
-    damaged = [path for path in taken if path.suffix == ".safetensors" and path.is_file() and not _is_whole(path)]
-    for path in damaged:
-        path.unlink()
-    return [str(path.relative_to(work)) for path in damaged]
+def _n_steps(path):
+    """Steps of a checkpoint; -1 if there is none, or a damaged one."""
+    try:
+        return load_fit(path).n_steps_done
+    except (ValueError, FileNotFoundError):
+        return -1
 
 
 def _is_whole(path):
     """Whether the digest of a checkpoint is that of its content."""
-    with suppress(ValueError):
+    try:
         return bool(load(path))
+    except ValueError:
+        return False

@@ -376,7 +376,7 @@ def test_packed_files_with_a_flipped_bit_are_refused_or_the_same(tmp_path):
     write_checkpoint(tmp_path / "0.safetensors", n_steps_done=1, size=100)
     packing.pack(tmp_path / "out", {"a/b.json": record}, {"runs/0.safetensors": tmp_path / "0.safetensors"})
     generator = np.random.default_rng(0)
-    for name in (packing.RECORDS, "checkpoints.tar.000"):
+    for name in (packing.RECORDS, packing.VOLUME.format(0)):
         path, n_refused = tmp_path / "out" / name, 0
         written = path.read_bytes()
         for bit in generator.integers(8 * min(len(written), 1500), size=30):
