@@ -53,13 +53,14 @@ def measures(networks, memory, parallel=None, psnr=None, prediction=None):
         "gleam_over_fastest_peer": worse("gleam_over_peer"),
         "memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3,
         "predicted_over_measured": max(predicted, key=lambda q: abs(q[1] - 1), default=None),
-        "fast_over_gleam": pgd.get("fast_over_gleam"), "fast_modl_over_modl": modl.get("fast_over_gleam"),
+        "fast_over_gleam": pgd.get("fast_over_gleam"),
+        "fast_modl_over_modl": modl.get("fast_over_gleam"),
         "fast_over_fastest_peer_pgd": pgd.get("fast_over_peer"),
         "fast_over_fastest_peer_modl": modl.get("fast_over_peer"),
         "fast_over_fastest_peer_autocast": worse("fast_over_autocast"),
         "fast_gleam_over_end_to_end": pgd.get("fast_over_end_to_end"),
         "bf16_psnr_shift_db": psnr and [shift] * 3,
-    }  # fmt: skip
+    }
     return {name: found.get(name) for name in MEASURES}
 
 

@@ -29,9 +29,7 @@ NETWORKS = {  # arguments of gleam.unrolled.pgd
     "brains": {"n_features": 24},
     "hearts": {"n_features": 8, "n_dims": 3},
 }
-TRAINING = dict(
-    batch_size=1, learning_rate=3e-3, final_learning_rate=0.0, n_warmup_steps=20, weight_decay=1e-4
-)  # fmt: skip
+TRAINING = dict(batch_size=1, learning_rate=3e-3, final_learning_rate=0.0, n_warmup_steps=20, weight_decay=1e-4)
 USUAL_LAMDAS = [0.003, 0.006, 0.01, 0.015, 0.02, 0.03]  # of compressed sensing; others, by anatomy or noise:
 LAMDAS = {0.0: [0.0001, 0.0003, 0.001, 0.003], "hearts": [[0.0], [0.002, 0.006], [0.01, 0.03]]}
 MINUTES = 5  # of a training on one core
@@ -179,8 +177,9 @@ def data_of(condition: Condition, source: Path, build: records.Build):
         gleam.datasets.fold_files(paths, split),
         masks=masks,
         calibrate=partial(gleam.calibration.jsense, kernel_width=8, calibration_width=20),
-        cache_dir=build.cache_dir, seed=condition.fold,
-    )  # fmt: skip
+        cache_dir=build.cache_dir,
+        seed=condition.fold,
+    )
 
 
 def experiment_of(name: str, condition: Condition, method: str, arm: Arm):

@@ -177,9 +177,7 @@ def _measured(row, times, seconds, peak):
     if times is None:
         return found
     over_gleam = ratio(times, next(iter(seconds.values())))
-    return found | {
-        "seconds_per_step": statistics.median(times), "step_seconds": list(times), "over_gleam": over_gleam
-    }  # fmt: skip
+    return found | {"seconds_per_step": statistics.median(times), "step_seconds": list(times), "over_gleam": over_gleam}
 
 
 def time_prediction(make, sizes, *, n_rounds, n_warmup=2, device="cpu"):

@@ -17,7 +17,7 @@ import torch
 
 from gleam import baselines, calibration, masks, metrics, phantoms
 from gleam.datasets import fastmri
-from gleam.datasets.prepare import _maps
+from gleam.datasets.prepare import coil_maps
 from gleam.files import write_json
 from gleam.phantoms import acquire, magnitudes
 from gleam.phantoms.generate import planned
@@ -120,7 +120,7 @@ def _mean_error(method, batches):
 
 
 def _batch(kspace, kind, make_mask, seed):
-    maps = _maps(kspace, CALIBRATE[kind])
+    maps = coil_maps(kspace, CALIBRATE[kind])
     target = np.sum(np.conj(maps) * ifft2c(kspace), axis=0)
     mask = ifftshift2(make_mask(kspace.shape[1:], seed=seed))
     arrays = (to_fft_order(kspace), mask[None], maps, target)

@@ -91,3 +91,8 @@ def _ssim(reconstruction, target, average):
 def complex_l1(reconstruction: Tensor, target: Tensor) -> Tensor:
     """Training loss: the mean of `|x_hat - x|` over complex pixels (Section V-C4)."""
     return (reconstruction - target).abs().mean()
+
+
+def relative_error(x: Tensor, truth: Tensor) -> float:
+    """`||x - truth|| / ||truth||` over all entries, complex or real; for images with a phase, and for gradients."""
+    return ((x - truth).norm() / truth.norm()).item()

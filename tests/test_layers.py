@@ -52,6 +52,18 @@ def test_no_circle_within_a_room():
     assert not uses
 
 
+def test_private_names_stay_in_their_module():
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module.startswith("gleam")]
+        names = [(node.module, alias.asname or alias.name, alias.name) for node in froms for alias in node.names]
+        assert not [name for _, _, name in names if name.startswith("_")], path
+        modules = {own for module, own, name in names if f"{module}.{name}" in {dotted(p) for p in MODULES}}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+                assert node.attr == "__name__" or not node.attr.startswith("_"), f"{path}: {ast.unparse(node)}"
+
+
 def test_every_entry_is_a_room():
     entries = {p.name.removesuffix(".py") for p in ROOT.iterdir() if p.name not in ("__pycache__", "py.typed")}
     assert entries - {"__init__"} == set(ROOMS) and len(ROOMS) <= 12

@@ -79,3 +79,9 @@ def test_complex_l1_counts_phase(pair):
 def test_shapes_that_differ_are_named(metric, pair):
     with pytest.raises(ValueError, match=r"\(3, 32, 24\).*\(32, 24\)"):
         metric(pair[0], pair[1][0])
+
+
+def test_the_relative_error_is_that_of_complex_entries():
+    x = complex_normal(3, 4, 5)
+    assert metrics.relative_error(x, x) == 0
+    assert metrics.relative_error(-x, x) == pytest.approx(2)  # nRMSE of magnitudes would be 0

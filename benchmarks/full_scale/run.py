@@ -10,22 +10,16 @@ import time
 from pathlib import Path
 
 STARTED = time.monotonic()  # what imports take counts as well
-ROOT = Path(__file__).parents[2]
 
-
-def main():
-    """Run the program from the tree as it lies here."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+if __name__ == "__main__":
+    root = Path(__file__).parents[2]
+    sys.path[:0] = [str(root), str(root / "benchmarks")]
+    # a call that is stopped from outside still packs what it has
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     from tqdm import tqdm
 
     begin = tqdm.__init__  # one line per job says more in a log than progress bars
     tqdm.__init__ = lambda bar, *arguments, **options: begin(bar, *arguments, **options | {"disable": True})
-    # a call that is stopped from outside still packs what it has
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))
     from full_scale import program
 
-    return program.main(started=STARTED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program.main(started=STARTED))

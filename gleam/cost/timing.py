@@ -82,9 +82,10 @@ class Cost:
 
 
 def measure(
-    methods: Mapping[str, tuple[nn.Module, Strategy]],
+    methods: Mapping[str, tuple[nn.Module, Strategy]] | Mapping[str, Strategy],
     batch: Batch,
     *,
+    network: nn.Module | None = None,
     n_rounds: int = 7,
     n_warmup: int = 2,
     device: str | torch.device = "cpu",
@@ -94,8 +95,10 @@ def measure(
     Parameters
     ----------
     methods : dict of name to (network, strategy)
-        The networks are not changed.
+        The networks are not changed. With `network`, a dict of name to strategy.
     batch : Batch
+    network : Module, optional
+        That of all methods.
     n_rounds : int
         Each round runs every method once, in turn, so that a drift of the machine's speed affects all alike: ratios of
         `step_seconds` of one round are paired.
@@ -115,9 +118,10 @@ def measure(
     n_rounds, n_warmup = whole_number(n_rounds, "n_rounds"), whole_number(n_warmup, "n_warmup", 0)
     keep_freed_memory()
     steps, peaks = {}, {}
-    for name, (network, strategy) in methods.items():
-        with explained(network, strategy, lambda: batch, device=device):
-            steps[name] = Step(network, strategy, batch, device=device)
+    given: Any = methods if network is None else {name: (network, strategy) for name, strategy in methods.items()}
+    for name, (own, strategy) in given.items():
+        with explained(own, strategy, lambda: batch, device=device):
+            steps[name] = Step(own, strategy, batch, device=device)
             peaks[name] = steps[name].peak_split()
             steps[name].settle()  # before _Laps adds hooks, which must not be recorded
     laps = {name: _Laps(step) for name, step in steps.items()}

@@ -57,7 +57,7 @@ def _facts(volume):
         "readout": across if volume.readout == "slice" else f"along {volume.readout}",
         "voxel (slice, y, x)": f"{slices} x {rows} x {columns} mm; 1 where the file does not say",
         "measured": "all of k-space"
-        if volume.measured is None
+        if (y0, y1, x0, x1) == (0, n_y, 0, n_x)
         else f"y from {y0} to {y1 - 1}, x from {x0} to {x1 - 1}",
         "samples that are zero": f"{(volume.kspace == 0).mean():.1%}",
     }

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from gleam.datasets import cine
 from gleam.datasets.fastmri import FOLDER
-from gleam.datasets.fetching import check_opens, check_whole, fetch, remove_leftovers
+from gleam.datasets.fetching import check_opens, check_whole, fetch
 from gleam.datasets.splits import BRAINS, HEARTS, KNEES, find_list, listed_files, read_csv
-from gleam.files import written_whole
+from gleam.files import remove_leftovers, written_whole
 
 MRIDATA_URL = "http://mridata.org/download"
 OCMR_URL = "https://ocmr.s3.amazonaws.com"

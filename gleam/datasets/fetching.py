@@ -14,13 +14,6 @@ from gleam.files import written_whole
 MAX_BYTES, MAX_SECONDS = 64e9, 12 * 3600  # of one file: many times what the sets have
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a download that was killed has left; a file that changed within the hour may be in progress."""
-    for path in folder.glob(".*.part"):
-        if time.time() - path.stat().st_mtime > 3600:
-            path.unlink(missing_ok=True)
-
-
 def check_whole(path: Path, source: str) -> None:
     """Raise OSError unless `path` is an HDF5 file that can be opened and is as long as it says."""
     if not h5py.is_hdf5(path):

@@ -194,7 +194,7 @@ def _write(file, volume, calibrate, path):
         file.create_dataset(name, full, np.complex64, maxshape=full, chunks=(1, *full[1:]), fletcher32=True)
     for s, kspace in enumerate(volume.kspace):
         try:
-            sens_maps = _maps(kspace, calibrate, volume.is_full)
+            sens_maps = coil_maps(kspace, calibrate, volume.is_full)
         except EmptyMapsError as error:
             left_out.append(s)
             if len(left_out) == shape[0]:
@@ -213,8 +213,11 @@ def _write(file, volume, calibrate, path):
     return left_out
 
 
-def _maps(kspace, calibrate, is_full=True):
-    """Maps (coil, [1,] y, x) of one slice or, from its mean over the frames that measured a sample, of one series."""
+def coil_maps(kspace: np.ndarray, calibrate: Callable[[np.ndarray], np.ndarray], is_full: bool = True) -> np.ndarray:
+    """Maps (coil, [1,] y, x) of one slice or, from its mean over the frames that measured a sample, of one series.
+
+    `kspace` is centred. Raises EmptyMapsError if no map is left, ValueError if `calibrate` returns none of this shape.
+    """
     mean = kspace if kspace.ndim == 3 else kspace.mean(axis=1)
     if kspace.ndim == 4 and not is_full:
         mean /= kspace.any(axis=0).mean(axis=0, dtype=np.float32).clip(1 / kspace.shape[1])

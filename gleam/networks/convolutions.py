@@ -103,6 +103,7 @@ class _FramesAsChannels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight):
+        # the stacked frames, three times as large as x, are made again in the backward pass
         ctx.save_for_backward(x, weight)
         n, _, n_t, n_y, n_x = x.shape
         n_out, n_pixels = len(weight), n_y * n_x
@@ -128,6 +129,7 @@ class _FramesAsChannels(torch.autograd.Function):
             to_kernel += own
             parts = to_block.unflatten(0, (-1, last - first)).transpose(1, 2).chunk(3, dim=1)
             for shift, part in zip((-1, 0, 1), parts, strict=True):
+                # the frame of zeros beside the first and the last one needs no gradient
                 a, b = max(first + shift, 0), min(last + shift, x.shape[2])
                 to_x[:, :, a:b] += part[:, :, a - first - shift : b - first - shift]
         return to_x, to_kernel.unflatten(1, (3, -1)).transpose(1, 2)

@@ -83,6 +83,7 @@ class MoDLIteration(nn.Module):
                 f"mu={mu!r} of MoDL must be greater than 0, or its data consistency has no unique solution"
             )
         self.denoiser = denoiser
+        # its logarithm is trained, so that mu stays above 0
         log_mu = torch.tensor(math.log(mu))
         self.log_mu = nn.Parameter(log_mu) if learn_mu else None
         self._mu, self.n_cg, self.implicit = float(mu), whole_number(n_cg, "n_cg"), implicit
@@ -141,6 +142,7 @@ class MoDLIteration(nn.Module):
         """x+ (Eq. 7) for the CNN's output `z`, by conjugate gradients from `start`; images (batch, [time,] y, x)."""
         mu = self.mu
         return conjugate_gradient(
+            # H of Eq. 7: A^H A + mu I
             lambda v: batch.sense.normal(v, mu),
             batch.zero_filled + mu * z,
             start,

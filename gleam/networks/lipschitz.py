@@ -96,6 +96,7 @@ def _largest_singular_value(matrices):
     for k in range(_N_SQUARINGS + 1):
         power = power @ power if k else power
         norm = torch.view_as_real(power).flatten(1).norm(dim=1).clamp_min(torch.finfo(matrices.dtype).tiny)
+        # scaled to norm 1, its factor kept as a logarithm: the powers would overflow or vanish
         power, log_norm = power / norm[:, None, None], 2 * log_norm + norm.log()
     worst = log_norm.argmax()
     columns = _at(power, worst)

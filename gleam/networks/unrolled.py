@@ -193,6 +193,7 @@ def modl(
         iteration(_seeded(seed, i, PlainCNN, n_features, n_dims=n_dims, lipschitz=lipschitz), **physics)
         for i in range(n_iterations)
     ]
+    # a class of your own is not among the arguments that a file can hold
     recipe = {"function": "modl", "arguments": sizes | physics} if iteration is MoDLIteration else None
     return Unrolled(iterations, recipe)
 
@@ -216,5 +217,6 @@ def split(iterations: Sequence, n_modules: int) -> list[Sequence]:
 def _seeded(seed, index, make, *args, **keywords):
     """Build a module from its own seed and leave the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed * 1000 + index)
+        # a seed per iteration: its first weights do not depend on how many iterations there are
+        torch.default_generator.manual_seed(seed * 1000 + index)  # torch.manual_seed would reseed every GPU as well
         return make(*args, **keywords)

@@ -176,8 +176,9 @@ class Chest:
         return vessel
 
 
-def _rounded(x, y, a, b, power=2.35):
+def _rounded(x, y, a, b):
     """Approximate signed distance to a rounded box at 0 with half axes `a` and `b`, fuller than an ellipse."""
+    power = 2.35
     k = ((np.abs(x) / a) ** power + (np.abs(y) / b) ** power) ** (1 / power) + 1e-6
     slope = np.hypot(np.abs(x / k / a) ** (power - 1) / a, np.abs(y / k / b) ** (power - 1) / b)
     return (k - 1) / (slope + 1e-4)

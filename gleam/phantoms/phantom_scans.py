@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gleam.datasets.prepare import _maps
+from gleam.datasets.prepare import coil_maps
 from gleam.datasets.resident import Memory
 from gleam.datasets.scans import Scans, Storage
 from gleam.files import described
@@ -213,6 +213,6 @@ def _true_maps(coils, s, shape):
 
 def _calibrated(coil_images, calibrate, job, s):
     try:
-        return _maps(fft2c(coil_images).cpu().numpy(), calibrate)
+        return coil_maps(fft2c(coil_images).cpu().numpy(), calibrate)
     except ValueError as error:
         raise ValueError(f"{subject_name(job)}, slice {s}: {error}") from None

@@ -54,11 +54,12 @@ def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
     return 1 - (similarity / ((mean_x.square() + mean_t.square() + c1) * (var_x + var_t + c2))).mean()
 
 
-def _blurred(x, sigma=1.5, radius=5):
+def _blurred(x):
     """Local means under a Gaussian window, where the window lies inside the image.
 
     Sums of shifted images and no convolution, whose smaller number formats would lose the variances.
     """
+    sigma, radius = 1.5, 5  # the usual window of SSIM, 11 x 11
     if min(x.shape[-2:]) <= 2 * radius:
         raise ValueError(
             f"SSIM needs images of at least {2 * radius + 1} x {2 * radius + 1} pixels, not {tuple(x.shape[-2:])}"

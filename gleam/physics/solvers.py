@@ -68,6 +68,7 @@ def _iterate(operator, b, start, n_iterations, tolerance):
     x = torch.zeros_like(b) if start is None else start.expand_as(b).to(b.dtype)
     r = b if start is None else b - operator(x)
     p, e = r, _inner(_reals(r), _reals(r))
+    # compared as squares on the device: a comparison in Python would wait for it
     enough = tolerance**2 * _inner(_reals(b), _reals(b)).detach()
     for _ in range(n_iterations - 1):
         x, r, p, e = _Update.apply(x, r, p, operator(p), e, enough)
@@ -128,6 +129,7 @@ def _plus(a, scale, b, sign=1):
 
 
 def _reals(x):
+    # view_as_real refuses a tensor whose conjugation is still pending
     return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x
 
 

@@ -100,16 +100,13 @@ def _local_store():
     return dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
 
 
-def _loopback():
-    return next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-
-
 def _member(results, caller, place, n_threads, work):
     threading.Thread(target=_end_with, args=(caller,), daemon=True).start()
     place |= {"LOCAL_RANK": place["RANK"], "LOCAL_WORLD_SIZE": place["WORLD_SIZE"]}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLEAM_LAUNCHED": "1"}
-    os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback())
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    os.environ |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback)
     torch.set_num_threads(n_threads)
     tqdm.set_lock(threading.RLock())  # the usual one is a semaphore of the system, which a process that is killed leaks
     try:

@@ -4,7 +4,8 @@
 - `recording`: makes records of what was just trained or measured.
 - `archive`: archived full-scale runs, and complete runs of earlier builds. `weights`: weights of runs beside their
   records, each with a card of `cards`.
-- `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table.
+- `tables`: the paper's numbers, the archived full-scale run and this build's own, in one table. `scores`: how scores
+  are written.
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
 - `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time.
@@ -27,6 +28,7 @@ from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, 
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
+from gleam.records.scores import METRICS, MISSING
 from gleam.records.shifts import (
     lesion_report,
     load_shifts,
@@ -52,13 +54,12 @@ from gleam.records.subjects import (
 )
 from gleam.records.tables import (
     ARCHIVED,
-    METRICS,
-    MISSING,
     PAPER,
     THIS_BUILD,
     archive_caption,
     markdown_table,
     published,
+    scores_report,
     scores_table,
     table,
     table_rows,
@@ -113,6 +114,7 @@ __all__ = [
     "published",
     "record",
     "save",
+    "scores_report",
     "scores_table",
     "share_of_activations",
     "share_of_time",

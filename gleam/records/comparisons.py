@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gleam.records.intervals import SMALLEST, Difference, difference
+from gleam.records.scores import DIGITS, METRICS, MISSING, change_text, change_with_unit, score_name, score_text
 from gleam.records.storage import Record
-from gleam.records.tables import _DIGITS, _LABEL, METRICS, MISSING, _signed
 
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
 
@@ -42,7 +42,7 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> s
     for metric in metrics:
         one = difference(ours, theirs, metric)
         is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or _agree(ours, theirs, metric))
-        text = f"{_LABEL[metric].removesuffix(' (dB)')} ({', '.join(filter(None, in_words(one)))})"
+        text = f"{score_name(metric)} ({', '.join(filter(None, in_words(one)))})"
         found.setdefault(verdict(one.mean, metric, is_clear=is_clear), []).append(text)
     n_subjects, n_trained = one.n_subjects, sum(r.n_parameters is not None for r in (ours, theirs))
     where = f" in these {n_subjects} subjects" if n_subjects < FEW_SUBJECTS else ""
@@ -53,9 +53,9 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> s
 
 def in_words(found: Difference) -> tuple[str, str]:
     """A difference and its interval as text, such as ("−0.36 dB", "−0.39 to −0.32"); "" if there is no interval."""
-    digits = _DIGITS[found.metric]
-    interval = "" if math.isnan(found.low) else f"{found.low:+.{digits}f} to {found.high:+.{digits}f}"
-    return _signed(found.mean, found.metric), interval.replace("-", "−")
+    metric, ends = found.metric, (found.low, found.high)
+    interval = "" if math.isnan(found.low) else " to ".join(change_text(end, metric) for end in ends)
+    return change_with_unit(found.mean, metric), interval
 
 
 def with_interval(found: Difference) -> str:
@@ -69,7 +69,7 @@ def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
 
     `is_clear`: whether the difference is more than chance.
     """
-    if abs(round(mean, _DIGITS[metric])) < SMALLEST[metric]:
+    if abs(round(mean, DIGITS[metric])) < SMALLEST[metric]:
         return "no difference that matters"
     if not is_clear:
         return "not clear"
@@ -106,7 +106,7 @@ def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None
             continue
         values: dict[str, Any] = {m: (record.value(m), records[baseline].value(m)) for m in ("psnr", "ssim_object")}
         pairs = [
-            f"{_LABEL[m].removesuffix(' (dB)')} {own:.{_DIGITS[m]}f} against {other:.{_DIGITS[m]}f}"
+            f"{score_name(m)} {score_text(own, m)} against {score_text(other, m)}"
             for m, (own, other) in values.items()
             if verdict(own - other, m, is_clear=True) == "worse"
         ]

@@ -12,8 +12,9 @@ from gleam.cost.roofline import TimedStep, Work
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.archive import archived
 from gleam.records.measures import SEEDS
+from gleam.records.scores import MISSING, minus
 from gleam.records.storage import Record
-from gleam.records.tables import ARCHIVED, MISSING, THIS_BUILD, markdown_table
+from gleam.records.tables import ARCHIVED, THIS_BUILD, markdown_table
 
 FULL_SCALE_STEPS = {  # experiments of `make records`, and the methods of each that a table shows
     "ladder_pgd2d": "PGD 2D", "ladder_modl2d": "MoDL 2D", "cost_pgd3d_fast": "PGD 3D", "cost_modl3d_fast": "MoDL 3D",
@@ -144,6 +145,6 @@ def formats_table(psnr: Mapping[tuple[int, str], float], folder: str | Path, exp
         for seed in sorted({seed for seed, _ in scores}):
             if {(seed, "fp32"), (seed, "bf16")} <= scores.keys():
                 row = {f: f"{scores[seed, f]:.2f}" if (seed, f) in scores else MISSING for f in FORMATS}
-                shift = f"{scores[seed, 'bf16'] - scores[seed, 'fp32']:+.3f}".replace("-", "−")
+                shift = minus(f"{scores[seed, 'bf16'] - scores[seed, 'fp32']:+.3f}")
                 rows[block, seed] = row | {"Shift by bf16": shift}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["", "Seed"])

@@ -26,6 +26,7 @@ from gleam.records.pictures import (
     panels,
     source,
 )
+from gleam.records.scores import minus
 from gleam.training import Fit
 
 __all__ = [
@@ -163,7 +164,8 @@ def per_slice(records: dict[str, Record], metric: str = "psnr", unit: str = "dB"
         Of the metric; "" if it has none.
     """
     names = list(records)
-    values = np.array([records[name].table[metric] for name in names])
+    by_slice = [records[name].table.set_index(["subject", "slice"])[metric] for name in names]
+    values = pd.concat(by_slice, axis=1, join="inner").to_numpy().T  # a line joins scores of one slice
     with one_axis(3.0) as (figure, axis):
         axis.plot(range(len(names)), values, color="#bbbbbb", lw=0.6, zorder=1)
         for i, name in enumerate(names):
@@ -236,7 +238,7 @@ def intervals(
         if linear is not None:
             axis.set_xscale("symlog", linthresh=linear, linscale=1.5)
             marks = [x for x in (-5, -2, -1, 0, 1, 2, 5) if axis.get_xlim()[0] <= x <= axis.get_xlim()[1]]
-            axis.set_xticks(marks, [f"{x}".replace("-", "−") for x in marks], minor=False)
+            axis.set_xticks(marks, [minus(f"{x}") for x in marks], minor=False)
         axis.set_yticks(range(len(lines)), [line if found else "" for line, found in lines])
         axis.tick_params(axis="y", length=0)
         axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))

@@ -9,8 +9,8 @@ import pandas as pd
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.comparisons import in_words, with_interval
 from gleam.records.intervals import Difference, difference
+from gleam.records.scores import MISSING
 from gleam.records.storage import Record
-from gleam.records.tables import MISSING
 
 
 def still_gained(record: Record, last: float = 0.25) -> float:

@@ -29,13 +29,13 @@ from gleam.records.intervals import (
     together,
 )
 from gleam.records.schema import FULL_SCALE
+from gleam.records.scores import MISSING, change_text
 from gleam.records.storage import Record, load_experiment
 from gleam.records.subjects import over_folds
-from gleam.records.tables import _DIGITS, published
+from gleam.records.tables import published
 
 Runs = dict[str, list[Record]]  # of method to its records, one per seed
 COLUMNS = ("This build", "Standard", "Real anatomy", "Paper size")
-MISSING = "–"
 N_FOLDS = 5
 
 
@@ -212,7 +212,7 @@ def _published_text(claim, case, paper):
     value = _published(claim, case, paper)
     if value is None:
         return case.paper or MISSING
-    return f"{value:.2f}" if claim.kind == COST else f"{value:+.{_DIGITS[case.name]}f}".replace("-", "−")
+    return f"{value:.2f}" if claim.kind == COST else change_text(value, case.name)
 
 
 def _shown(claim, value):
@@ -220,11 +220,11 @@ def _shown(claim, value):
         return MISSING
     if not isinstance(value, Difference):
         return f"{value:.2f}"
-    digits = _DIGITS[value.metric]
-    text = f"{value.mean:+.{digits}f} ({value.low:+.{digits}f} to {value.high:+.{digits}f})"
-    if len(value.by_seed) > 1:
-        text += f"; seeds {min(value.by_seed):+.{digits}f} to {max(value.by_seed):+.{digits}f}"
-    return text.replace("-", "−")
+    mean, low, high = (change_text(number, value.metric) for number in (value.mean, value.low, value.high))
+    if len(value.by_seed) < 2:
+        return f"{mean} ({low} to {high})"
+    least, most = (change_text(one(value.by_seed), value.metric) for one in (min, max))
+    return f"{mean} ({low} to {high}); seeds {least} to {most}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from gleam.records.comparisons import with_interval
 from gleam.records.intervals import HOLDS, Difference, difference, is_as_good, is_better
+from gleam.records.scores import HEADS, MISSING, score_text
 from gleam.records.storage import Record, load_experiment
-from gleam.records.tables import _DIGITS, _LABEL, MISSING, markdown_table
+from gleam.records.tables import markdown_table
 
 Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
 LESION_SCORES = {  # scores of benchmarks/generalisation.py, and the heads of their columns
@@ -86,7 +88,8 @@ def shift_scores(
     rows: dict[tuple[str, str], dict[str, str]] = {}
     for shift, runs in shifts.items():
         for method in (method for method in methods if method in runs):
-            scores = {_LABEL[m]: f"{runs[method].value(m):.{_DIGITS[m]}f}" for m in ("psnr", "ssim_object")}
+            values: dict[str, Any] = {m: runs[method].value(m) for m in ("psnr", "ssim_object")}
+            scores = {HEADS[m]: score_text(value, m) for m, value in values.items()}
             gap = with_interval(difference(runs[method], runs[base])) if method != base else MISSING
             rows[shift, method] = scores | {head: gap}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis([of, "Method"])

@@ -12,8 +12,9 @@ import pandas as pd
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.comparisons import in_words, verdict, with_interval
 from gleam.records.intervals import difference
+from gleam.records.scores import HEADS, METRICS, MISSING, change_with_unit, score_name
 from gleam.records.storage import Record, load_experiment
-from gleam.records.tables import _LABEL, METRICS, MISSING, _signed, markdown_table, scores_table, table
+from gleam.records.tables import markdown_table, scores_table, table
 
 OF_A_FOLD = ("seed", "fold", "lamda")  # settings that differ between folds
 SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
@@ -105,7 +106,9 @@ def _differing(one, other):
     found = [name for name in sorted(names) if one.settings.get(name) != other.settings.get(name)]
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
-    return found + [name for name in ("n_parameters", "profile") if getattr(one, name) != getattr(other, name)]
+    return found + [
+        name for name in ("n_parameters", "profile", "results_version") if getattr(one, name) != getattr(other, name)
+    ]
 
 
 def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataFrame:
@@ -147,7 +150,7 @@ def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] 
     for metric in metrics:
         for method in paired(runs, base, metric):
             found = difference(runs[method], runs[base], metric)
-            rows.setdefault(method, {})[_LABEL[metric]] = with_interval(found)
+            rows.setdefault(method, {})[HEADS[metric]] = with_interval(found)
     return pd.DataFrame(rows).T.rename_axis("Method")
 
 
@@ -164,7 +167,7 @@ def compare_subjects(ours: Record, theirs: Record, metrics: Sequence[str] = METR
         found = difference(ours, theirs, metric)
         mean, interval = in_words(found)
         words.append(
-            f"{_LABEL[metric].removesuffix(' (dB)')} {mean} ({interval or MISSING}), "
+            f"{score_name(metric)} {mean} ({interval or MISSING}), "
             f"{verdict(found.mean, metric, is_clear=found.is_clear)} "
             f"(higher in {int((values > 0).sum())} of {len(values)} subjects)"
         )
@@ -257,7 +260,9 @@ def groups_report(
     lines = [markdown_table(scores_table(scores, [of, "Method"]), title, name)]
     for group in groups:
         psnr = {method: scores[group, method]["psnr"] for method in shared}
-        gaps = [f"{method} {_signed(psnr[method] - psnr[base], 'psnr')}" for method in shared if method != base]
+        gaps = [
+            f"{method} {change_with_unit(psnr[method] - psnr[base], 'psnr')}" for method in shared if method != base
+        ]
         best = max(psnr, key=psnr.__getitem__)
         lines.append(
             f"- {of} {group}: PSNR minus that of {base}: {', '.join(gaps)}. The highest PSNR is that of {best}."

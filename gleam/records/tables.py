@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from gleam.records.schema import FULL_SCALE
+from gleam.records.scores import HEADS, METRICS, MISSING, score_text
 from gleam.records.storage import Record
 
-METRICS = ("ssim", "nrmse", "psnr")
-MISSING = "–"
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
 NONE_ARCHIVED = "none yet: see “make records”"
 NOT_RUN = "not run in this build"
@@ -81,7 +80,7 @@ def table(
     """
     of_paper = {} if paper is None else {row["method"]: row for _, row in paper.iterrows()}
     order = list({**records, **of_paper})
-    columns = [*(_LABEL[m] for m in metrics), *_COST]
+    columns = [*(HEADS[m] for m in metrics), *_COST]
     rows = [{"": PAPER, "Method": m, **_paper_cells(of_paper[m], metrics)} for m in order if m in of_paper]
     for block, runs, nothing in ((archive_name(archived), archived, NONE_ARCHIVED), (THIS_BUILD, records, NOT_RUN)):
         if runs is None:
@@ -156,7 +155,7 @@ def scores_table(rows: Mapping[tuple, Mapping[str, float]], index: Sequence[str]
         With `index` as index, and a column for each score.
     """
     lines = [
-        dict(zip(index, key, strict=True)) | {_LABEL[m]: f"{scores[m]:.{_DIGITS[m]}f}" for m in _LABEL if m in scores}
+        dict(zip(index, key, strict=True)) | {HEADS[m]: score_text(scores[m], m) for m in HEADS if m in scores}
         for key, scores in rows.items()
     ]
     return pd.DataFrame(lines).set_index(list(index))
@@ -207,10 +206,28 @@ def markdown_table(
     return f":::{{table}} {caption}\n:name: {name}\n:class: records\n\n{body}\n:::\n"
 
 
+def scores_report(
+    scores: Mapping[str, pd.DataFrame], caption: str, name: str, metrics: Sequence[str] = tuple(HEADS)
+) -> str:
+    """Mean scores of methods as a numbered table in MyST.
+
+    Parameters
+    ----------
+    scores : dict
+        Of method to its table from :func:`gleam.evaluate`.
+    caption, name : str
+        Caption and label of the table.
+    metrics : sequence of str
+        Scores to show.
+    """
+    rows = {(method,): {m: one[m].mean() for m in metrics} for method, one in scores.items()}
+    return markdown_table(scores_table(rows, index=["Method"]), caption, name)
+
+
 def _our_cells(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
     return {
-        **{_LABEL[m]: _with_spread(m, record.value(m), *(record.spread(m, o) for o in over)) for m in metrics},
+        **{HEADS[m]: _with_spread(m, record.value(m), *(record.spread(m, o) for o in over)) for m in metrics},
         "Memory": MISSING if memory is None else _memory(memory),
         "Time per step": MISSING if seconds is None else f"{seconds:.{3 if seconds >= 0.1 else 4}f} s",
         "Parameters": _millions(record.n_parameters),
@@ -219,7 +236,7 @@ def _our_cells(record, over, metrics):
 
 def _paper_cells(row, metrics):
     return {
-        **{_LABEL[m]: _with_spread(m, row.get(m, np.nan), row.get(f"{m}_sd")) for m in metrics},
+        **{HEADS[m]: _with_spread(m, row.get(m, np.nan), row.get(f"{m}_sd")) for m in metrics},
         "Memory": MISSING if pd.isna(row["memory_gb"]) else f"{row['memory_gb']:g} GB",
         "Time per step": MISSING if pd.isna(row["seconds_per_step"]) else f"{row['seconds_per_step']:g} s",
         "Parameters": _millions(row["n_parameters"]),
@@ -230,22 +247,14 @@ def _memory(n_bytes):
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
-_LABEL = {"ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE", "psnr": "PSNR (dB)"}
 _COST = ("Memory", "Time per step", "Parameters")
-_DIGITS = {"ssim": 3, "ssim_object": 3, "nrmse": 3, "psnr": 2}
-
-
-def _signed(value, metric):
-    text = f"{value:+.{_DIGITS[metric]}f}".replace("-", "−")
-    return f"{text} dB" if metric == "psnr" else text
 
 
 def _with_spread(metric, mean, *spreads):
     if pd.isna(mean):
         return MISSING
-    digits = _DIGITS[metric]
-    inside = "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(f"{spread:.{digits}f}" for spread in spreads)
-    return f"{mean:.{digits}f} ({inside})"
+    inside = "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(score_text(spread, metric) for spread in spreads)
+    return f"{score_text(mean, metric)} ({inside})"
 
 
 def _millions(n):

@@ -7,10 +7,10 @@
 - `parallel`: P-GLEAM. `fast`: any strategy in a smaller number format, replayed as a CUDA graph.
 """
 
-from gleam.strategies.base import Strategy, gradient
+from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
-from gleam.strategies.inversion import Invertible, inversion_errors
+from gleam.strategies.inversion import Invertible, gradient, inversion_errors
 from gleam.strategies.monitor import InversionWarning
 from gleam.strategies.offload import Offloaded
 from gleam.strategies.parallel import ParallelGreedy, spread

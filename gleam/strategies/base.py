@@ -165,28 +165,6 @@ class WholeNetwork(Strategy):
         return decoupled_step(self, network, batch, optimizers)
 
 
-def gradient(strategy: Strategy, network: nn.Module, batch: Batch) -> Tensor:
-    """Gradient of the loss of the last image by all weights, as one vector, to compare ways to compute it.
-
-    Parameters
-    ----------
-    strategy : Strategy
-        Without modules and with one loss, such as :class:`gleam.EndToEnd`.
-    network : Module
-        An unrolled network; its weights keep the gradient.
-    batch : Batch
-
-    Returns
-    -------
-    Tensor, shape (weight,)
-    """
-    network.zero_grad()
-    unrolled: Any = network
-    loss: Any = strategy.loss
-    loss(strategy.propagate(unrolled.iterations, unrolled.start(batch), batch), batch).backward()
-    return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
-
-
 def decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
     batch = protocol.setup(network, strategy.given(batch))

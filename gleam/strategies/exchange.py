@@ -86,6 +86,7 @@ class Place:
                 f"an iteration gave {new[0].dtype} of shape {tuple(new[0].shape)}; expected the target's "
                 f"{batch.target.dtype} and {tuple(batch.target.shape)}, or a network with image(x, batch)"
             )
+        # each send keeps its tensors alive: this bounds their memory
         self.wait_for_sent(n_in_flight - 1)
         messages = [_bytes(t) for t in new]
         if not is_plain:
@@ -94,6 +95,7 @@ class Place:
                 raise ValueError(f"iterates of {len(new)} tensors are too many for P-GLEAM to pass on; expected a few")
             messages.insert(0, torch.frombuffer(bytearray(header.ljust(_HEADER, b"\0")), dtype=torch.uint8))
         with self.team.talking():
+            # with the tensor itself, which must live until it is sent
             self.sent.append([(dist.isend(flat, dst=self.rank_of[m]), flat) for flat in messages])
 
     def wait_for_sent(self, n_left: int = 0) -> None:
@@ -121,6 +123,7 @@ class Place:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         for dtype in dict.fromkeys([loss.dtype, *(g.dtype for g in gradients)]):
             chosen = [g for g in [loss, *gradients] if g.dtype == dtype]
+            # one message for all gradients of a type
             flat = weight * torch.cat([g.reshape(-1) for g in chosen])
             with self.team.talking():
                 dist.all_reduce(torch.view_as_real(flat) if flat.is_complex() else flat, group=group)

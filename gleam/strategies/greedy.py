@@ -79,6 +79,7 @@ def buffers_of(iteration: nn.Module) -> list[Tensor]:
 @contextmanager
 def as_before(iteration: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
     """Context for computing an iteration again: its buffers are those of `before`, and afterwards what they were."""
+    # `before` is empty, and no buffer is touched, if the iteration does not train (buffers_of)
     own = list(iteration.buffers())[: len(before)]
     now = [b.clone() for b in own]
     for buffer, value in zip(own, before, strict=True):

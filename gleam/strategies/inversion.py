@@ -86,6 +86,7 @@ class Invertible(WholeNetwork):
                     f"{self} needs iterations with a method inverse(x_next, batch), which {type(iteration).__name__} "
                     "lacks; gleam.unrolled.modl has it"
                 )
+        # evenly spaced, from the start on
         places = {i * len(iterations) // self.n_checkpoints for i in range(self.n_checkpoints)}
         parameters = {id(p): p for iteration in iterations for p in _trained(iteration)}
         return _ByInversion.apply(iterations, batch, places, self.tolerance, self.monitor, x, *parameters.values())
@@ -105,6 +106,7 @@ class _ByInversion(torch.autograd.Function):
             if i in places:
                 inputs[i] = x
             signatures.append(_signature(x))
+            # as they are before the iteration, for its second computation
             buffers.append(buffers_of(iteration))
             x = iteration(x, batch)
         ctx.places, ctx.parameters = list(inputs), parameters
@@ -215,6 +217,17 @@ def inversion_errors(network: nn.Module, batch: Batch) -> list[float]:
                 break
             errors[i] = _relative_error(x, inputs[i])
     return errors
+
+
+def gradient(network: nn.Module, strategy: WholeNetwork, batch: Batch, loss: Loss = complex_l1) -> Tensor:
+    """The gradient of a loss with respect to all weights, as one vector, as `strategy` computes it; no update.
+
+    With :class:`gleam.EndToEnd` it is that of backpropagation.
+    """
+    iterations: Any = network.iterations
+    image = strategy.propagate(iterations, batch.zero_filled, batch)
+    parts = torch.autograd.grad(loss(image, batch), list(network.parameters()))
+    return torch.cat([part.ravel() for part in parts])
 
 
 _N_SUMS = 251  # a prime, so that the pixels of a row or column are spread over many of the sums

@@ -51,6 +51,7 @@ class DeepSupervision(Within, WholeNetwork):
             total.append(loss)
         (optimizer,) = optimizers
         last = total[-1].detach()
+        # without the 0 that sum starts from: with one module it is the loss itself
         update_module(sum(total[1:], total[0]), optimizer)
         return [last]
 
@@ -86,9 +87,11 @@ class LookAhead(Within):
         for m, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
             x, loss = forward_module(self, network, part, x, batch, of_first if m else ())
             losses.append(loss.detach())
+            # a slice of at most one: no module follows the last
             with _frozen([i for following, _ in parts[m + 1 : m + 2] for i in following]):
                 for following in parts[m + 1 : m + 2]:
                     loss = loss + forward_module(self, network, following, x, batch, of_first if m else ())[1]
+                # no gradient between modules (Eq. 10)
                 x, batch = protocol.detached((x, batch))
                 update_module(loss, optimizer)
         return losses

@@ -35,6 +35,7 @@ def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn
     if not all(groups):
         raise ValueError(f"module {groups.index([])} of {strategy} has no weights to train; cut the network otherwise")
     groups[0] += protocol.outside_iterations(network)
+    # a weight that a module has twice is updated once
     return [list({id(p): p for p in group}.values()) for group in groups]
 
 
@@ -99,5 +100,6 @@ class Accumulated:
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """After an update, forget the gradients."""
+        # in between, those of several mini-batches add up
         if self.n_calls % self.n == 0:
             self.optimizer.zero_grad(set_to_none)

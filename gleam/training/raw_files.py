@@ -182,9 +182,9 @@ def maps_of_centre(
     settings
         Further arguments of the function.
     """
-    measured = kspace.any(axis=0)
+    measured: Any = kspace.any(axis=0)
     width = min(calibration_width, *measured.shape)
-    while width > 1 and not _centre(measured, width).all():
+    while width > 1 and not measured[_square(measured.shape, width)].all():
         width -= 1
     make: Any = getattr(calibration, method)
     maps = make(kspace, kernel_width=min(kernel_width, width), calibration_width=width, **settings)
@@ -210,10 +210,6 @@ def _calibration(train, name):
     if settings["method"] == "jsense":
         return settings, f"JSENSE, which leaves the image nearly without phase; {why}"
     return settings | {"phase": True}, f"ESPIRiT with the phase of the image in them; {why}"
-
-
-def _centre(measured, width):
-    return measured[_square(measured.shape, width)]
 
 
 def _square(shape, width):

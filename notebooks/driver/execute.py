@@ -19,6 +19,8 @@ from driver import chapters, data, pages
 from driver.files import write_text
 from driver.progress import Progress
 
+PATIENCE = 10  # seconds that a process has to stop when it is asked
+
 
 @dataclass(frozen=True)
 class Task:
@@ -177,7 +179,7 @@ class Children:
             self._all.append(child)
             return child
 
-    def end(self, patience_seconds=10):
+    def end(self):
         """Ask every process to stop (papermill then stops its kernel), and kill those that do not."""
         with self._lock:
             self.ended = True
@@ -186,6 +188,6 @@ class Children:
             os.killpg(child.pid, signal.SIGTERM)
         for child in running:
             try:
-                child.wait(patience_seconds)
+                child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(child.pid, signal.SIGKILL)

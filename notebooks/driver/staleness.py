@@ -49,7 +49,8 @@ def _named_results(root, sources):
     """The files of results/ that a cell names, and those of folders, such as "../results/real-anatomy"."""
     named = {name for source in sources for name in re.findall(r"""["']\.\./results/([\w.-]+)["']""", source)}
     found = [root / "results" / name for name in sorted(named)]
-    return [path for one in found for path in ([one] if one.is_file() else sorted(one.rglob("*.*")))]
+    paths = [path for one in found for path in ([one] if one.is_file() else sorted(one.rglob("*.*")))]
+    return [path for path in paths if path.is_file()]  # a folder may have a dot in its name, as beyond_noise_0.015
 
 
 def published_key(chapter):

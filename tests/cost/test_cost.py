@@ -97,7 +97,7 @@ def test_a_cost_survives_a_record_and_those_of_older_records_are_still_read(cost
 def test_networks_are_left_untouched(batch):
     network = unrolled.pgd(2, 4)
     before = [p.clone() for p in network.parameters()]
-    cost.measure({"GLEAM": (network, Greedy(2))}, batch, n_rounds=1, n_warmup=0)
+    cost.measure({"GLEAM": Greedy(2)}, batch, network=network, n_rounds=1, n_warmup=0)
     assert all(torch.equal(p, q) for p, q in zip(before, network.parameters(), strict=True))
     assert not any(it._forward_hooks or it._forward_pre_hooks for it in network.iterations)
 

@@ -75,8 +75,9 @@ def decoded_knee(path):
 def ocmr(path):
     """A series: oversampled readout, counters from 3 on."""
     kspace = oversampled(numbers(2, 3, 4, 6, 10), 4)  # (slice, coil, time, y, x)
-    lines = [line(kspace[s, :, t, y], step_1=y + 3, slice=s, phase=t)
-             for s in range(2) for y in range(6) for t in range(4)]  # fmt: skip
+    lines = [
+        line(kspace[s, :, t, y], step_1=y + 3, slice=s, phase=t) for s in range(2) for y in range(6) for t in range(4)
+    ]
     return write_ismrmrd(path, header((20, 12, 1), (10, 12, 1), centers=(6, None), protocol="cine_sax"), lines)
 
 

@@ -27,7 +27,7 @@ from raw_files import (
     write_fastmri,
     write_ismrmrd,
     write_mat,
-)  # fmt: skip
+)
 
 from gleam import masks
 from gleam.datasets import Slices, cine, fastmri, files_by_split, formats, hdf5, headers, load, mridata, prepare
@@ -183,10 +183,11 @@ def test_samples_too_large_to_compute_with_are_refused(tmp_path, value):
     kspace = noise((1, 3, 12, 12))
     kspace[0, 1, 3] = value
     paths = [
-        write_fastmri(tmp_path / "a.h5", kspace), write_fastmri(tmp_path / "b.h5", kspace.astype(complex)),
+        write_fastmri(tmp_path / "a.h5", kspace),
+        write_fastmri(tmp_path / "b.h5", kspace.astype(complex)),
         write_ismrmrd(tmp_path / "c.h5", header((12, 12, 1)), [line(kspace[0, :, y], step_1=y) for y in range(12)]),
         write_mat(tmp_path / "cine.mat", np.stack([kspace, kspace], axis=2)),
-    ]  # fmt: skip
+    ]
     for path in paths:
         with pytest.raises(ValueError, match=rf"{path.name}: the k-space.* holds NaN or infinite values, or larger"):
             formats.read(path)
@@ -313,9 +314,10 @@ def test_what_the_system_refuses_is_not_called_damaged(tmp_path, monkeypatch, nu
 
     monkeypatch.setattr(h5py, "File", refused)
     reads = [
-        (raw, partial(fastmri.read, raw)), (prepared, partial(prepare.is_whole, prepared)),
+        (raw, partial(fastmri.read, raw)),
+        (prepared, partial(prepare.is_whole, prepared)),
         (prepared, lambda: Slices("test", (prepared,), masks.random_columns).shapes),
-    ]  # fmt: skip
+    ]
     for path, read in reads:
         with pytest.raises(OSError, match=rf"{path.name}: cannot be read, ") as error:
             read()
@@ -459,7 +461,7 @@ def test_a_disk_without_room_for_a_prepared_file_is_told_before_it_is_calibrated
         monkeypatch.context() as patch,
         pytest.raises(OSError, match=r"cannot write .*a-.*\.h5: it needs 0\.0 MB and 0\.0"),
     ):
-        patch.setattr(prepare, "_maps", None)
+        patch.setattr(prepare, "coil_maps", None)
         prepare._prepare_one(raw, recipe={}, **options)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=8 * 2 * 7 * 256))
     assert prepare.is_whole(prepare._prepare_one(raw, recipe={}, **options)[0])

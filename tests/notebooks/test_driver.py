@@ -529,8 +529,9 @@ def test_a_gpu_and_the_other_data_are_enough_for_the_papers_profile(root, monkey
 
 
 def test_a_chapter_whose_data_are_missing_runs_once(root, capfd):
-    write_chapter(root, "09_real", "print(anatomy_dir or 'archive')  # records.evaluate_all()",
-                  parameters="anatomy_dir = ''")  # fmt: skip
+    write_chapter(
+        root, "09_real", "print(anatomy_dir or 'archive')  # records.evaluate_all()", parameters="anatomy_dir = ''"
+    )
     (root / "notebooks" / "01_one.ipynb").unlink()
     (root / "notebooks" / "quick.yaml").write_text("")
     assert run.main(["notebooks"], root) == 0
@@ -551,6 +552,7 @@ def test_a_folder_of_results_that_a_chapter_names_is_part_of_its_key(root):
     for name in ("real/x/cs.json", "real/x/compare.png", "other/x/cs.json"):
         (root / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "results" / name).write_text("{}")
+    (root / "results" / "real" / "noise_0.5").mkdir()  # a dot does not make a folder a file
     names = {"results/real/x/cs.json", "results/real/x/compare.png"}
     assert keys()[0] == before[0] and keys()[1].keys() - before[1].keys() == names
 

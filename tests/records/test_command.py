@@ -155,8 +155,9 @@ def test_a_scan_undersampled_at_the_scanner_is_reconstructed_as_it_is(kind, scan
     if kind != "heart":
         kspace = torch.from_numpy(volume.kspace[0]) * torch.from_numpy(mask)
         settings = {"knee": ("jsense", 8, 20), "brain": ("espirit", 6, 24)}[kind]
-        maps = maps_of_centre(kspace.numpy(), **dict(zip(("method", "kernel_width", "calibration_width"), settings,
-                              strict=True)))  # fmt: skip
+        maps = maps_of_centre(
+            kspace.numpy(), **dict(zip(("method", "kernel_width", "calibration_width"), settings, strict=True))
+        )
         batch = gleam.physics.Batch.from_measured(kspace, maps, mask)
         image = gleam.reconstruct(gleam.load(run), batch)[0] * batch.scale
         assert (found.images[0] - image).norm() < 1e-4 * image.norm()

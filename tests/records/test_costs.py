@@ -82,3 +82,9 @@ def test_number_formats_by_seed_with_the_shift_by_bf16(tmp_path):
     assert table.iloc[0].tolist() == ["32.50", records.MISSING, "32.50", "+0.000"]
     assert table.iloc[1].tolist() == ["30.00", "30.01", "29.75", "−0.250"]
     assert len(records.formats_table(psnr, tmp_path / "none", "formats")) == 1
+
+
+def test_mean_scores_of_methods_are_a_numbered_table():
+    scores = {"CS": pd.DataFrame({"psnr": [30.0, 31.0], "ssim": [0.5, 0.7], "nrmse": [0.1, 0.1]})}
+    text = records.scores_report(scores, "Scores.", "tab-scores", ("psnr", "ssim"))
+    assert text.startswith(":::{table} Scores.\n:name: tab-scores") and cells(text, "CS") == ["0.600", "30.50"]

@@ -63,11 +63,12 @@ def test_bf16_trains_other_weights_that_are_near(inner):
 
 
 ALIKE = {  # pairs that train the same weights
-    "checkpointed": (gleam.EndToEnd(), gleam.Checkpointed()), "offloaded": (gleam.EndToEnd(), gleam.Offloaded()),
+    "checkpointed": (gleam.EndToEnd(), gleam.Checkpointed()),
+    "offloaded": (gleam.EndToEnd(), gleam.Offloaded()),
     "one module": (gleam.EndToEnd(), gleam.Greedy(1)),
     "checkpointed modules": (gleam.Greedy(2), gleam.Greedy(2, within=gleam.Checkpointed())),
     "alone": (gleam.Greedy(2), gleam.ParallelGreedy(2)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("n_frames", [None, 3])

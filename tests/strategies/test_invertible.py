@@ -5,9 +5,12 @@ import torch
 from problems import complex_normal, random_batch
 
 from gleam import unrolled
+from gleam.metrics import relative_error
 from gleam.networks.denoisers import PlainCNN, ResidualCNN, operator_norm
 from gleam.networks.iterations import AsPublished, MoDLIteration, Unwatched
+from gleam.physics.losses import complex_l1
 from gleam.physics.solvers import NotConverged, fixed_point
+from gleam.strategies import EndToEnd, Invertible, gradient
 from gleam.strategies.inversion import inversion_errors
 
 SHAPES = {2: (13, 11), 3: (4, 7, 6)}
@@ -183,3 +186,13 @@ def test_a_cnn_without_an_inverse_is_named(batch):
     iteration = unrolled.MoDLIteration(ResidualCNN(4), mu=1.0)
     with pytest.raises(ValueError, match="ResidualCNN cannot be inverted"):
         iteration.inverse(batch.target, batch)
+
+
+def test_the_gradient_with_all_inputs_kept_is_that_of_backpropagation():
+    net, batch = unrolled.modl(3, 4, seed=0), random_batch()
+    whole = gradient(net, EndToEnd(), batch)
+    assert whole.shape == (sum(p.numel() for p in net.parameters()),)
+    assert relative_error(gradient(net, Invertible(3), batch), whole) < 1e-5
+    doubled = gradient(net, EndToEnd(), batch, lambda image, own: 2 * complex_l1(image, own))
+    torch.testing.assert_close(doubled, 2 * whole)
+    assert all(p.grad is None for p in net.parameters())

@@ -11,7 +11,6 @@ from gleam import Checkpointed, DeepSupervision, EndToEnd, Fit, Greedy, Invertib
 from gleam.cost.memory import LiveBytes
 from gleam.metrics import complex_l1
 from gleam.strategies import InversionWarning
-from gleam.strategies import gradient as of_loss
 from gleam.strategies.inversion import _signature
 from gleam.strategies.updates import parameters_by_module
 
@@ -299,12 +298,3 @@ def test_history_of_a_run_says_how_often_inversion_failed(splits, tmp_path):
     assert isinstance(resumed, Fit) and resumed.history == result.history
     plain = fit(modl(), train, val, EndToEnd(), n_steps=2, batch_size=2, validate_every=2, run_dir=tmp_path)
     assert "n_fallbacks" not in plain.history[0]
-
-
-def test_the_gradient_is_that_of_the_loss_of_the_last_image_whatever_is_kept():
-    network, batch = unrolled.pgd(2, 4), random_batch()
-    plain = of_loss(EndToEnd(), network, batch)
-    complex_l1(network(batch), batch.target).backward()  # once more on top
-    twice = torch.cat([p.grad.flatten() for p in network.parameters()])
-    torch.testing.assert_close(twice, 2 * plain)
-    torch.testing.assert_close(of_loss(Checkpointed(), network, batch), plain)
