@@ -62,8 +62,9 @@ class Session:
         self.results = self.of_device.with_name(self.of_device.name + seed)
         self.failed, self.left, self.postponed, self.experiment = {}, {}, {}, None
         self.notes = {"seconds": {}, "begun": {}}
-        with suppress(OSError, ValueError):  # none yet
-            self.notes |= json.loads(self.notes_path.read_text())
+        with suppress(OSError, ValueError, RecursionError, AttributeError):  # damaged ones are forgotten
+            found = json.loads(self.notes_path.read_text())
+            self.notes |= {topic: found[topic] for topic in self.notes if isinstance(found.get(topic), dict)}
 
     @property
     def notes_path(self):
@@ -81,7 +82,7 @@ class Session:
 
     def stopped(self, name):
         """Whether a job of this name was tried in this call, and neither it nor another one can go on."""
-        return name in self.failed | self.left | self.postponed
+        return any(name in names for names in (self.failed, self.left, self.postponed))
 
     # --- jobs
 
@@ -94,9 +95,11 @@ class Session:
             if self.notes["begun"].get(job.name, 0) > 1:
                 self.postponed[job.name] = job
             else:
-                yield self.attempt(job)
+                self.attempt(job)
+                yield
         for job in self.postponed.values():
-            yield self.attempt(job)
+            self.attempt(job)
+            yield
 
     def attempt(self, job):
         """Do a job if there is time for it. If it fails, it says why in one sentence, and the others go on."""
@@ -153,8 +156,9 @@ class Session:
 
         A copied tree does not know its commit; the variable GLEAM_COMMIT may name it.
         """
-        own = {"profile": self.profile.name, "device": self.device}
-        record = records.record(experiment, method, *arguments, **own, **keywords)
+        record = records.record(
+            experiment, method, *arguments, profile=self.profile.name, device=self.device, **keywords
+        )
         record.environment["commit"] = record.environment["commit"] or os.environ.get("GLEAM_COMMIT")
         records.save(record, self.results)
 

@@ -25,7 +25,7 @@ AT_ONCE = 1e-3  # seconds after which gleam.fit shall return: at its next valida
 # The one number that is not the chapters' (1000): a call ends with a validation, and a step of MEL takes up to 1.5 s.
 MEL_VALIDATES_EVERY = 200
 # upper bounds; "training": up to the next validation
-SECONDS = {"data": 120, "training": 190, "training of MEL": 360, "scores": 60, "Zero-filled": 60, "CS": 450}
+SECONDS = {"data": 120, "training": 190, "training of MEL": 360, "scores": 60, "CS": 450}
 N_FOR_LAMDA = 2  # validation slices on which the weight of compressed sensing is chosen; the chapters take 8
 TOTAL_VARIATION = (0.0, 0.05, 0.01)  # weights of wavelets, space and time: the paper's, as a search takes half an hour
 N_ITERATIONS = {"knees": 100, "brains": 100, "hearts": 200}  # of compressed sensing
@@ -109,10 +109,10 @@ class Tables:
             yield from self._table([Run(one, precision) for precision in PRECISIONS])
         for is_last, one in itertools.product((False, True), experiments):
             if not is_last:
-                yield from self._untrained(one, "Zero-filled", self._zero_filled)
+                yield from self._untrained(one, "Zero-filled", SECONDS["scores"], self._zero_filled)
             yield from self._table([Run(one, method) for method in one.methods if (method in LAST) == is_last])
         for one in experiments if has("sigpy", "joblib") else []:
-            yield from self._untrained(one, "CS", self._compressed_sensing)
+            yield from self._untrained(one, "CS", SECONDS["CS"], self._compressed_sensing)
 
     # --- data
 
@@ -131,11 +131,15 @@ class Tables:
             self.sets[key] = tuple(replace(part, make_mask=own) for part in drawn)
         return self.sets[key]
 
-    def _job(self, run, seconds, action, what="", reserve=0):
-        """A job of a run; the time to make its data has to be left as well if they are not there yet."""
-        is_here = self.profile.is_tiny or (run.experiment.data, run.experiment.acceleration) in self.sets
-        reserve += 0 if is_here else SECONDS["data"]
-        return Job(run.name + what, seconds, partial(action, run), reserve)
+    def _is_ready(self, experiment, names):
+        """Make the data of an experiment; returns whether they are there. Without them the jobs of `names` are left."""
+        key = experiment.data, experiment.acceleration
+        name, action = f"data, {key[0]}, R = {key[1]:g}", lambda: f"{len(self.data(experiment)[0])} slices to train on"
+        if key not in self.sets and not self.session.stopped(name):
+            yield Job(name, SECONDS["data"], action)
+        if key not in self.sets:
+            self.session.left |= dict.fromkeys(names, True)
+        return key in self.sets
 
     # --- training
 
@@ -143,13 +147,15 @@ class Tables:
         """Train runs from validation to validation, the least advanced next; then score them as far as they are."""
         session = self.session
         runs = [run for run in runs if session.wants(run.name) and self._n_scored(run) < run.own.n_steps]
+        if not runs or not (yield from self._is_ready(runs[0].experiment, [run.name for run in runs])):
+            return
         for run in runs:
             run.share = progress(session, run.name)[1]
         while going := [run for run in runs if not session.stopped(run.name) and not (run.fit and run.share >= 1)]:
             run = min(going, key=lambda run: run.share)
             seconds = SECONDS["training of MEL" if run.method == "MEL" else "training"]
             reserve = sum(session.expected_seconds(self._scores(one)) for one in runs if one is run or one.fit)
-            yield self._job(run, seconds, self._train, reserve=reserve)
+            yield Job(run.name, seconds, partial(self._train, run), reserve=reserve)
         for run in runs:
             if run.fit and run.fit.n_steps_done > self._n_scored(run):
                 yield self._scores(run)
@@ -174,7 +180,7 @@ class Tables:
     # --- scores
 
     def _scores(self, run):
-        return self._job(run, SECONDS["scores"], self._score, ", scores")
+        return Job(f"{run.name}, scores", SECONDS["scores"], partial(self._score, run))
 
     def _score(self, run):
         parts, settings = self.data(run.experiment), self.profile.describe(run.experiment)
@@ -189,18 +195,19 @@ class Tables:
         self.session.save(run.experiment.name, run.method, table, parts, **given)
         return f"step {run.fit.n_steps_done}, {table['psnr'].mean():.2f} dB"
 
-    def _untrained(self, experiment, method, score):
+    def _untrained(self, experiment, method, seconds, score):
         """Score what needs no training; `score(experiment, parts)` returns the table and settings."""
-        run = Run(experiment, method)
-        if self.session.wants(run.name) and not self.session.find(experiment.name, method):
-            yield self._job(run, SECONDS[method], partial(self._score_untrained, score))
+        name = Run(experiment, method).name
+        if self.session.wants(name) and not self.session.find(experiment.name, method):
+            if (yield from self._is_ready(experiment, [name])):
+                yield Job(name, seconds, partial(self._score_untrained, experiment, method, score))
 
-    def _score_untrained(self, score, run):
-        parts = self.data(run.experiment)
-        table, settings = score(run.experiment, parts)
+    def _score_untrained(self, experiment, method, score):
+        parts = self.data(experiment)
+        table, settings = score(experiment, parts)
         for one in self.profile.experiments.values():  # tables of the same data share it
-            if (one.data, one.acceleration) == (run.experiment.data, run.experiment.acceleration):
-                self.session.save(one.name, run.method, table, parts, settings=settings)
+            if (one.data, one.acceleration) == (experiment.data, experiment.acceleration):
+                self.session.save(one.name, method, table, parts, settings=settings)
         return f"{table['psnr'].mean():.2f} dB"
 
     def _zero_filled(self, experiment, parts):

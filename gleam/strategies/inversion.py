@@ -224,8 +224,8 @@ def gradient(network: nn.Module, strategy: WholeNetwork, batch: Batch, loss: Los
 
     With :class:`gleam.EndToEnd` it is that of backpropagation.
     """
-    iterations: Any = network.iterations
-    image = strategy.propagate(iterations, batch.zero_filled, batch)
+    unrolled: Any = network
+    image = strategy.propagate(unrolled.iterations, unrolled.start(batch), batch)
     parts = torch.autograd.grad(loss(image, batch), list(network.parameters()))
     return torch.cat([part.ravel() for part in parts])
 

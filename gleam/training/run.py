@@ -91,8 +91,7 @@ class TrainingRun:
                 try:
                     holding.enter_context(locked(lock, waiting))
                 except OSError:
-                    steps = self.fit.settings["n_steps"]  # of a complete run nothing is written
-                    if not (self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == steps):
+                    if not self._is_complete():  # of a complete run nothing is written
                         raise
             self.team.wait_for_all()
             self.resume()
@@ -108,6 +107,10 @@ class TrainingRun:
                 )
             yield
             self.team.wait_for_all()
+
+    def _is_complete(self) -> bool:
+        """Whether the checkpoint holds all steps of the run."""
+        return self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == self.fit.settings["n_steps"]
 
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None
@@ -142,9 +145,10 @@ class TrainingRun:
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
         self.strategy.diagnostics()  # clears counts of steps before this run, such as measurements of cost
-        devices = range(torch.cuda.device_count()) if torch.device(self.device).type == "cuda" else []  # all are seeded
+        is_cuda = torch.device(self.device).type == "cuda"
+        devices = list(range(torch.cuda.device_count())) if is_cuda else []  # `seeded` seeds all of them
         # fork_rng restores the generators of torch afterwards, so training does not change random numbers elsewhere
-        with torch.random.fork_rng([*devices]), seeded(self.network, settings["seed"], self.strategy.replica) as seed:
+        with torch.random.fork_rng(devices), seeded(self.network, settings["seed"], self.strategy.replica) as seed:
             for step in range(first, last):
                 rates = learning_rates_at(step, settings, len(self.optimizers))
                 for optimizer, rate in zip(self.optimizers, rates, strict=True):
