@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from gleam.datasets.slices import Slices
 from gleam.files import written_whole
+from gleam.records.recording import network_settings
 from gleam.records.schema import FULL_SCALE
 from gleam.records.storage import Record, load, load_experiment, slug
+from gleam.strategies.fast import AUTO
+from gleam.training.arguments import settings as settings_of_fit
+from gleam.training.experiments import Experiment
 from gleam.training.identity import RESULTS_VERSION
 
 ARCHIVED_PROFILES = (FULL_SCALE, "standard")  # tables show the first of them that has records
@@ -121,7 +126,9 @@ def newest_date(records: dict[object, Record]) -> str:
     return max((record.environment.get("date", "") for record in records.values()), default="")
 
 
-def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **settings) -> dict[str, Record]:
+def finished(
+    folder: str | Path, experiment: str | Experiment, data: tuple[Slices, ...], **settings
+) -> dict[str, Record]:
     """Records of complete trainings on the same data, which need not be repeated.
 
     A training is complete if all planned steps were taken, under today's results version. Such records may be left from
@@ -131,8 +138,10 @@ def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **se
     ----------
     folder : path
         Holds <experiment>/<method>.json.
-    experiment : str
-        Its name.
+    experiment : Experiment or str
+        With an :class:`gleam.experiments.Experiment`, network, strategy and settings of each method must agree with the
+        record, as far as it holds them: older ones say of the network only how many parameters it has. With a name
+        alone, only `settings` are compared.
     data : tuple of Slices
         (train, val, test). Fingerprints must agree.
     **settings
@@ -143,13 +152,32 @@ def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **se
     dict
         Of method to :class:`gleam.Record`.
     """
+    named = experiment if isinstance(experiment, str) else experiment.name
     fingerprints = {part.name: part.fingerprint for part in data}
     return {
         method: record
-        for method, record in load_experiment(folder, experiment).items()
+        for method, record in load_experiment(folder, named).items()
         if record.n_steps_done is not None
         and record.n_steps_done == record.settings.get("n_steps")
         and record.results_version == RESULTS_VERSION
         and all(record.settings.get(name) == value for name, value in settings.items())
         and all(record.data.get(name, {}).get("fingerprint") == one for name, one in fingerprints.items())
+        and (isinstance(experiment, str) or _is_planned(record, experiment))
     }
+
+
+def _is_planned(record, experiment):
+    """Whether network, strategy and settings of a record are those of its method in an experiment."""
+    method = experiment.methods.get(record.method)
+    if method is None:
+        return False
+    network = experiment.make_network(method.n_iterations)
+    formats = ("bf16", "fp32") if method.precision == AUTO else (method.precision,)  # "auto": that of either machine
+    planned = {"n_accumulated": None} | settings_of_fit(n_steps=method.n_steps, **experiment.training)
+    planned["optimizer"] = experiment.training.get("optimizer")  # records hold text: one of your own never agrees
+    return (
+        record.settings.get("strategy") in {repr(replace(method.fast, precision=one).equivalent) for one in formats}
+        and all(record.settings.get(name) == value for name, value in planned.items())
+        and record.n_parameters == sum(p.numel() for p in network.parameters())
+        and record.network in ({}, network_settings(network))
+    )

@@ -7,7 +7,7 @@ from typing import Any
 
 SCHEMA = 1
 FULL_SCALE = "paper"  # the profile with the paper's sizes
-LATER = ("n_steps_done", "measures", "results_version")  # fields that older records of this schema lack
+LATER = ("n_steps_done", "measures", "results_version", "network")  # fields that older records of this schema lack
 
 
 def check(content: Any, types: dict[str, Any]) -> None:

@@ -60,6 +60,9 @@ class Record:
         Whatever else was measured.
     results_version : int
         Records of the same version can be compared, whatever their commits (:mod:`gleam.training.identity`).
+    network : dict
+        How the network was made, what :func:`gleam.records.recording.network_settings` returns; empty without one, and
+        in older records.
     """
 
     experiment: str
@@ -76,6 +79,7 @@ class Record:
     n_steps_done: int | None = None
     measures: dict = field(default_factory=dict)
     results_version: int = 1
+    network: dict = field(default_factory=dict)
 
     @property
     def table(self) -> pd.DataFrame:

@@ -102,8 +102,15 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
 
 def _differing(one, other):
     """Names of the properties in which two records of one method in two folds differ but should not."""
-    names = {*one.settings, *other.settings} - set(OF_A_FOLD)
-    found = [name for name in sorted(names) if one.settings.get(name) != other.settings.get(name)]
+    compared = [(one.settings, other.settings)]
+    if one.network and other.network:  # older records do not say how their network was made
+        compared += [(one.network, other.network)]
+    found = [
+        name
+        for mine, theirs in compared
+        for name in sorted({*mine, *theirs} - set(OF_A_FOLD))
+        if mine.get(name) != theirs.get(name)
+    ]
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
     return found + [
