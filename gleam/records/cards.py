@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gleam.datasets.volume import REAL_ANATOMY
+from gleam.records.scores import HEADS, OF_CARDS
 from gleam.records.storage import Record
 from gleam.training.checkpoints import Fit
 
-SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE"}
 CARD = """\
 # {method} ({experiment})
 
@@ -149,10 +149,10 @@ def _mask(data):
 def _scores(record):
     """Table of the means, with deviations over the means of subjects."""
     lines = ["| Score | Mean | Standard deviation over subjects |", "|:--|--:|--:|"]
-    for name, label in SCORES.items():
+    for name in OF_CARDS:
         if name in record.table:
             digits = 2 if name == "psnr" else 4
             lines.append(
-                f"| {label} | {record.value(name):.{digits}f} | {record.spread(name, 'subjects'):.{digits}f} |"
+                f"| {HEADS[name]} | {record.value(name):.{digits}f} | {record.spread(name, 'subjects'):.{digits}f} |"
             )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gleam.records.intervals import SMALLEST, Difference, difference
-from gleam.records.scores import DIGITS, METRICS, MISSING, change_text, change_with_unit, score_name, score_text
+from gleam.records.scores import DIGITS, METRICS, MISSING, change_text, change_with_unit, gained, score_name, score_text
 from gleam.records.storage import Record
 
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
@@ -73,7 +73,7 @@ def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
         return "no difference that matters"
     if not is_clear:
         return "not clear"
-    return "better" if (mean > 0) == (metric != "nrmse") else "worse"
+    return "better" if gained(mean, metric) > 0 else "worse"
 
 
 def _agree(ours, theirs, metric):

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from gleam.records.scores import gained
 from gleam.records.storage import Record
 
 SMALLEST = {"ssim": 0.005, "ssim_object": 0.005, "nrmse": 0.003, "psnr": 0.2}  # by convention
@@ -68,8 +69,9 @@ class Difference:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """Mean, low and high, with the sign of nRMSE changed, so that ours is better where they are positive."""
-        return (-self.mean, -self.high, -self.low) if self.metric == "nrmse" else (self.mean, self.low, self.high)
+        """Mean, low and high, with the sign changed where lower is better, so that positive means ours is better."""
+        mean, *ends = (gained(number, self.metric) for number in (self.mean, self.low, self.high))
+        return mean, min(ends), max(ends)
 
 
 def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record], metric: str = "psnr") -> Difference:
@@ -186,8 +188,7 @@ def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS,
 def is_better(found: Difference) -> str:
     """The verdict on "ours is better", by the rule for *better* of `RULES`."""
     (mean, low, high), smallest = found.gain, SMALLEST[found.metric]
-    sign = -1 if found.metric == "nrmse" else 1
-    if low > 0 and mean >= smallest and all(sign * one > 0 for one in found.by_seed):
+    if low > 0 and mean >= smallest and all(gained(one, found.metric) > 0 for one in found.by_seed):
         return HOLDS
     return FAILS if high < smallest else UNKNOWN
 
@@ -195,8 +196,7 @@ def is_better(found: Difference) -> str:
 def is_as_good(found: Difference) -> str:
     """The verdict on "ours is as good as theirs", by the rule for *as good as* of `RULES`."""
     (_, low, high), smallest = found.gain, SMALLEST[found.metric]
-    sign = -1 if found.metric == "nrmse" else 1
-    if low > -smallest and all(sign * mean > -smallest for mean in found.by_seed):
+    if low > -smallest and all(gained(one, found.metric) > -smallest for one in found.by_seed):
         return HOLDS
     return FAILS if high < -smallest else UNKNOWN
 

@@ -12,12 +12,11 @@ import pandas as pd
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.comparisons import in_words, verdict, with_interval
 from gleam.records.intervals import difference
-from gleam.records.scores import HEADS, METRICS, MISSING, change_with_unit, score_name
+from gleam.records.scores import HEADS, METRICS, MISSING, OF_SUBJECTS, change_with_unit, score_name
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import markdown_table, scores_table, table
 
 OF_A_FOLD = ("seed", "fold", "lamda")  # settings that differ between folds
-SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
 
 
 def cross_validation(
@@ -196,7 +195,7 @@ def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], t
         f"{sum(seconds) / 3600:.1f} hours for all networks ({run.environment['device']}, {run.environment['date']}); "
         f"cost of a step measured once. Weight of CS by fold: {lamdas}."
     )
-    return markdown_table(table(runs, over=["interval"], metrics=SHOWN), caption, name)
+    return markdown_table(table(runs, over=["interval"], metrics=OF_SUBJECTS), caption, name)
 
 
 def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
@@ -220,7 +219,7 @@ def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
             f"as long and needs {base.value('peak_bytes') / again.value('peak_bytes'):.1f} times less memory."
         )
     what = f"difference to end-to-end training, mean over subjects (95 % interval). {base.source.capitalize()}."
-    rows = markdown_table(difference_table(runs, "End-to-end", SHOWN), f"{title}: {what}", name)
+    rows = markdown_table(difference_table(runs, "End-to-end", OF_SUBJECTS), f"{title}: {what}", name)
     return "\n".join([rows, *(f"- {title}: {sentence}" for sentence in words)])
 
 
@@ -260,7 +259,7 @@ def groups_report(
     """
     shared = [method for method in methods if all(method in runs for runs in groups.values())]
     scores: Any = {
-        (group, method): {s: runs[method].value(s) for s in SHOWN if s in runs[method].table}
+        (group, method): {s: runs[method].value(s) for s in OF_SUBJECTS if s in runs[method].table}
         for group, runs in groups.items()
         for method in shared
     }
