@@ -187,12 +187,13 @@ def _version(name):
 
 @cache
 def _commit():
-    """Commit of the source tree, with a plus if it has changes; None outside a repository."""
-    here = Path(__file__).parent
+    """Commit of the source tree, with a plus if it has changes; None if no repository tracks this file."""
+    here = Path(__file__)
+    tracked = ["ls-files", "--error-unmatch", here.name]  # an installed copy may lie inside another repository
     try:
-        head, changes = (
-            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
+        _, head, changes = (
+            subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, check=True).stdout
+            for command in (tracked, ["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
         )
         return head.strip() + ("+" if changes else "")
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,6 @@
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import torch
 from made_records import make
 
 from gleam import records
+from gleam.records import storage
 
 PUBLISHED = Path(__file__).parents[2] / "data" / "published" / "tables.csv"
 
@@ -200,6 +203,34 @@ def test_published_numbers_are_those_of_the_paper():
 def test_environment_names_device_and_versions():
     found = records.environment()
     assert found["device"] and found["versions"]["torch"] and found["date"].count("-") == 2
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_is_that_of_a_repository_which_tracks_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_commit", storage._commit.__wrapped__)  # asks anew each time
+    installed = tmp_path / ".venv" / "gleam" / "storage.py"
+    monkeypatch.setattr(storage, "__file__", str(installed))
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / "own.py").write_text("")
+
+    def git(*arguments):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        return subprocess.run(
+            ["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert records.environment()["commit"] is None, "no repository"
+    git("init")
+    git("add", "own.py")
+    git("commit", "-m", "Another project")
+    assert records.environment()["commit"] is None, "a repository that does not hold the package"
+    git("add", "-f", ".")
+    git("commit", "-m", "The package too")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    assert records.environment()["commit"] == head
+    (tmp_path / "own.py").write_text("changed")
+    assert records.environment()["commit"] == f"{head}+"
 
 
 BASE = np.linspace(28, 34, 12)  # PSNR of two slices of each of six subjects
