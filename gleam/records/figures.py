@@ -18,21 +18,21 @@ from gleam.records.cost_figures import CYCLE, depths, predictions, roofline, tra
 from gleam.records.intervals import SMALLEST, Difference
 from gleam.records.pictures import (
     ERROR_GAIN,
-    archived,
     compare,
     compare_methods,
     kspace_magnitude,
     masks,
     panels,
+    saved,
     source,
 )
 from gleam.records.scores import minus
 from gleam.training import Fit
 
 __all__ = [
-    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "archived", "compare", "compare_methods", "curves", "depths",
+    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "compare_methods", "curves", "depths",
     "differences", "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions",
-    "roofline", "source", "stacked", "traces", "tradeoff",
+    "roofline", "saved", "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 

@@ -99,8 +99,8 @@ def compare_methods(
     return compare(images, example.target[0].cpu(), aspect=data.aspect, label=f"{label}, {source(data)}")
 
 
-def archived(path: str | Path, missing: str) -> Any:
-    """An archived picture (PNG) for the last line of a cell, or the text `missing` (MyST) if there is no such file."""
+def saved(path: str | Path, missing: str) -> Any:
+    """A saved picture (PNG) for the last line of a cell, or the text `missing` (MyST) if there is no such file."""
     from IPython.display import Image, Markdown
 
     return Image(Path(path).read_bytes()) if Path(path).is_file() else Markdown(missing)
