@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gleam.datasets.slices import Slices
 from gleam.files import written_whole
@@ -121,7 +122,7 @@ def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
     return max(filter(None, runs), key=rank, default={})
 
 
-def newest_date(records: dict[object, Record]) -> str:
+def newest_date(records: dict[Any, Record]) -> str:
     """The newest date (ISO) in a dict of records; empty if there is none."""
     return max((record.environment.get("date", "") for record in records.values()), default="")
 

@@ -30,10 +30,17 @@ STYLE: dict[Any, Any] = {  # sizes that stay legible on a phone, where a figure 
 WIDTH = 4.6  # of curves
 SMALLEST_TEXT = "Smallest text"  # entry of a PNG, in points, by which the check of the book knows how large it is shown
 COLORS = {
-    "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
-    "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
-    "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b", "Offloading": "black",
-}  # fmt: skip
+    "Zero-filled": "#8c8c8c",
+    "CS": "#56b4e9",
+    "End-to-end": "#0072b2",
+    "Checkpointing": "#009e73",
+    "MEL": "#cc79a7",
+    "GLEAM": "#d55e00",
+    "End-to-end, equal compute": "#56307a",
+    "P-GLEAM, in turn": "#e69f00",
+    "P-GLEAM, pipelined": "#a6341b",
+    "Offloading": "black",
+}
 
 
 class Figure(matplotlib.figure.Figure):

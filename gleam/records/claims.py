@@ -10,7 +10,6 @@ from gleam.records.intervals import FAILS, HOLDS, IN_PART, SMALLEST
 BETTER, AS_GOOD, COST, VALUE = "better", "as good", "cost", "value"
 BEYOND = "Beyond the paper"  # claims of our own begin so
 
-
 QUANTITIES = {
     "peak_bytes": "times less memory",
     "step_seconds": "times less time",
@@ -81,10 +80,6 @@ class Claim:
         if self.kind in (BETTER, AS_GOOD):
             return "PSNR, dB"
         return QUANTITIES[self.cases[0].name]
-
-
-def _mel(experiment, label, paper):
-    return Case(label, experiment, "MEL", "", paper, "share_of_fallbacks")
 
 
 def _falls(value):
@@ -255,6 +250,7 @@ CLAIMS = (
     ),
     Claim(
         "Memory-efficient learning does not converge at R = 16", VALUE,
-        "03_invertible", (_mel("mridata_modl_R16", "MoDL, R = 16", "no result"),), _does_not_converge,
+        "03_invertible",
+        (Case(*_MODL16, "MEL", "", "no result", "share_of_fallbacks"),), _does_not_converge,
     ),
 )  # fmt: skip

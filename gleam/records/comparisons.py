@@ -41,7 +41,9 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> s
     found: dict[str, list[str]] = {}
     for metric in metrics:
         one = difference(ours, theirs, metric)
-        is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or _agree(ours, theirs, metric))
+        means, others = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
+        all_agree = abs(np.sign(means - others).sum()) == len(means)
+        is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or all_agree)
         text = f"{score_name(metric)} ({', '.join(filter(None, in_words(one)))})"
         found.setdefault(verdict(one.mean, metric, is_clear=is_clear), []).append(text)
     n_subjects, n_trained = one.n_subjects, sum(r.n_parameters is not None for r in (ours, theirs))
@@ -74,12 +76,6 @@ def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
     if not is_clear:
         return "not clear"
     return "better" if gained(mean, metric) > 0 else "worse"
-
-
-def _agree(ours, theirs, metric):
-    """Whether the mean differences of all subjects have the same sign."""
-    one, other = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
-    return abs(np.sign(one - other).sum()) == len(one)
 
 
 def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None = None, baseline: str = "CS") -> str:

@@ -17,8 +17,11 @@ from gleam.records.storage import Record
 from gleam.records.tables import ARCHIVED, THIS_BUILD, markdown_table
 
 FULL_SCALE_STEPS = {  # experiments of `make records`, and the methods of each that a table shows
-    "ladder_pgd2d": "PGD 2D", "ladder_modl2d": "MoDL 2D", "cost_pgd3d_fast": "PGD 3D", "cost_modl3d_fast": "MoDL 3D",
-}  # fmt: skip
+    "ladder_pgd2d": "PGD 2D",
+    "ladder_modl2d": "MoDL 2D",
+    "cost_pgd3d_fast": "PGD 3D",
+    "cost_modl3d_fast": "MoDL 3D",
+}
 RUNGS = ("Plain PyTorch, fp32", "tf32", "bf16", "bf16, captured", "bf16, compiled, captured", "GLEAM")
 FORMATS = ("fp32", "tf32", "bf16")
 

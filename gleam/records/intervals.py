@@ -101,10 +101,11 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     if not ours or len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} records cannot be compared with {len(theirs)}; expected one per seed of each")
     pairs = [_paired(one, other, metric) for one, other in zip(ours, theirs, strict=True)]
-    if any(not _may_be_averaged(*two) for two in combinations(pairs, 2)):
-        raise ValueError(
-            f"{ours[0].method} of {ours[0].experiment}: another seed was tested on other slices of the same subjects"
-        )
+    for one, other in combinations(pairs, 2):  # two seeds have all slices in common, or no subject
+        shared = {*one.index.unique("subject")} & {*other.index.unique("subject")}
+        if shared and not one.index.equals(other.index):
+            method = f"{ours[0].method} of {ours[0].experiment}"
+            raise ValueError(f"{method}: another seed was tested on other slices of the same subjects")
     values = pd.concat(pairs).groupby(level=["subject", "slice"]).mean()
     low, high = bootstrap(values)
     by_seed = tuple(float(pair.mean()) for pair in pairs)
@@ -136,11 +137,6 @@ def _scores(record, metric):
     if record.data.get("is_phantom"):
         table = table.assign(subject=table["subject"] + f" {record.data.get('test', {}).get('fingerprint', '')}")
     return table.set_index(["subject", "slice"])[metric].sort_index()
-
-
-def _may_be_averaged(one, other):
-    """Whether two seeds have all slices in common, or no subject."""
-    return one.index.equals(other.index) or not {*one.index.unique("subject")} & {*other.index.unique("subject")}
 
 
 def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS, seed: int = 0) -> tuple[float, float]:

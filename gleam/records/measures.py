@@ -48,23 +48,17 @@ def measure(folder: str | Path) -> dict[str, float | None]:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected the one that holds a folder for each device")
-    devices = [_load_device(path) for path in sorted(Path(folder).iterdir()) if path.is_dir()]
-    devices = sorted(filter(_counts, devices), key=newest_date, reverse=True)
+    devices: list[Runs] = []
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
+        found = [record for record in map(load, sorted(path.glob("*/*.json"))) if record.profile == FULL_SCALE]
+        runs = {(record.experiment, record.method): record for record in found}
+        on_gpu = any(not record.environment.get("device", "CPU").startswith("CPU") for record in found)
+        devices += [runs] if on_gpu or ("limits", "Device") in runs else []
+    devices.sort(key=newest_date, reverse=True)
     return {
         name: next((value for value in map(of_device, devices) if value is not None), None)
         for name, of_device in MEASURES.items()
     }
-
-
-def _load_device(folder):
-    """All full-scale records of a device, as a dict of (experiment, method) to record."""
-    records = map(load, sorted(folder.glob("*/*.json")))
-    return {(record.experiment, record.method): record for record in records if record.profile == FULL_SCALE}
-
-
-def _counts(runs):
-    on_gpu = [r for r in runs.values() if not r.environment.get("device", "CPU").startswith("CPU")]
-    return ("limits", "Device") in runs or any(record.profile == FULL_SCALE for record in on_gpu)
 
 
 def share_of_bf16_peak(runs: Runs, *, ladder: str) -> float | None:

@@ -19,6 +19,7 @@ from gleam.training.evaluation import reconstruct
 
 PICTURES_WIDTH, N_COLUMNS = 5.4, 4  # of a row of pictures, and how many of them there are at most
 PANELS: dict[Any, Any] = STYLE | {"font.size": 12.5, "axes.titlesize": 12.5, "axes.grid": False}
+BEHIND_SCORES = {"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5}  # legible on a bright image, too
 ERROR_GAIN = 4
 
 
@@ -65,7 +66,8 @@ def compare(
             _image(top, _magnitude(image), window, aspect, title=name)
             if name == "Ground truth":
                 break
-            _corner(top, f"{float(psnr(image, target)):.1f} dB\n{float(ssim(image, target)):.3f}")
+            score = f"{float(psnr(image, target)):.1f} dB\n{float(ssim(image, target)):.3f}"
+            top.text(0.03, 0.03, score, transform=top.transAxes, color="white", va="bottom", bbox=BEHIND_SCORES)
             error = ERROR_GAIN * np.abs(_magnitude(image) - _magnitude(target))
             _image(bottom, error, window, aspect, cmap="inferno")
         bar = figure.colorbar(axes[1, 0].images[0], cax=bottom.inset_axes([0.05, 0.05, 0.12, 0.9]))
@@ -185,10 +187,3 @@ def _size(image, aspect, n_columns, n_rows):
 def _image(axis, magnitude, window, aspect, title="", cmap="gray"):
     axis.imshow(magnitude, cmap=cmap, vmin=0, vmax=window, aspect=aspect)
     axis.set_title(textwrap.fill(title, int(54 / axis.get_gridspec().ncols)))
-
-
-def _corner(axis, text):
-    axis.text(
-        0.03, 0.03, text, transform=axis.transAxes, color="white", va="bottom",
-        bbox={"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5},
-    )  # fmt: skip

@@ -39,7 +39,10 @@ def check(content: Any, types: dict[str, Any]) -> None:
     _check_scores(content["scores"])
     _check_numbers(content.get("measures", {}), "measures")
     _check_cost(content["cost"] or {})
-    _check_steps(content.get("n_steps_done"), content["settings"].get("n_steps", 0))
+    steps = {"n_steps_done": content.get("n_steps_done"), "settings.n_steps": content["settings"].get("n_steps", 0)}
+    for name, n in steps.items():
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+            raise ValueError(f"its field '{name}' is {n!r:.80}, expected a whole number of steps")
     for name in ("device", "date"):
         _check_type(content["environment"].get(name, ""), str, f"environment.{name}")
 
@@ -65,12 +68,6 @@ def _check_cost(cost):
     for name, time in (times | {"seconds_per_step": cost.get("seconds_per_step", 1)}).items():
         if time <= 0:
             raise ValueError(f"its field 'cost.{name}' is {time!r}, expected seconds greater than 0")
-
-
-def _check_steps(done, planned):
-    for name, value in (("n_steps_done", done), ("settings.n_steps", planned)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"its field '{name}' is {value!r:.80}, expected a whole number of steps")
 
 
 def _check_numbers(values, where):

@@ -16,10 +16,13 @@ from gleam.records.tables import markdown_table
 
 Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
 LESION_SCORES = {  # scores of benchmarks/generalisation.py, and the heads of their columns
-    **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)}, "contrast_bright": "Kept, bright",
-    "contrast_dark": "Kept, dark", "nrmse_lesions": "nRMSE in lesions", "nrmse_same_place": "nRMSE there, no lesion",
+    **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)},
+    "contrast_bright": "Kept, bright",
+    "contrast_dark": "Kept, dark",
+    "nrmse_lesions": "nRMSE in lesions",
+    "nrmse_same_place": "nRMSE there, no lesion",
     "nrmse": "nRMSE, image",
-}  # fmt: skip
+}
 
 
 def load_shifts(

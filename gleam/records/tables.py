@@ -226,9 +226,10 @@ def scores_report(
 
 def _our_cells(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
+    unit, prefix = (1e9, "G") if memory and memory >= 1e9 else (1e6, "M")
     return {
         **{HEADS[m]: _with_spread(m, record.value(m), *(record.spread(m, o) for o in over)) for m in metrics},
-        "Memory": MISSING if memory is None else _memory(memory),
+        "Memory": MISSING if memory is None else f"{memory / unit:.1f} {prefix}B",
         "Time per step": MISSING if seconds is None else f"{seconds:.{3 if seconds >= 0.1 else 4}f} s",
         "Parameters": _millions(record.n_parameters),
     }
@@ -241,10 +242,6 @@ def _paper_cells(row, metrics):
         "Time per step": MISSING if pd.isna(row["seconds_per_step"]) else f"{row['seconds_per_step']:g} s",
         "Parameters": _millions(row["n_parameters"]),
     }
-
-
-def _memory(n_bytes):
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
 
 
 _COST = ("Memory", "Time per step", "Parameters")

@@ -63,17 +63,15 @@ class Slider:
             "[...part.children].forEach((child,i)=>child.hidden=i!==at);"
             "this.setAttribute('aria-valuetext',box.querySelector('.gleam-label').children[at].textContent)"
         )
+        play = html.escape(f"Play or pause: {self.name}")
+        button = f'<button type="button" aria-label="{play}" onclick="{html.escape(_PLAY_SCRIPT)}">Play</button>'
         return (
             f'<figure class="gleam-slider" id="{self.id}"><div class="gleam-frames">{images}</div><label>'
             f'{html.escape(self.name)} <output class="gleam-label">{labels}</output> <input type="range" min="0" '
             f'max="{last}" step="1" value="0" oninput="{html.escape(script)}" aria-label="{html.escape(self.name)}" '
             f'aria-valuetext="{html.escape(str(self.labels[0]))}"></label>'
-            f"{self._button() if self.play else ''}</figure>"
+            f"{button if self.play else ''}</figure>"
         )
-
-    def _button(self):
-        label = html.escape(f"Play or pause: {self.name}")
-        return f'<button type="button" aria-label="{label}" onclick="{html.escape(_PLAY_SCRIPT)}">Play</button>'
 
     def __repr__(self) -> str:
         return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"
