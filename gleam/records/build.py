@@ -126,6 +126,7 @@ class Build:
             runs.update(self.score(experiment, data, {method: network}, fits={method: fit}, costs=costs))
 
         trained = self.fit(experiment, data, on_done=save_scores)
+        # runs end in any order; tables keep that of the methods
         return replace(trained, runs={method: runs[method] for method in experiment.methods})
 
     def fit(
@@ -209,9 +210,9 @@ class Build:
     def paper(self, experiment: Experiment) -> pd.DataFrame:
         """Rows of the paper's table for an experiment, with the method as index."""
         rows = published(self.published, table=experiment.table)
-        if rows["acceleration"].nunique() > 1:
+        if rows["acceleration"].nunique() > 1:  # else the only row is shown, also if a profile undersamples less
             rows = rows[rows["acceleration"] == experiment.acceleration]
-        return rows.set_index("method", drop=False)
+        return rows.set_index("method", drop=False)  # tables read the column, reports the index
 
     def archived(self, experiment: Experiment) -> dict[str, Record]:
         """Records of the archived run of an experiment, by method; empty if there is none."""

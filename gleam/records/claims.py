@@ -106,7 +106,7 @@ def _elsewhere(end):
 
 KNEE, BRAIN, HEART = "04_mridata", "05_fastmri", "06_cine"
 _R12 = ("real-anatomy/real_knees_pgd", "GLEAM, M = 8", "End-to-end")
-_FOUR = ("beyond_loss", "GLEAM, M = 4", "End-to-end")
+_FOUR = ("beyond_loss", "GLEAM, M = 4", "End-to-end")  # of 8 iterations: two per module
 _FOUR_AFTER = ("beyond_loss", "GLEAM, M = 4, w = 0.9", "End-to-end, w = 0.9")
 _ENDING = ("beyond_loss", "GLEAM, M = 8, ends consistent", "End-to-end, ends consistent")
 _AFTER = ("beyond_phantoms", "GLEAM, w = 0.9", "End-to-end, w = 0.9")

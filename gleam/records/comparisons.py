@@ -42,9 +42,10 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> s
     for metric in metrics:
         one = difference(ours, theirs, metric)
         means, others = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
-        all_agree = abs(np.sign(means - others).sum()) == len(means)
+        all_agree = abs(np.sign(means - others).sum()) == len(means)  # all signs alike, and none zero
         is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or all_agree)
         text = f"{score_name(metric)} ({', '.join(filter(None, in_words(one)))})"
+        # scores with one verdict share a part of the sentence
         found.setdefault(verdict(one.mean, metric, is_clear=is_clear), []).append(text)
     n_subjects, n_trained = one.n_subjects, sum(r.n_parameters is not None for r in (ours, theirs))
     where = f" in these {n_subjects} subjects" if n_subjects < FEW_SUBJECTS else ""
@@ -63,7 +64,7 @@ def in_words(found: Difference) -> tuple[str, str]:
 def with_interval(found: Difference) -> str:
     """A difference and its interval as one text without a unit, such as "−0.36 (−0.39 to −0.32)"."""
     mean, interval = in_words(found)
-    return f"{mean.removesuffix(' dB')} ({interval or MISSING})"
+    return f"{mean.removesuffix(' dB')} ({interval or MISSING})"  # the unit is in the head of the column
 
 
 def verdict(mean: float, metric: str, *, is_clear: bool) -> str:

@@ -68,7 +68,7 @@ def cost_report(
         }
         if paper is not None:
             seconds, gigabytes = paper["seconds_per_step"], paper["memory_gb"]
-            known = method in paper.index
+            known = method in paper.index  # the paper has no row for some of ours
             rows[method]["Paper: time"] = f"{seconds[method] / seconds[base]:.2f}" if known else MISSING
             rows[method]["Paper: times less"] = f"{gigabytes[base] / gigabytes[method]:.1f}" if known else MISSING
     how = (
@@ -80,6 +80,7 @@ def cost_report(
 
 def work_table(steps: Mapping[str, TimedStep], limits: Mapping[str, float]) -> pd.DataFrame:
     """Work and rates of steps, and how near they come to `limits` of :func:`gleam.roofline.limits`, as text."""
+    # one unit for all rows, so that they can be compared
     unit, prefix = (1e12, "T") if min((s.work.flops for s in steps.values()), default=0) > 1e12 else (1e9, "G")
     rows = {
         name: {
@@ -118,6 +119,7 @@ def archived_steps(folder: str | Path) -> tuple[dict[str, TimedStep], Record | N
         found = archived(folder, experiment)
         for method in filter(found.__contains__, RUNGS):
             run: Any = found[method]
+            # the work of some steps was not counted; another device has other limits
             if "flops_per_step" in run.measures and run.environment["device"] == device.environment["device"]:
                 work = Work(run.measures["flops_per_step"], run.measures["bytes_per_step"])
                 steps[f"{network}: {method}"] = TimedStep(work, run.cost["seconds_per_step"], run.settings["precision"])

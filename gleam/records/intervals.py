@@ -106,6 +106,7 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
         if shared and not one.index.equals(other.index):
             method = f"{ours[0].method} of {ours[0].experiment}"
             raise ValueError(f"{method}: another seed was tested on other slices of the same subjects")
+    # seeds are averaged slice by slice before subjects are drawn
     values = pd.concat(pairs).groupby(level=["subject", "slice"]).mean()
     low, high = bootstrap(values)
     by_seed = tuple(float(pair.mean()) for pair in pairs)
@@ -119,6 +120,7 @@ def _paired(ours, theirs, metric):
                 f"{ours.method} and {theirs.method} do not belong together: {name} is {getattr(ours, name)!r} and "
                 f"{getattr(theirs, name)!r}"
             )
+    # a method without training has no seed
     seeds = [record.settings.get("seed") for record in (ours, theirs) if record.n_parameters is not None]
     if len({*seeds}) > 1:
         raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} have seeds {seeds}; expected one")
@@ -168,12 +170,13 @@ def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS,
     if n < 2:
         return math.nan, math.nan
     generator, sizes = np.random.default_rng(seed), np.array([len(group) for group in groups])
+    # subjects with fewer slices are filled up, so that all draws are made at once
     padded = np.stack([np.pad(group, (0, sizes.max() - len(group))) for group in groups])
     sums, counts = np.zeros(n_draws), np.zeros(n_draws)
     for _ in groups:  # the subject that is drawn at this place
         subject = generator.integers(n, size=n_draws)
         chosen = (generator.random((n_draws, sizes.max())) * sizes[subject, None]).astype(int)
-        is_there = np.arange(sizes.max()) < sizes[subject, None]
+        is_there = np.arange(sizes.max()) < sizes[subject, None]  # as many slices as the drawn subject has
         sums += (padded[subject[:, None], chosen] * is_there).sum(1)
         counts += sizes[subject]
     tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1))

@@ -52,6 +52,7 @@ def measure(folder: str | Path) -> dict[str, float | None]:
     for path in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
         found = [record for record in map(load, sorted(path.glob("*/*.json"))) if record.profile == FULL_SCALE]
         runs = {(record.experiment, record.method): record for record in found}
+        # a record that names no device counts as a CPU's
         on_gpu = any(not record.environment.get("device", "CPU").startswith("CPU") for record in found)
         devices += [runs] if on_gpu or ("limits", "Device") in runs else []
     devices.sort(key=newest_date, reverse=True)
@@ -140,6 +141,6 @@ def _value(record, name):
 def _time_ratio(record, other):
     """Median of the paired ratios; None unless both have the seconds of equally many rounds."""
     seconds = [(record.cost or {}).get("step_seconds") if record else None for record in (record, other)]
-    if not all(seconds) or len(seconds[0]) != len(seconds[1]):
+    if not all(seconds) or len(seconds[0]) != len(seconds[1]):  # rounds of two runs are no pairs
         return None
     return paired_ratio(*(SimpleNamespace(step_seconds=times) for times in seconds))

@@ -58,6 +58,7 @@ def record(
     -------
     Record
     """
+    # the last data are those of the test
     described = {"is_phantom": data[-1].is_phantom} | {part.name: part.describe() for part in data} if data else {}
     return Record(
         experiment,
@@ -81,6 +82,7 @@ def network_settings(network: nn.Module) -> dict:
     """How a network was made: function and arguments, or its class and a digest of the numbers that its parts hold."""
     if recipe := getattr(network, "recipe", None):
         return {"function": recipe["function"], **recipe["arguments"]}
+    # a digest, since every layer has several
     return {"function": type(network).__qualname__, "attributes": digest(attributes(network))[:12]}
 
 

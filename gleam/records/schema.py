@@ -27,7 +27,7 @@ def check(content: Any, types: dict[str, Any]) -> None:
     """
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, expected a dict with the fields of a record")
-    if content.get("schema", SCHEMA) != SCHEMA:
+    if content.get("schema", SCHEMA) != SCHEMA:  # first, since another schema has other fields
         raise ValueError(f"its schema is {content['schema']!r}, this program reads {SCHEMA}")
     for name in types:
         if name not in content and name not in LATER:
@@ -48,7 +48,7 @@ def check(content: Any, types: dict[str, Any]) -> None:
 
 
 def _check_type(value, expected, name):
-    if not isinstance(value, expected) or isinstance(value, bool):
+    if not isinstance(value, expected) or isinstance(value, bool):  # in Python True is an int
         raise ValueError(f"its field '{name}' is {value!r:.80}, expected {getattr(expected, '__name__', expected)}")
 
 
@@ -66,7 +66,7 @@ def _check_cost(cost):
     _check_numbers(dict(enumerate(seconds)), "cost.step_seconds")
     times = {f"step_seconds.{i}": time for i, time in enumerate(seconds)}
     for name, time in (times | {"seconds_per_step": cost.get("seconds_per_step", 1)}).items():
-        if time <= 0:
+        if time <= 0:  # ratios divide by them
             raise ValueError(f"its field 'cost.{name}' is {time!r}, expected seconds greater than 0")
 
 

@@ -118,6 +118,7 @@ def of_seeds(results: Path, experiment: str, *profiles: str) -> Runs:
     """
     devices: dict[str, list[Path]] = {}
     for folder in sorted(path.parent for path in results.glob(f"*/{experiment}") if path.is_dir()):
+        # folders of one device and profile differ in the seed
         devices.setdefault(re.sub(r"-seed\d+$", "", folder.name), []).append(folder)
     found: list[tuple[str, Runs]] = []
     for folders in devices.values():
@@ -165,7 +166,8 @@ def _ratio(ours, theirs, name):
     a, b = theirs.cost.get(name), ours.cost.get(name)
     if not a or not b:
         return None
-    if isinstance(a, list):
+    if isinstance(a, list):  # seconds of every round
+        # the same commit, day and device: one run
         run, other = ({k: r.environment.get(k) for k in ("commit", "date", "device")} for r in (ours, theirs))
         return median_ratio(a, b) if run == other else None
     return a / b
@@ -179,7 +181,7 @@ def _verdict(claim, values, of_paper):
     judged = [value for value in larger if value is not None]
     if not judged and claim.kind not in (BETTER, AS_GOOD) and values["This build"] is not None:
         judged = [values["This build"]]
-    if claim.only_paper_size and values["Paper size"] is None:
+    if claim.only_paper_size and values["Paper size"] is None:  # about several GPUs, which no other run has
         judged = []
     rules: dict[str, Any] = {
         BETTER: is_better,
@@ -196,6 +198,7 @@ def _published(claim, case, paper):
         return float(case.paper) if claim.kind == COST and case.paper else None
     table, acceleration = case.paper.split("/")
     rows = published(paper, table=table, acceleration=int(acceleration)).set_index("method")
+    # units cancel in a ratio
     name = {"peak_bytes": "memory_gb", "step_seconds": "seconds_per_step"}.get(case.name, case.name)
     ours, theirs = rows.loc[case.ours, name], rows.loc[case.theirs, name]
     return theirs / ours if claim.kind == COST else ours - theirs

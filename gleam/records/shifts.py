@@ -230,6 +230,6 @@ def lesion_report(
             one = difference(run, runs[base], "contrast")
             how = f"{'clearly' if one.is_clear else 'not clearly'} {'more' if one.mean > 0 else 'less'}"
             words.append(f"- {method}: {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {how}.")
-    sentences = "\n".join(words).replace("-0.", "−0.")
+    sentences = "\n".join(words).replace("-0.", "−0.")  # names of methods keep their hyphens
     what = f"Contrast kept, mean over sizes, minus that of {base} (95 % interval):"
     return f"{markdown_table(rows, title, name)}\n{what}\n\n{sentences}"

@@ -74,7 +74,7 @@ class Record:
     n_parameters: int | None = None
     history: list = field(default_factory=list)
     profile: str = ""
-    environment: dict = field(default_factory=lambda: environment())
+    environment: dict = field(default_factory=lambda: environment())  # lambda: the function is defined below
     schema: int = SCHEMA
     n_steps_done: int | None = None
     measures: dict = field(default_factory=dict)
@@ -185,7 +185,7 @@ def _version(name):
         return None
 
 
-@cache
+@cache  # a chapter saves many records, all of one commit
 def _commit():
     """Commit of the source tree, with a plus if it has changes; None if no repository tracks this file."""
     here = Path(__file__)
@@ -222,7 +222,7 @@ def load(path: str | Path) -> Record:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         check(content, get_type_hints(Record))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:  # RecursionError: brackets nested too deeply
         raise ValueError(f"{path} is not a record of a run: it is not JSON ({error})") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a record of a run: {error}") from error

@@ -43,6 +43,7 @@ def cross_validation(
         Of method to one record for all folds (:func:`pooled`).
     """
     folds = _folds(folder, experiment, n_folds)
+    # some methods were only measured, such as checkpointing
     together = pooled(folds) | load_experiment(folder, f"{experiment}_cost") if folds else {}
     return folds, {method: together[method] for method in methods if method in together}
 
@@ -93,6 +94,7 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
     for method, record in methods.items():
         scores = [row for found in folds.values() for row in found[method].scores]
         tested = [subject for found in folds.values() for subject in {row["subject"] for row in found[method].scores}]
+        # it would count twice in the interval over subjects
         if twice := {subject for subject in tested if tested.count(subject) > 1}:
             raise ValueError(f"{method} was tested on subject {min(twice)} in more than one fold")
         together[method] = replace(record, scores=scores)
@@ -110,6 +112,7 @@ def _differing(one, other):
         for name in sorted({*mine, *theirs} - set(OF_A_FOLD))
         if mine.get(name) != theirs.get(name)
     ]
+    # subjects differ between folds, but masks do not
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
     return found + [
@@ -185,7 +188,7 @@ def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], t
     run: Any = runs["End-to-end"]
     seconds = [record.history[-1]["seconds"] for found in folds.values() for record in found.values() if record.history]
     lamdas = ", ".join(f"{found['CS'].settings['lamda']:g}" for found in folds.values())
-    ((_, *size),) = run.data["test"]["coil_y_x"]
+    ((_, *size),) = run.data["test"]["coil_y_x"]  # one size for all subjects
     caption = (
         f"{title} at R = {run.data['test']['mask']['arguments']['acceleration']}: mean (half the width of its 95 % "
         f"interval) over {run.table['subject'].nunique()} subjects, tested in {len(folds)} folds. "
@@ -208,6 +211,7 @@ def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
     words = [compare_subjects(runs[one], runs[other], ("psnr", "ssim_object")) for one, other in pairs]
     base: Any = runs["End-to-end"]
     needs = {method: runs[method].value("peak_bytes") for method in gleam}
+    # no number where costs were not measured
     less = [f"{base.value('peak_bytes') / n:.1f} ({m.removeprefix('GLEAM, ')})" for m, n in needs.items() if n]
     words += [f"peak memory of end-to-end training over that of GLEAM: {', '.join(less)}."] if less else []
     again: Any = runs.get("Checkpointing")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # matplotlib is not needed to show what is already drawn
     from gleam.records.figures import Figure
 
 STATIC = "GLEAM_STATIC"  # environment variable, set where a notebook is run to become a page
-_COUNTER = itertools.count()
+_COUNTER = itertools.count()  # of sliders, whose ids must differ on a page
 _PLAY_SCRIPT = (
     "const b=this,s=b.closest('figure').querySelector('input');"
     "if(b.timer){clearInterval(b.timer);b.timer=0;b.textContent='Play';return}"
@@ -48,6 +48,7 @@ class Slider:
 
     def _repr_html_(self) -> str:
         last = len(self.frames) - 1
+        # evenly apart, with the first and the last
         printed = {round(i * last / max(1, N_PRINTED - 1)) for i in range(N_PRINTED)}
         kinds = ["gleam-frame gleam-print" if i in printed else "gleam-frame" for i in range(last + 1)]
         images = "".join(
@@ -112,7 +113,7 @@ class Explorer:
 
     def live(self) -> Any:
         """A box of ipywidgets: one slider per control, and the picture."""
-        import ipywidgets
+        import ipywidgets  # only a live figure needs it
 
         picture = ipywidgets.HTML()
         sliders = {
