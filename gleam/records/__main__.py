@@ -16,7 +16,7 @@ def main(arguments=None):
         print(error, file=sys.stderr)
         return 2
     for name, value in measures.items():
-        print(name, "missing" if value is None else f"{value:#.4g}")
+        print(name, "missing" if value is None else f"{value:#.4g}")  # with #, zeros at the end stay: four digits each
     return 0
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gleam.datasets.slices import Slices
 from gleam.files import written_whole
+from gleam.records.recording import network_settings
 from gleam.records.schema import FULL_SCALE
 from gleam.records.storage import Record, load, load_experiment, slug
+from gleam.strategies.fast import AUTO
+from gleam.training.arguments import settings as settings_of_fit
+from gleam.training.experiments import Experiment
 from gleam.training.identity import RESULTS_VERSION
 
 ARCHIVED_PROFILES = (FULL_SCALE, "standard")  # tables show the first of them that has records
@@ -51,13 +57,15 @@ def archive(source: str | Path, results: str | Path, *, profile: str, seed: int 
         raise FileNotFoundError(f"{source}: holds no record; expected those of a build of the profile {profile}")
     found = {path: load(path) for path in paths}
     names = [record.environment.get("device", "") for record in found.values()]
+    # all CPUs share a folder: their names list units for bf16
     devices = {"cpu" if name.startswith("CPU") else slug(name) for name in names}
     if len(devices) > 1:
         raise ValueError(f"{source}: its records are of {' and '.join(sorted(devices))}; expected one device")
     name = devices.pop() + ("" if profile == "paper" else f"-{profile}") + (f"-seed{seed}" if seed else "")
     folder = Path(results) / name
+    # records that this build replaces need not fit the others
     kept = [path for path in sorted(folder.glob("*/*.json")) if Path(source) / path.relative_to(folder) not in found]
-    _check_together({**found, **{path: load(path) for path in kept}}, profile, seed)
+    _check_together({**found, **{path: load(path) for path in kept}}, profile, seed)  # before anything is copied
     for path in [*paths, *sorted(Path(source).glob("*/*.png"))]:
         with written_whole(folder / path.relative_to(source)) as temporary:
             temporary.write_bytes(path.read_bytes())
@@ -68,6 +76,7 @@ def _check_together(found, profile, seed):
     """Raise ValueError, naming the first record that does not fit the others."""
     data = {}
     for path, record in found.items():
+        # a method without training has no seed
         theirs = record.profile, record.settings.get("seed", seed), record.results_version
         for what, value, expected in zip(
             ("profile", "seed", "results version"), theirs, (profile, seed, RESULTS_VERSION), strict=True
@@ -75,7 +84,7 @@ def _check_together(found, profile, seed):
             if value != expected:
                 raise ValueError(f"{path}: is of {what} {value}, not {expected}; move it away, then archive again")
         test = record.data.get("test", {}).get("fingerprint")
-        if data.setdefault(record.experiment, test) != test:
+        if data.setdefault(record.experiment, test) != test:  # the first record of an experiment decides
             raise ValueError(
                 f"{path}: was tested on other data than the records of {record.experiment} before it (sizes, subjects "
                 "or masks); move the older ones away, then archive again"
@@ -107,6 +116,7 @@ def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
     for device in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
         if not re.search(r"-seed\d+$", device.name):
             found = load_experiment(device, experiment)
+            # rows of two profiles never stand in one block
             runs += [{m: r for m, r in found.items() if r.profile == profile} for profile in ARCHIVED_PROFILES]
 
     def rank(records):
@@ -116,12 +126,15 @@ def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
     return max(filter(None, runs), key=rank, default={})
 
 
-def newest_date(records: dict[object, Record]) -> str:
+def newest_date(records: dict[Any, Record]) -> str:
     """The newest date (ISO) in a dict of records; empty if there is none."""
+    # ISO dates sort as text
     return max((record.environment.get("date", "") for record in records.values()), default="")
 
 
-def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **settings) -> dict[str, Record]:
+def finished(
+    folder: str | Path, experiment: str | Experiment, data: tuple[Slices, ...], **settings
+) -> dict[str, Record]:
     """Records of complete trainings on the same data, which need not be repeated.
 
     A training is complete if all planned steps were taken, under today's results version. Such records may be left from
@@ -131,8 +144,10 @@ def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **se
     ----------
     folder : path
         Holds <experiment>/<method>.json.
-    experiment : str
-        Its name.
+    experiment : Experiment or str
+        With an :class:`gleam.experiments.Experiment`, network, strategy and settings of each method must agree with the
+        record, as far as it holds them: older ones say of the network only how many parameters it has. With a name
+        alone, only `settings` are compared.
     data : tuple of Slices
         (train, val, test). Fingerprints must agree.
     **settings
@@ -143,13 +158,33 @@ def finished(folder: str | Path, experiment: str, data: tuple[Slices, ...], **se
     dict
         Of method to :class:`gleam.Record`.
     """
+    named = experiment if isinstance(experiment, str) else experiment.name
     fingerprints = {part.name: part.fingerprint for part in data}
     return {
         method: record
-        for method, record in load_experiment(folder, experiment).items()
+        for method, record in load_experiment(folder, named).items()
         if record.n_steps_done is not None
         and record.n_steps_done == record.settings.get("n_steps")
         and record.results_version == RESULTS_VERSION
         and all(record.settings.get(name) == value for name, value in settings.items())
         and all(record.data.get(name, {}).get("fingerprint") == one for name, one in fingerprints.items())
+        and (isinstance(experiment, str) or _is_planned(record, experiment))
     }
+
+
+def _is_planned(record, experiment):
+    """Whether network, strategy and settings of a record are those of its method in an experiment."""
+    method = experiment.methods.get(record.method)
+    if method is None:
+        return False
+    network = experiment.make_network(method.n_iterations)
+    formats = ("bf16", "fp32") if method.precision == AUTO else (method.precision,)  # "auto": that of either machine
+    # None: settings leave out n_accumulated if it is 1
+    planned = {"n_accumulated": None} | settings_of_fit(n_steps=method.n_steps, **experiment.training)
+    planned["optimizer"] = experiment.training.get("optimizer")  # records hold text: one of your own never agrees
+    return (
+        record.settings.get("strategy") in {repr(replace(method.fast, precision=one).equivalent) for one in formats}
+        and all(record.settings.get(name) == value for name, value in planned.items())
+        and record.n_parameters == sum(p.numel() for p in network.parameters())
+        and record.network in ({}, network_settings(network))  # {}: an older record
+    )

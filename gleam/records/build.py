@@ -28,9 +28,15 @@ PAPERS = {  # for captions: how the paper measured each kind of data
     "hearts": "private series at R = 10 and full size on one GPU",
 }
 COMPARED = [  # pairs of methods that a report compares in words, if both were run
-    ("GLEAM", "End-to-end"), (LONGER, "End-to-end"), ("GLEAM", LONGER), ("GLEAM", AS_DEEP), ("MEL", "End-to-end"),
-    ("Checkpointing", "End-to-end"), ("End-to-end", "CS"), ("GLEAM", "CS"),
-]  # fmt: skip
+    ("GLEAM", "End-to-end"),
+    (LONGER, "End-to-end"),
+    ("GLEAM", LONGER),
+    ("GLEAM", AS_DEEP),
+    ("MEL", "End-to-end"),
+    ("Checkpointing", "End-to-end"),
+    ("End-to-end", "CS"),
+    ("GLEAM", "CS"),
+]
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Build:
             runs.update(self.score(experiment, data, {method: network}, fits={method: fit}, costs=costs))
 
         trained = self.fit(experiment, data, on_done=save_scores)
+        # runs end in any order; tables keep that of the methods
         return replace(trained, runs={method: runs[method] for method in experiment.methods})
 
     def fit(
@@ -203,9 +210,9 @@ class Build:
     def paper(self, experiment: Experiment) -> pd.DataFrame:
         """Rows of the paper's table for an experiment, with the method as index."""
         rows = published(self.published, table=experiment.table)
-        if rows["acceleration"].nunique() > 1:
+        if rows["acceleration"].nunique() > 1:  # else the only row is shown, also if a profile undersamples less
             rows = rows[rows["acceleration"] == experiment.acceleration]
-        return rows.set_index("method", drop=False)
+        return rows.set_index("method", drop=False)  # tables read the column, reports the index
 
     def archived(self, experiment: Experiment) -> dict[str, Record]:
         """Records of the archived run of an experiment, by method; empty if there is none."""
@@ -231,10 +238,14 @@ class Build:
         """
         old, first = self.archived(experiment), next(run for run in runs.values() if run.n_parameters)
         n_subjects, what = first.table["subject"].nunique(), "series" if experiment.data == "hearts" else "slices"
+        depths = sorted({method.n_iterations for method in experiment.methods.values()})
+        depth = f"{depths[0]} iterations"
+        if len(depths) > 1:
+            depth += f" end to end and {depths[-1]} with GLEAM"
         caption = (
             f"Table {experiment.table}{f': {title}' if title else ''}. *Paper*: {PAPERS[experiment.data]}. "
             f"{archive_caption(old)} *This build*: R = {experiment.acceleration:g}, {first.source}, profile "
-            f"{self.profile}, {_depths(experiment)}, trained in {_formats(runs)}; mean (standard deviation over the "
+            f"{self.profile}, {depth}, trained in {_formats(runs)}; mean (standard deviation over the "
             f"{len(first.scores)} test {what} / over the means of the {n_subjects} subjects). Between blocks compare "
             "the order of the methods and the ratios, not the values."
         )
@@ -257,13 +268,6 @@ class Build:
         pairs = {"Depth": (AS_DEEP, "End-to-end"), "Training": ("GLEAM", AS_DEEP)}
         lines = [f"- {what}. {compare(runs[one], runs[other], ['psnr'])}" for what, (one, other) in pairs.items()]
         return "\n".join([f"{where}:\n", *lines])
-
-
-def _depths(experiment):
-    deepest = {method.n_iterations: name for name, method in experiment.methods.items()}
-    if len(deepest) == 1:
-        return f"{min(deepest)} iterations"
-    return f"{min(deepest)} iterations end to end and {max(deepest)} with GLEAM"
 
 
 def _formats(runs):

@@ -29,11 +29,18 @@ STYLE: dict[Any, Any] = {  # sizes that stay legible on a phone, where a figure 
 }
 WIDTH = 4.6  # of curves
 SMALLEST_TEXT = "Smallest text"  # entry of a PNG, in points, by which the check of the book knows how large it is shown
-COLORS = {
-    "Zero-filled": "#8c8c8c", "CS": "#56b4e9", "End-to-end": "#0072b2", "Checkpointing": "#009e73", "MEL": "#cc79a7",
-    "GLEAM": "#d55e00", "End-to-end, equal compute": "#56307a",
-    "P-GLEAM, in turn": "#e69f00", "P-GLEAM, pipelined": "#a6341b", "Offloading": "black",
-}  # fmt: skip
+COLORS = {  # most are of Okabe and Ito's palette, which colour-blind readers can tell apart
+    "Zero-filled": "#8c8c8c",
+    "CS": "#56b4e9",
+    "End-to-end": "#0072b2",
+    "Checkpointing": "#009e73",
+    "MEL": "#cc79a7",
+    "GLEAM": "#d55e00",
+    "End-to-end, equal compute": "#56307a",
+    "P-GLEAM, in turn": "#e69f00",
+    "P-GLEAM, pipelined": "#a6341b",
+    "Offloading": "black",
+}
 
 
 class Figure(matplotlib.figure.Figure):
@@ -46,7 +53,7 @@ class Figure(matplotlib.figure.Figure):
 
     def svg(self) -> str:
         """The figure as SVG, the same text each time."""
-        with matplotlib.rc_context({"svg.hashsalt": "gleam"}):
+        with matplotlib.rc_context({"svg.hashsalt": "gleam"}):  # random ids would change the page with every build
             return self._written("svg", metadata={"Date": None}).decode()
 
     def _written(self, form, **options):

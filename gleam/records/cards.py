@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from gleam.datasets.volume import REAL_ANATOMY
+from gleam.records.scores import HEADS, OF_CARDS
 from gleam.records.storage import Record
 from gleam.training.checkpoints import Fit
 
-SCORES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ssim_object": "SSIM of the object", "nrmse": "nRMSE"}
 CARD = """\
 # {method} ({experiment})
 
@@ -104,6 +104,7 @@ def card(record: Record, fit: Fit, about: dict[str, Any], path: str | Path) -> s
         train=_data(train),
         val=_data(about.get("val", {})),
         mask=_mask(train),
+        # the text of a strategy leaves out the paper's loss
         loss="complex l1, the paper's" if "loss=" not in fit.settings["strategy"] else "named in the strategy",
         best_step=fit.best_step,
         best_nrmse=fit.best_nrmse,
@@ -113,8 +114,8 @@ def card(record: Record, fit: Fit, about: dict[str, Any], path: str | Path) -> s
         test=_data(test),
         test_mask=_mask(test),
         limit=LIMITS[kind(train)],
-        licence=LICENCES[kind(train)],
-        path=Path("results", *Path(path).parts[-3:]).as_posix(),
+        licence=LICENCES[kind(train)],  # weights are bound by the terms of what they were trained on
+        path=Path("results", *Path(path).parts[-3:]).as_posix(),  # as a reader of a clone types it
         versions=", ".join(f"{name} {version}" for name, version in of_run.get("versions", {}).items() if version),
     )
 
@@ -129,9 +130,10 @@ def kind(data: dict[str, Any]) -> str:
 def _data(data):
     is_series = "coil_time_y_x" in data
     sizes = data.get("coil_time_y_x" if is_series else "coil_y_x") or []
-    coils = sorted({size[0] for size in sizes})
+    coils = sorted({size[0] for size in sizes})  # phantoms may differ in their number of coils
     n_coils = f"{coils[0]} to {coils[-1]}" if len(coils) > 1 else "".join(map(str, coils))
     matrices = " and ".join(sorted({" x ".join(map(str, size[1:])) for size in sizes}))
+    # else `kind` says it already
     name = "" if data.get("acquisition") == REAL_ANATOMY else f" ({data.get('acquisition')})"
     units, axes = ("series", "time, y, x") if is_series else ("slices", "y, x")
     return (
@@ -149,10 +151,10 @@ def _mask(data):
 def _scores(record):
     """Table of the means, with deviations over the means of subjects."""
     lines = ["| Score | Mean | Standard deviation over subjects |", "|:--|--:|--:|"]
-    for name, label in SCORES.items():
-        if name in record.table:
+    for name in OF_CARDS:
+        if name in record.table:  # older records lack the SSIM of the object
             digits = 2 if name == "psnr" else 4
             lines.append(
-                f"| {label} | {record.value(name):.{digits}f} | {record.spread(name, 'subjects'):.{digits}f} |"
+                f"| {HEADS[name]} | {record.value(name):.{digits}f} | {record.spread(name, 'subjects'):.{digits}f} |"
             )
     return "\n".join(lines)

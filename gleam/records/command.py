@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs(**given) if given.pop("command") == "runs" else reconstruct(**given)
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
-        print("gleam:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print("gleam:", " ".join(str(error).splitlines()), file=sys.stderr)  # torch's errors have several lines
         return 2
     return 0
 
@@ -55,7 +55,7 @@ def reconstruct(run: str, file: Path, out: Path, force: bool, **options) -> None
 
     if out.resolve() == file.resolve():
         raise ValueError(f"{out}: is the raw file itself; choose another name")
-    picture = check_output(out, overwrite=force)
+    picture = check_output(out, overwrite=force)  # before the work, which may take minutes
     found = reconstruct_file(run, file, **options)
     train = found.about["train"]
     label = f"trained on {kind(train)}: not for diagnosis"
@@ -97,7 +97,7 @@ def _picture(found, label):
     words = f"slice {number + 1} of {len(found.images)}, R = {found.acceleration:.3g}; {label}"
     if found.target is None:
         window = float(shown["Reconstruction"].abs().flatten().quantile(0.99))
-        return panels(shown, window=window or None, aspect=aspect, label=words)
+        return panels(shown, window=window or None, aspect=aspect, label=words)  # an empty image has no window
     return compare(shown, _middle(found.target[number]), aspect=aspect, label=words)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gleam.records.intervals import SMALLEST, Difference, difference
-from gleam.records.scores import DIGITS, METRICS, MISSING, change_text, change_with_unit, score_name, score_text
+from gleam.records.scores import DIGITS, METRICS, MISSING, change_text, change_with_unit, gained, score_name, score_text
 from gleam.records.storage import Record
 
 FEW_SUBJECTS = 5  # with fewer of them, a sentence is about these subjects alone
@@ -41,8 +41,11 @@ def compare(ours: Record, theirs: Record, metrics: Sequence[str] = METRICS) -> s
     found: dict[str, list[str]] = {}
     for metric in metrics:
         one = difference(ours, theirs, metric)
-        is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or _agree(ours, theirs, metric))
+        means, others = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
+        all_agree = abs(np.sign(means - others).sum()) == len(means)  # all signs alike, and none zero
+        is_clear = one.is_clear and (one.n_subjects >= FEW_SUBJECTS or all_agree)
         text = f"{score_name(metric)} ({', '.join(filter(None, in_words(one)))})"
+        # scores with one verdict share a part of the sentence
         found.setdefault(verdict(one.mean, metric, is_clear=is_clear), []).append(text)
     n_subjects, n_trained = one.n_subjects, sum(r.n_parameters is not None for r in (ours, theirs))
     where = f" in these {n_subjects} subjects" if n_subjects < FEW_SUBJECTS else ""
@@ -61,7 +64,7 @@ def in_words(found: Difference) -> tuple[str, str]:
 def with_interval(found: Difference) -> str:
     """A difference and its interval as one text without a unit, such as "−0.36 (−0.39 to −0.32)"."""
     mean, interval = in_words(found)
-    return f"{mean.removesuffix(' dB')} ({interval or MISSING})"
+    return f"{mean.removesuffix(' dB')} ({interval or MISSING})"  # the unit is in the head of the column
 
 
 def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
@@ -73,13 +76,7 @@ def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
         return "no difference that matters"
     if not is_clear:
         return "not clear"
-    return "better" if (mean > 0) == (metric != "nrmse") else "worse"
-
-
-def _agree(ours, theirs, metric):
-    """Whether the mean differences of all subjects have the same sign."""
-    one, other = (record.table.groupby("subject")[metric].mean() for record in (ours, theirs))
-    return abs(np.sign(one - other).sum()) == len(one)
+    return "better" if gained(mean, metric) > 0 else "worse"
 
 
 def baseline_note(records: dict[str, Record], archived: dict[str, Record] | None = None, baseline: str = "CS") -> str:

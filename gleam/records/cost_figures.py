@@ -71,7 +71,7 @@ def depths(plan: Plan, *, xlabel: str = "iterations N") -> Figure:
 
     GLEAM keeps the length of its modules. Where the network's own N fits (dashed line) a line is filled at its end.
     """
-    table, own, names = plan.table[::-1], plan.memory.n_iterations, []
+    table, own, names = plan.table[::-1], plan.memory.n_iterations, []  # axes count from below
     with one_axis(0.42 * len(table) + 0.9) as (figure, axis):
         axis.axvline(own, color="black", lw=0.8, ls="--")
         for y, (name, row) in enumerate(table.iterrows()):
@@ -81,9 +81,11 @@ def depths(plan: Plan, *, xlabel: str = "iterations N") -> Figure:
                 axis.plot([1, row.deepest], [y, y], color=COLORS[method], lw=2)
                 face = COLORS[method] if row.fits else "white"
                 axis.plot(row.deepest, y, "o", color=COLORS[method], mfc=face, ms=8, zorder=4)
+            # the plan looks no deeper than that
             text = f"{'≥ ' * (row.deepest == MAX_ITERATIONS)}{row.deepest or 'none'}"
             _beside(axis, text, (max(1, row.deepest), y), (8, 0), va="center", backgroundcolor="white")
         axis.set_yticks(range(len(table)), names)
+        # room for the numbers at the ends of the lines
         axis.set(xscale="log", xlim=(0.8, 14 * MAX_ITERATIONS), ylim=(-0.6, len(table) - 0.4), xlabel=xlabel)
         axis.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
     return figure
@@ -103,11 +105,12 @@ def roofline(points: dict[str, tuple[float, float]], limits: dict[str, float], *
         Title of the legend at the foot, such as the name of the device.
     """
     bandwidth = limits["copy_bytes_per_second"]
+    # by number format, such as bf16
     ceilings = {key.split("_")[0]: rate for key, rate in limits.items() if key.endswith("_flops_per_second")}
     places = [rate / bandwidth for rate in ceilings.values()] + [x for x, _ in points.values()]
     left, right = min(places) / 4, max(places) * 8
     with one_axis(5.0) as (figure, axis):
-        top = max(ceilings.values()) / bandwidth
+        top = max(ceilings.values()) / bandwidth  # where the slope meets the highest ceiling
         axis.plot([left, top], [left * bandwidth, top * bandwidth], color="black", lw=1.2)
         _beside(axis, f"memory: {_rate(bandwidth, 'B/s')}", (left, left * bandwidth), (8, -2), va="center")
         for name, rate in ceilings.items():
@@ -123,7 +126,7 @@ def roofline(points: dict[str, tuple[float, float]], limits: dict[str, float], *
 
 def _points(axis, points):
     for i, ((name, point), marker) in enumerate(zip(points.items(), itertools.cycle("os^Dv<>"))):
-        color = COLORS.get(name.split(", M =")[0], CYCLE[i % len(CYCLE)])
+        color = COLORS.get(name.split(", M =")[0], CYCLE[i % len(CYCLE)])  # one colour for GLEAM with any M
         size = max(8, 12 - i)  # a larger marker behind a smaller one stays visible
         axis.plot(*point, marker, color=color, mec="white", ms=size, label=name)
 

@@ -17,8 +17,11 @@ from gleam.records.storage import Record
 from gleam.records.tables import ARCHIVED, THIS_BUILD, markdown_table
 
 FULL_SCALE_STEPS = {  # experiments of `make records`, and the methods of each that a table shows
-    "ladder_pgd2d": "PGD 2D", "ladder_modl2d": "MoDL 2D", "cost_pgd3d_fast": "PGD 3D", "cost_modl3d_fast": "MoDL 3D",
-}  # fmt: skip
+    "ladder_pgd2d": "PGD 2D",
+    "ladder_modl2d": "MoDL 2D",
+    "cost_pgd3d_fast": "PGD 3D",
+    "cost_modl3d_fast": "MoDL 3D",
+}
 RUNGS = ("Plain PyTorch, fp32", "tf32", "bf16", "bf16, captured", "bf16, compiled, captured", "GLEAM")
 FORMATS = ("fp32", "tf32", "bf16")
 
@@ -65,7 +68,7 @@ def cost_report(
         }
         if paper is not None:
             seconds, gigabytes = paper["seconds_per_step"], paper["memory_gb"]
-            known = method in paper.index
+            known = method in paper.index  # the paper has no row for some of ours
             rows[method]["Paper: time"] = f"{seconds[method] / seconds[base]:.2f}" if known else MISSING
             rows[method]["Paper: times less"] = f"{gigabytes[base] / gigabytes[method]:.1f}" if known else MISSING
     how = (
@@ -77,6 +80,7 @@ def cost_report(
 
 def work_table(steps: Mapping[str, TimedStep], limits: Mapping[str, float]) -> pd.DataFrame:
     """Work and rates of steps, and how near they come to `limits` of :func:`gleam.roofline.limits`, as text."""
+    # one unit for all rows, so that they can be compared
     unit, prefix = (1e12, "T") if min((s.work.flops for s in steps.values()), default=0) > 1e12 else (1e9, "G")
     rows = {
         name: {
@@ -115,6 +119,7 @@ def archived_steps(folder: str | Path) -> tuple[dict[str, TimedStep], Record | N
         found = archived(folder, experiment)
         for method in filter(found.__contains__, RUNGS):
             run: Any = found[method]
+            # the work of some steps was not counted; another device has other limits
             if "flops_per_step" in run.measures and run.environment["device"] == device.environment["device"]:
                 work = Work(run.measures["flops_per_step"], run.measures["bytes_per_step"])
                 steps[f"{network}: {method}"] = TimedStep(work, run.cost["seconds_per_step"], run.settings["precision"])

@@ -18,21 +18,21 @@ from gleam.records.cost_figures import CYCLE, depths, predictions, roofline, tra
 from gleam.records.intervals import SMALLEST, Difference
 from gleam.records.pictures import (
     ERROR_GAIN,
-    archived,
     compare,
     compare_methods,
     kspace_magnitude,
     masks,
     panels,
+    saved,
     source,
 )
 from gleam.records.scores import minus
 from gleam.training import Fit
 
 __all__ = [
-    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "archived", "compare", "compare_methods", "curves", "depths",
+    "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "compare_methods", "curves", "depths",
     "differences", "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions",
-    "roofline", "source", "stacked", "traces", "tradeoff",
+    "roofline", "saved", "source", "stacked", "traces", "tradeoff",
 ]  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def learning_curves(fits: dict[str, Fit], levels: dict[str, float] | None = None
         for i, (name, fit) in enumerate(fits.items()):
             steps, values = ([row[key] for row in fit.history] for key in ("step", "nrmse"))
             axis.plot(steps, values, color=COLORS.get(name), label=name, lw=1.8)
+            # wider rings for later methods, which may have the same best step
             axis.plot(fit.best_step, fit.best_nrmse, "o", color=COLORS.get(name), mfc="none", ms=6 + 4 * i)
         for name, level in (levels or {}).items():
             axis.axhline(level, color=COLORS.get(name, "black"), ls="--", lw=1.2, label=name)
@@ -81,7 +82,7 @@ def curves(
     """
     with one_axis(3.1) as (figure, axis):
         for (name, (x, y)), marker in zip(lines.items(), itertools.cycle("os^Dv")):
-            curve = np.atleast_2d(np.asarray(y, float))
+            curve = np.atleast_2d(np.asarray(y, float))  # one line is one sample
             mean, spread = curve.mean(0), curve.std(0)
             if "y" in log:
                 mean = np.where(mean > 0, mean, np.nan)  # an exact zero has no place on this axis
@@ -92,11 +93,11 @@ def curves(
             axis.axhline(reference, color="black", lw=0.8, ls="--")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.set(**{f"{side}scale": "log" for side in log})
-        if "x" not in log:
+        if "x" not in log:  # no ticks between whole steps or iterations
             axis.xaxis.set_major_locator(
                 MaxNLocator(integer=all(float(v).is_integer() for x, _ in lines.values() for v in x))
             )
-        if len(lines) > 4:
+        if len(lines) > 4:  # a legend that long would cover the curves
             figure.legend(loc="outside lower center")
             figure.set_figheight(3.1 + 0.2 * len(lines))
         else:
@@ -136,6 +137,7 @@ def stacked(bars: dict[str, dict[str, float]], *, ylabel: str) -> Figure:
     ylabel : str
         Of the axis.
     """
+    # a dict keeps the order and drops repetitions
     parts = list(dict.fromkeys(part for heights in bars.values() for part in heights))
     with one_axis(3.6, **{"axes.grid.axis": "y", "axes.axisbelow": True}) as (figure, axis):
         bottom = np.zeros(len(bars))
@@ -192,7 +194,8 @@ def differences(by_subject: pd.DataFrame, ylabel: str) -> Figure:
         axis.axhline(0, color="black", lw=0.8, ls="--")
         axis.plot(places, by_subject.to_numpy().T, color="#bbbbbb", lw=0.6, marker=".", ms=5, zorder=1)
         for i, (name, values) in enumerate(by_subject.items()):
-            color = COLORS.get(name.split(", M =")[0], "black")
+            color = COLORS.get(name.split(", M =")[0], "black")  # one colour for GLEAM with any M
+            # a little beside the dots of the subjects
             axis.errorbar(i + 0.08, values.mean(), half_width(values), fmt="o", ms=8, capsize=5, color=color, zorder=2)
         name_ticks(axis, by_subject)
         axis.set_ylabel(ylabel)
@@ -227,7 +230,7 @@ def intervals(
         axis.axvline(0, color="black", lw=0.8, ls="--")
         for i, (method, marker) in enumerate(zip(methods, itertools.cycle("osD^"))):
             has = [(y, found[method]) for y, (_, found) in enumerate(lines) if found and method in found]
-            places = [y + 0.3 * (i - (len(methods) - 1) / 2) for y, _ in has]
+            places = [y + 0.3 * (i - (len(methods) - 1) / 2) for y, _ in has]  # methods stand apart within a line
             means, ends = [one.mean for _, one in has], [[one.low, one.high] for _, one in has]
             spans = np.nan_to_num(np.abs(np.array(ends).T - means))  # one subject has no interval
             color = COLORS.get(method, CYCLE[i])
@@ -241,6 +244,6 @@ def intervals(
             axis.set_xticks(marks, [minus(f"{x}") for x in marks], minor=False)
         axis.set_yticks(range(len(lines)), [line if found else "" for line, found in lines])
         axis.tick_params(axis="y", length=0)
-        axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))
+        axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))  # the first line is at the top
         figure.legend(loc="outside lower center", ncols=2)
     return figure

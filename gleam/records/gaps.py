@@ -33,12 +33,13 @@ def still_gained(record: Record, last: float = 0.25) -> float:
     ValueError
         If the record has no validation before that part.
     """
-    n_steps = record.history[-1]["step"] if record.history else 0
+    n_steps = record.history[-1]["step"] if record.history else 0  # those taken: a run may have stopped early
     early = [row["nrmse"] for row in record.history if row["step"] <= (1 - last) * n_steps]
     if not early:
         raise ValueError(
             f"{record.method} of {record.experiment} has no validation before the last {last:.0%} of steps"
         )
+    # a ratio of errors in dB, as in PSNR
     return 20 * math.log10(min(early) / min(row["nrmse"] for row in record.history))
 
 

@@ -10,6 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from gleam.records.scores import gained
 from gleam.records.storage import Record
 
 SMALLEST = {"ssim": 0.005, "ssim_object": 0.005, "nrmse": 0.003, "psnr": 0.2}  # by convention
@@ -68,8 +69,9 @@ class Difference:
 
     @property
     def gain(self) -> tuple[float, float, float]:
-        """Mean, low and high, with the sign of nRMSE changed, so that ours is better where they are positive."""
-        return (-self.mean, -self.high, -self.low) if self.metric == "nrmse" else (self.mean, self.low, self.high)
+        """Mean, low and high, with the sign changed where lower is better, so that positive means ours is better."""
+        mean, *ends = (gained(number, self.metric) for number in (self.mean, self.low, self.high))
+        return mean, min(ends), max(ends)
 
 
 def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record], metric: str = "psnr") -> Difference:
@@ -99,10 +101,12 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     if not ours or len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} records cannot be compared with {len(theirs)}; expected one per seed of each")
     pairs = [_paired(one, other, metric) for one, other in zip(ours, theirs, strict=True)]
-    if any(not _may_be_averaged(*two) for two in combinations(pairs, 2)):
-        raise ValueError(
-            f"{ours[0].method} of {ours[0].experiment}: another seed was tested on other slices of the same subjects"
-        )
+    for one, other in combinations(pairs, 2):  # two seeds have all slices in common, or no subject
+        shared = {*one.index.unique("subject")} & {*other.index.unique("subject")}
+        if shared and not one.index.equals(other.index):
+            method = f"{ours[0].method} of {ours[0].experiment}"
+            raise ValueError(f"{method}: another seed was tested on other slices of the same subjects")
+    # seeds are averaged slice by slice before subjects are drawn
     values = pd.concat(pairs).groupby(level=["subject", "slice"]).mean()
     low, high = bootstrap(values)
     by_seed = tuple(float(pair.mean()) for pair in pairs)
@@ -116,6 +120,7 @@ def _paired(ours, theirs, metric):
                 f"{ours.method} and {theirs.method} do not belong together: {name} is {getattr(ours, name)!r} and "
                 f"{getattr(theirs, name)!r}"
             )
+    # a method without training has no seed
     seeds = [record.settings.get("seed") for record in (ours, theirs) if record.n_parameters is not None]
     if len({*seeds}) > 1:
         raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} have seeds {seeds}; expected one")
@@ -134,11 +139,6 @@ def _scores(record, metric):
     if record.data.get("is_phantom"):
         table = table.assign(subject=table["subject"] + f" {record.data.get('test', {}).get('fingerprint', '')}")
     return table.set_index(["subject", "slice"])[metric].sort_index()
-
-
-def _may_be_averaged(one, other):
-    """Whether two seeds have all slices in common, or no subject."""
-    return one.index.equals(other.index) or not {*one.index.unique("subject")} & {*other.index.unique("subject")}
 
 
 def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS, seed: int = 0) -> tuple[float, float]:
@@ -170,12 +170,13 @@ def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS,
     if n < 2:
         return math.nan, math.nan
     generator, sizes = np.random.default_rng(seed), np.array([len(group) for group in groups])
+    # subjects with fewer slices are filled up, so that all draws are made at once
     padded = np.stack([np.pad(group, (0, sizes.max() - len(group))) for group in groups])
     sums, counts = np.zeros(n_draws), np.zeros(n_draws)
     for _ in groups:  # the subject that is drawn at this place
         subject = generator.integers(n, size=n_draws)
         chosen = (generator.random((n_draws, sizes.max())) * sizes[subject, None]).astype(int)
-        is_there = np.arange(sizes.max()) < sizes[subject, None]
+        is_there = np.arange(sizes.max()) < sizes[subject, None]  # as many slices as the drawn subject has
         sums += (padded[subject[:, None], chosen] * is_there).sum(1)
         counts += sizes[subject]
     tail = norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf((1 + level) / 2, n - 1))
@@ -186,8 +187,7 @@ def bootstrap(values: pd.Series, *, level: float = 0.95, n_draws: int = N_DRAWS,
 def is_better(found: Difference) -> str:
     """The verdict on "ours is better", by the rule for *better* of `RULES`."""
     (mean, low, high), smallest = found.gain, SMALLEST[found.metric]
-    sign = -1 if found.metric == "nrmse" else 1
-    if low > 0 and mean >= smallest and all(sign * one > 0 for one in found.by_seed):
+    if low > 0 and mean >= smallest and all(gained(one, found.metric) > 0 for one in found.by_seed):
         return HOLDS
     return FAILS if high < smallest else UNKNOWN
 
@@ -195,8 +195,7 @@ def is_better(found: Difference) -> str:
 def is_as_good(found: Difference) -> str:
     """The verdict on "ours is as good as theirs", by the rule for *as good as* of `RULES`."""
     (_, low, high), smallest = found.gain, SMALLEST[found.metric]
-    sign = -1 if found.metric == "nrmse" else 1
-    if low > -smallest and all(sign * mean > -smallest for mean in found.by_seed):
+    if low > -smallest and all(gained(one, found.metric) > -smallest for one in found.by_seed):
         return HOLDS
     return FAILS if high < -smallest else UNKNOWN
 

@@ -48,23 +48,18 @@ def measure(folder: str | Path) -> dict[str, float | None]:
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; expected the one that holds a folder for each device")
-    devices = [_load_device(path) for path in sorted(Path(folder).iterdir()) if path.is_dir()]
-    devices = sorted(filter(_counts, devices), key=newest_date, reverse=True)
+    devices: list[Runs] = []
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_dir()):
+        found = [record for record in map(load, sorted(path.glob("*/*.json"))) if record.profile == FULL_SCALE]
+        runs = {(record.experiment, record.method): record for record in found}
+        # a record that names no device counts as a CPU's
+        on_gpu = any(not record.environment.get("device", "CPU").startswith("CPU") for record in found)
+        devices += [runs] if on_gpu or ("limits", "Device") in runs else []
+    devices.sort(key=newest_date, reverse=True)
     return {
         name: next((value for value in map(of_device, devices) if value is not None), None)
         for name, of_device in MEASURES.items()
     }
-
-
-def _load_device(folder):
-    """All full-scale records of a device, as a dict of (experiment, method) to record."""
-    records = map(load, sorted(folder.glob("*/*.json")))
-    return {(record.experiment, record.method): record for record in records if record.profile == FULL_SCALE}
-
-
-def _counts(runs):
-    on_gpu = [r for r in runs.values() if not r.environment.get("device", "CPU").startswith("CPU")]
-    return ("limits", "Device") in runs or any(record.profile == FULL_SCALE for record in on_gpu)
 
 
 def share_of_bf16_peak(runs: Runs, *, ladder: str) -> float | None:
@@ -146,6 +141,6 @@ def _value(record, name):
 def _time_ratio(record, other):
     """Median of the paired ratios; None unless both have the seconds of equally many rounds."""
     seconds = [(record.cost or {}).get("step_seconds") if record else None for record in (record, other)]
-    if not all(seconds) or len(seconds[0]) != len(seconds[1]):
+    if not all(seconds) or len(seconds[0]) != len(seconds[1]):  # rounds of two runs are no pairs
         return None
     return paired_ratio(*(SimpleNamespace(step_seconds=times) for times in seconds))

@@ -27,8 +27,8 @@ def check_output(out: str | Path, *, overwrite: bool = False) -> Path:
         If the folder cannot be written.
     """
     out = Path(out)
-    ending = next((one for one in sorted(ENDINGS, key=len, reverse=True) if out.name.lower().endswith(one)), None)
-    if ending is None or len(out.name) == len(ending):
+    ending = next((one for one in ENDINGS if out.name.lower().endswith(one)), None)
+    if ending is None or len(out.name) == len(ending):  # a name that is only an ending would be hidden
         raise ValueError(f"{out}: expected a name that ends in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}")
     if ending != ".h5" and find_spec("nibabel") is None:
         raise ValueError(f"{out}: NIfTI needs the package nibabel (pip install nibabel); .h5 does not")
@@ -73,8 +73,9 @@ def write_images(out: str | Path, found: Reconstructed, label: str) -> None:
             )
         return
     with written_whole(out) as temporary:
-        check_room(out, found.images.nbytes // 2)
+        check_room(out, found.images.nbytes // 2)  # float32 takes half of complex64
         content = _nifti(found, label)
+        # mtime=0: the same bytes each time
         temporary.write_bytes(gzip.compress(content, mtime=0) if out.suffix.lower() == ".gz" else content)
 
 
@@ -84,9 +85,10 @@ def _nifti(found, label):
     magnitude = found.images.abs().numpy().astype(np.float32)
     z, y, x = found.spacing
     affine = np.diag([-x, -y, z, 1])
+    # the middle of the image is at the origin
     affine[:2, 3] = np.array([x, y]) * (np.array(magnitude.shape[:-3:-1]) - 1) / 2
-    order = (2, 1, 0) if magnitude.ndim == 3 else (3, 2, 0, 1)
+    order = (2, 1, 0) if magnitude.ndim == 3 else (3, 2, 0, 1)  # from (slice, [time,] y, x)
     image = nibabel.Nifti1Image(magnitude.transpose(order), affine)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = label.encode()[:79]
+    image.header["descrip"] = label.encode()[:79]  # the field has 80 bytes, with a zero at the end
     return image.to_bytes()

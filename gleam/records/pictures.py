@@ -19,6 +19,7 @@ from gleam.training.evaluation import reconstruct
 
 PICTURES_WIDTH, N_COLUMNS = 5.4, 4  # of a row of pictures, and how many of them there are at most
 PANELS: dict[Any, Any] = STYLE | {"font.size": 12.5, "axes.titlesize": 12.5, "axes.grid": False}
+BEHIND_SCORES = {"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5}  # legible on a bright image, too
 ERROR_GAIN = 4
 
 
@@ -61,13 +62,16 @@ def compare(
         axes = figure.subplots(2 * n_rows, n_columns, squeeze=False)
         for axis in axes.flat:
             axis.axis("off")
+        # images and errors in alternate rows; the last row may not be full
         for (name, image), top, bottom in zip(shown.items(), axes[::2].flat, axes[1::2].flat, strict=False):
             _image(top, _magnitude(image), window, aspect, title=name)
-            if name == "Ground truth":
+            if name == "Ground truth":  # the last, without an error
                 break
-            _corner(top, f"{float(psnr(image, target)):.1f} dB\n{float(ssim(image, target)):.3f}")
+            score = f"{float(psnr(image, target)):.1f} dB\n{float(ssim(image, target)):.3f}"
+            top.text(0.03, 0.03, score, transform=top.transAxes, color="white", va="bottom", bbox=BEHIND_SCORES)
             error = ERROR_GAIN * np.abs(_magnitude(image) - _magnitude(target))
             _image(bottom, error, window, aspect, cmap="inferno")
+        # in the empty place below the ground truth
         bar = figure.colorbar(axes[1, 0].images[0], cax=bottom.inset_axes([0.05, 0.05, 0.12, 0.9]))
         bar.set_ticks([0, window / 2, window], labels=["0", f"{50 / ERROR_GAIN:g} %", f"{100 / ERROR_GAIN:g} %"])
         bar.set_label("error")
@@ -99,8 +103,8 @@ def compare_methods(
     return compare(images, example.target[0].cpu(), aspect=data.aspect, label=f"{label}, {source(data)}")
 
 
-def archived(path: str | Path, missing: str) -> Any:
-    """An archived picture (PNG) for the last line of a cell, or the text `missing` (MyST) if there is no such file."""
+def saved(path: str | Path, missing: str) -> Any:
+    """A saved picture (PNG) for the last line of a cell, or the text `missing` (MyST) if there is no such file."""
     from IPython.display import Image, Markdown
 
     return Image(Path(path).read_bytes()) if Path(path).is_file() else Markdown(missing)
@@ -138,6 +142,7 @@ def panels(
             axis.axis("off")
         for (title, image), axis in zip(images.items(), axes.flat, strict=False):
             magnitude = _magnitude(image)
+            # 1e-12: an empty image has no percentile above 0
             _image(axis, magnitude, window or max(np.percentile(magnitude, 99), 1e-12), aspect, title=title, cmap=cmap)
         if label:
             figure.supxlabel(textwrap.fill(label, 40 if n_columns > 1 else 20), color="#555555")
@@ -172,23 +177,16 @@ def _magnitude(image):
 def _grid(n):
     """Rows and columns for `n` pictures: rows of equal length, as far as possible."""
     n_rows = -(-n // N_COLUMNS)
-    return n_rows, -(-n // n_rows)
+    return n_rows, -(-n // n_rows)  # such as 3 + 2 for five, not 4 + 1
 
 
 def _size(image, aspect, n_columns, n_rows):
     n_y, n_x = np.asarray(image).shape[-2:]
     height = 1 if aspect == "auto" else n_y * aspect / n_x
-    width = PICTURES_WIDTH / max(2, n_columns)
+    width = PICTURES_WIDTH / max(2, n_columns)  # one picture alone takes half the width
     return width * n_columns, (width * height + 0.25) * n_rows
 
 
 def _image(axis, magnitude, window, aspect, title="", cmap="gray"):
     axis.imshow(magnitude, cmap=cmap, vmin=0, vmax=window, aspect=aspect)
-    axis.set_title(textwrap.fill(title, int(54 / axis.get_gridspec().ncols)))
-
-
-def _corner(axis, text):
-    axis.text(
-        0.03, 0.03, text, transform=axis.transAxes, color="white", va="bottom",
-        bbox={"facecolor": "black", "alpha": 0.55, "lw": 0, "pad": 1.5},
-    )  # fmt: skip
+    axis.set_title(textwrap.fill(title, int(54 / axis.get_gridspec().ncols)))  # 54 letters fit the width

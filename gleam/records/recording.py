@@ -12,10 +12,11 @@ from torch import nn
 
 from gleam.cost.timing import Cost
 from gleam.datasets.slices import Slices
+from gleam.files import digest
 from gleam.records.storage import Record, environment, save
 from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
-from gleam.training.identity import RESULTS_VERSION
+from gleam.training.identity import RESULTS_VERSION, attributes
 
 
 def record(
@@ -57,6 +58,7 @@ def record(
     -------
     Record
     """
+    # the last data are those of the test
     described = {"is_phantom": data[-1].is_phantom} | {part.name: part.describe() for part in data} if data else {}
     return Record(
         experiment,
@@ -72,7 +74,16 @@ def record(
         measures=dict(measures or {}),
         environment=environment(device),
         results_version=RESULTS_VERSION,
+        network=network_settings(network) if network else {},
     )
+
+
+def network_settings(network: nn.Module) -> dict:
+    """How a network was made: function and arguments, or its class and a digest of the numbers that its parts hold."""
+    if recipe := getattr(network, "recipe", None):
+        return {"function": recipe["function"], **recipe["arguments"]}
+    # a digest, since every layer has several
+    return {"function": type(network).__qualname__, "attributes": digest(attributes(network))[:12]}
 
 
 def evaluate_all(

@@ -7,7 +7,7 @@ from typing import Any
 
 SCHEMA = 1
 FULL_SCALE = "paper"  # the profile with the paper's sizes
-LATER = ("n_steps_done", "measures", "results_version")  # fields that older records of this schema lack
+LATER = ("n_steps_done", "measures", "results_version", "network")  # fields that older records of this schema lack
 
 
 def check(content: Any, types: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def check(content: Any, types: dict[str, Any]) -> None:
     """
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, expected a dict with the fields of a record")
-    if content.get("schema", SCHEMA) != SCHEMA:
+    if content.get("schema", SCHEMA) != SCHEMA:  # first, since another schema has other fields
         raise ValueError(f"its schema is {content['schema']!r}, this program reads {SCHEMA}")
     for name in types:
         if name not in content and name not in LATER:
@@ -39,13 +39,16 @@ def check(content: Any, types: dict[str, Any]) -> None:
     _check_scores(content["scores"])
     _check_numbers(content.get("measures", {}), "measures")
     _check_cost(content["cost"] or {})
-    _check_steps(content.get("n_steps_done"), content["settings"].get("n_steps", 0))
+    steps = {"n_steps_done": content.get("n_steps_done"), "settings.n_steps": content["settings"].get("n_steps", 0)}
+    for name, n in steps.items():
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+            raise ValueError(f"its field '{name}' is {n!r:.80}, expected a whole number of steps")
     for name in ("device", "date"):
         _check_type(content["environment"].get(name, ""), str, f"environment.{name}")
 
 
 def _check_type(value, expected, name):
-    if not isinstance(value, expected) or isinstance(value, bool):
+    if not isinstance(value, expected) or isinstance(value, bool):  # in Python True is an int
         raise ValueError(f"its field '{name}' is {value!r:.80}, expected {getattr(expected, '__name__', expected)}")
 
 
@@ -63,14 +66,8 @@ def _check_cost(cost):
     _check_numbers(dict(enumerate(seconds)), "cost.step_seconds")
     times = {f"step_seconds.{i}": time for i, time in enumerate(seconds)}
     for name, time in (times | {"seconds_per_step": cost.get("seconds_per_step", 1)}).items():
-        if time <= 0:
+        if time <= 0:  # ratios divide by them
             raise ValueError(f"its field 'cost.{name}' is {time!r}, expected seconds greater than 0")
-
-
-def _check_steps(done, planned):
-    for name, value in (("n_steps_done", done), ("settings.n_steps", planned)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-            raise ValueError(f"its field '{name}' is {value!r:.80}, expected a whole number of steps")
 
 
 def _check_numbers(values, where):

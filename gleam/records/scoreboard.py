@@ -66,29 +66,37 @@ def scoreboard(
     ValueError
         If a file is not a record, or two that would be compared do not belong together; the message names them.
     """
-    results, rows = Path(results), {}
+    rows: dict[tuple[str, str], dict[str, str]] = {}
     for claim in claims:
-        verdicts = []
-        for case in claim.cases:
-            found = {
-                "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
-                "Standard": of_seeds(results, case.experiment, "standard", "beyond"),
-                "Real anatomy": _real(results, case),
-                "Paper size": of_seeds(results, case.experiment, FULL_SCALE),
-            }
-            values = {name: _value(claim, case, runs, is_real=name == "Real anatomy") for name, runs in found.items()}
-            verdicts.append(_verdict(claim, case, values, paper))
-            shown = {name: _shown(claim, value) for name, value in values.items()}
-            rows[claim.text, case.label] = {
-                "Paper": _published_text(claim, case, paper), **shown, "Verdict": verdicts[-1],
-                "Where": claim.chapter, "Quantity": claim.quantity,
-            }  # fmt: skip
+        of_cases = [_row(claim, case, Path(results), build, paper) for case in claim.cases]
+        rows |= {(claim.text, case.label): row for case, row in zip(claim.cases, of_cases, strict=True)}
         if len(claim.cases) > 1:
+            verdict = together(row["Verdict"] for row in of_cases)
             blank = dict.fromkeys(("Paper", *COLUMNS), "")
-            rows[claim.text, "together"] = blank | {
-                "Verdict": together(verdicts), "Where": claim.chapter, "Quantity": claim.quantity,
-            }  # fmt: skip
+            rows[claim.text, "together"] = of_cases[-1] | blank | {"Verdict": verdict}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["Claim", "Case"])
+
+
+def _row(claim, case, results, build, paper):
+    """All columns of a case."""
+    real: Runs = {}
+    if case.real:
+        folder, experiment = case.real[0].split("/")
+        real = {m: [r] for m, r in over_folds(results / folder, experiment, N_FOLDS, case.real[1:]).items()}
+    found = {
+        "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
+        "Standard": of_seeds(results, case.experiment, "standard", "beyond"),
+        "Real anatomy": real,
+        "Paper size": of_seeds(results, case.experiment, FULL_SCALE),
+    }
+    values = {name: _value(claim, case, runs, is_real=name == "Real anatomy") for name, runs in found.items()}
+    of_paper = _published(claim, case, paper)
+    text = case.paper or MISSING
+    if of_paper is not None:
+        text = f"{of_paper:.2f}" if claim.kind == COST else change_text(of_paper, case.name)
+    shown = {name: _shown(value) for name, value in values.items()}
+    verdict = _verdict(claim, values, of_paper)
+    return {"Paper": text, **shown, "Verdict": verdict, "Where": claim.chapter, "Quantity": claim.quantity}
 
 
 def in_short(board: pd.DataFrame) -> pd.DataFrame:
@@ -110,6 +118,7 @@ def of_seeds(results: Path, experiment: str, *profiles: str) -> Runs:
     """
     devices: dict[str, list[Path]] = {}
     for folder in sorted(path.parent for path in results.glob(f"*/{experiment}") if path.is_dir()):
+        # folders of one device and profile differ in the seed
         devices.setdefault(re.sub(r"-seed\d+$", "", folder.name), []).append(folder)
     found: list[tuple[str, Runs]] = []
     for folders in devices.values():
@@ -123,30 +132,20 @@ def of_seeds(results: Path, experiment: str, *profiles: str) -> Runs:
     return max(filter(lambda one: one[1], found), key=lambda one: one[0], default=("", {}))[1]
 
 
-def _real(results, case):
-    if case.real is None:
-        return {}
-    (folder, experiment), methods = case.real[0].split("/"), case.real[1:]
-    return {m: [r] for m, r in over_folds(results / folder, experiment, N_FOLDS, methods).items()}
-
-
 def _value(claim, case, runs, *, is_real):
     """The difference, ratio or measure of a case; None if a record is missing."""
     ours, theirs = case.real[1:] if is_real and case.real else (case.ours, case.theirs)
     if claim.kind in (BETTER, AS_GOOD):
-        return _difference(runs.get(ours, []), runs.get(theirs, []), case.name)
+        pairs = [(one, _partner(one, runs.get(theirs, []))) for one in runs.get(ours, [])]
+        pairs = [(one, other) for one, other in pairs if other and one.scores and other.scores]
+        return difference([one for one, _ in pairs], [other for _, other in pairs], case.name) if pairs else None
     one = runs[ours][0] if ours in runs else None
     if case.theirs:
         return _ratio(one, runs[theirs][0] if theirs in runs else None, case.name)
     if case.name == "share_of_fallbacks":
-        return _share_of_fallbacks(one)
+        rows = [row for row in one.history if row.get("n_inversions")] if one else []
+        return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
     return one.value(case.name) if one else None
-
-
-def _difference(ours, theirs, metric) -> Difference | None:
-    pairs = [(one, _partner(one, theirs)) for one in ours]
-    pairs = [(one, other) for one, other in pairs if other and one.scores and other.scores]
-    return difference([one for one, _ in pairs], [other for _, other in pairs], metric) if pairs else None
 
 
 def _partner(ours, candidates):
@@ -167,18 +166,14 @@ def _ratio(ours, theirs, name):
     a, b = theirs.cost.get(name), ours.cost.get(name)
     if not a or not b:
         return None
-    if isinstance(a, list):
+    if isinstance(a, list):  # seconds of every round
+        # the same commit, day and device: one run
         run, other = ({k: r.environment.get(k) for k in ("commit", "date", "device")} for r in (ours, theirs))
         return median_ratio(a, b) if run == other else None
     return a / b
 
 
-def _share_of_fallbacks(record):
-    rows = [row for row in record.history if row.get("n_inversions")] if record else []
-    return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
-
-
-def _verdict(claim, case, values, paper):
+def _verdict(claim, values, of_paper):
     """The verdict on a case from the largest evidence (the last of `RULES`)."""
     larger = (
         [values["Paper size"]] if values["Paper size"] is not None else [values["Standard"], values["Real anatomy"]]
@@ -186,12 +181,12 @@ def _verdict(claim, case, values, paper):
     judged = [value for value in larger if value is not None]
     if not judged and claim.kind not in (BETTER, AS_GOOD) and values["This build"] is not None:
         judged = [values["This build"]]
-    if claim.only_paper_size and values["Paper size"] is None:
+    if claim.only_paper_size and values["Paper size"] is None:  # about several GPUs, which no other run has
         judged = []
     rules: dict[str, Any] = {
         BETTER: is_better,
         AS_GOOD: is_as_good,
-        COST: lambda ratio: is_as_large(ratio, _published(claim, case, paper)),
+        COST: lambda ratio: is_as_large(ratio, of_paper),
         VALUE: claim.judge,
     }
     return together(rules[claim.kind](value) for value in judged)
@@ -203,19 +198,13 @@ def _published(claim, case, paper):
         return float(case.paper) if claim.kind == COST and case.paper else None
     table, acceleration = case.paper.split("/")
     rows = published(paper, table=table, acceleration=int(acceleration)).set_index("method")
+    # units cancel in a ratio
     name = {"peak_bytes": "memory_gb", "step_seconds": "seconds_per_step"}.get(case.name, case.name)
     ours, theirs = rows.loc[case.ours, name], rows.loc[case.theirs, name]
     return theirs / ours if claim.kind == COST else ours - theirs
 
 
-def _published_text(claim, case, paper):
-    value = _published(claim, case, paper)
-    if value is None:
-        return case.paper or MISSING
-    return f"{value:.2f}" if claim.kind == COST else change_text(value, case.name)
-
-
-def _shown(claim, value):
+def _shown(value):
     if value is None:
         return MISSING
     if not isinstance(value, Difference):

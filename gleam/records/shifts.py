@@ -16,10 +16,13 @@ from gleam.records.tables import markdown_table
 
 Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
 LESION_SCORES = {  # scores of benchmarks/generalisation.py, and the heads of their columns
-    **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)}, "contrast_bright": "Kept, bright",
-    "contrast_dark": "Kept, dark", "nrmse_lesions": "nRMSE in lesions", "nrmse_same_place": "nRMSE there, no lesion",
+    **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)},
+    "contrast_bright": "Kept, bright",
+    "contrast_dark": "Kept, dark",
+    "nrmse_lesions": "nRMSE in lesions",
+    "nrmse_same_place": "nRMSE there, no lesion",
     "nrmse": "nRMSE, image",
-}  # fmt: skip
+}
 
 
 def load_shifts(
@@ -227,6 +230,6 @@ def lesion_report(
             one = difference(run, runs[base], "contrast")
             how = f"{'clearly' if one.is_clear else 'not clearly'} {'more' if one.mean > 0 else 'less'}"
             words.append(f"- {method}: {one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {how}.")
-    sentences = "\n".join(words).replace("-0.", "−0.")
+    sentences = "\n".join(words).replace("-0.", "−0.")  # names of methods keep their hyphens
     what = f"Contrast kept, mean over sizes, minus that of {base} (95 % interval):"
     return f"{markdown_table(rows, title, name)}\n{what}\n\n{sentences}"

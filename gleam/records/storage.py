@@ -60,6 +60,9 @@ class Record:
         Whatever else was measured.
     results_version : int
         Records of the same version can be compared, whatever their commits (:mod:`gleam.training.identity`).
+    network : dict
+        How the network was made, what :func:`gleam.records.recording.network_settings` returns; empty without one, and
+        in older records.
     """
 
     experiment: str
@@ -71,11 +74,12 @@ class Record:
     n_parameters: int | None = None
     history: list = field(default_factory=list)
     profile: str = ""
-    environment: dict = field(default_factory=lambda: environment())
+    environment: dict = field(default_factory=lambda: environment())  # lambda: the function is defined below
     schema: int = SCHEMA
     n_steps_done: int | None = None
     measures: dict = field(default_factory=dict)
     results_version: int = 1
+    network: dict = field(default_factory=dict)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -181,14 +185,15 @@ def _version(name):
         return None
 
 
-@cache
+@cache  # a chapter saves many records, all of one commit
 def _commit():
-    """Commit of the source tree, with a plus if it has changes; None outside a repository."""
-    here = Path(__file__).parent
+    """Commit of the source tree, with a plus if it has changes; None if no repository tracks this file."""
+    here = Path(__file__)
+    tracked = ["ls-files", "--error-unmatch", here.name]  # an installed copy may lie inside another repository
     try:
-        head, changes = (
-            subprocess.run(["git", *command], cwd=here, capture_output=True, text=True, check=True).stdout
-            for command in (["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
+        _, head, changes = (
+            subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, check=True).stdout
+            for command in (tracked, ["rev-parse", "--short", "HEAD"], ["status", "--porcelain"])
         )
         return head.strip() + ("+" if changes else "")
     except (OSError, subprocess.CalledProcessError):
@@ -217,7 +222,7 @@ def load(path: str | Path) -> Record:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         check(content, get_type_hints(Record))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, RecursionError) as error:  # RecursionError: brackets nested too deeply
         raise ValueError(f"{path} is not a record of a run: it is not JSON ({error})") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a record of a run: {error}") from error

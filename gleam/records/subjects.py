@@ -12,12 +12,11 @@ import pandas as pd
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.comparisons import in_words, verdict, with_interval
 from gleam.records.intervals import difference
-from gleam.records.scores import HEADS, METRICS, MISSING, change_with_unit, score_name
+from gleam.records.scores import HEADS, METRICS, MISSING, OF_SUBJECTS, change_with_unit, score_name
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import markdown_table, scores_table, table
 
 OF_A_FOLD = ("seed", "fold", "lamda")  # settings that differ between folds
-SHOWN = ("psnr", "nrmse", "ssim", "ssim_object")
 
 
 def cross_validation(
@@ -44,6 +43,7 @@ def cross_validation(
         Of method to one record for all folds (:func:`pooled`).
     """
     folds = _folds(folder, experiment, n_folds)
+    # some methods were only measured, such as checkpointing
     together = pooled(folds) | load_experiment(folder, f"{experiment}_cost") if folds else {}
     return folds, {method: together[method] for method in methods if method in together}
 
@@ -94,6 +94,7 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
     for method, record in methods.items():
         scores = [row for found in folds.values() for row in found[method].scores]
         tested = [subject for found in folds.values() for subject in {row["subject"] for row in found[method].scores}]
+        # it would count twice in the interval over subjects
         if twice := {subject for subject in tested if tested.count(subject) > 1}:
             raise ValueError(f"{method} was tested on subject {min(twice)} in more than one fold")
         together[method] = replace(record, scores=scores)
@@ -102,8 +103,16 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
 
 def _differing(one, other):
     """Names of the properties in which two records of one method in two folds differ but should not."""
-    names = {*one.settings, *other.settings} - set(OF_A_FOLD)
-    found = [name for name in sorted(names) if one.settings.get(name) != other.settings.get(name)]
+    compared = [(one.settings, other.settings)]
+    if one.network and other.network:  # older records do not say how their network was made
+        compared += [(one.network, other.network)]
+    found = [
+        name
+        for mine, theirs in compared
+        for name in sorted({*mine, *theirs} - set(OF_A_FOLD))
+        if mine.get(name) != theirs.get(name)
+    ]
+    # subjects differ between folds, but masks do not
     masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
     found += ["mask"] if masks[0] != masks[1] else []
     return found + [
@@ -179,7 +188,7 @@ def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], t
     run: Any = runs["End-to-end"]
     seconds = [record.history[-1]["seconds"] for found in folds.values() for record in found.values() if record.history]
     lamdas = ", ".join(f"{found['CS'].settings['lamda']:g}" for found in folds.values())
-    ((_, *size),) = run.data["test"]["coil_y_x"]
+    ((_, *size),) = run.data["test"]["coil_y_x"]  # one size for all subjects
     caption = (
         f"{title} at R = {run.data['test']['mask']['arguments']['acceleration']}: mean (half the width of its 95 % "
         f"interval) over {run.table['subject'].nunique()} subjects, tested in {len(folds)} folds. "
@@ -189,7 +198,7 @@ def folds_report(folds: dict[int, dict[str, Record]], runs: dict[str, Record], t
         f"{sum(seconds) / 3600:.1f} hours for all networks ({run.environment['device']}, {run.environment['date']}); "
         f"cost of a step measured once. Weight of CS by fold: {lamdas}."
     )
-    return markdown_table(table(runs, over=["interval"], metrics=SHOWN), caption, name)
+    return markdown_table(table(runs, over=["interval"], metrics=OF_SUBJECTS), caption, name)
 
 
 def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
@@ -202,6 +211,7 @@ def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
     words = [compare_subjects(runs[one], runs[other], ("psnr", "ssim_object")) for one, other in pairs]
     base: Any = runs["End-to-end"]
     needs = {method: runs[method].value("peak_bytes") for method in gleam}
+    # no number where costs were not measured
     less = [f"{base.value('peak_bytes') / n:.1f} ({m.removeprefix('GLEAM, ')})" for m, n in needs.items() if n]
     words += [f"peak memory of end-to-end training over that of GLEAM: {', '.join(less)}."] if less else []
     again: Any = runs.get("Checkpointing")
@@ -213,7 +223,7 @@ def differences_report(runs: dict[str, Record], title: str, name: str) -> str:
             f"as long and needs {base.value('peak_bytes') / again.value('peak_bytes'):.1f} times less memory."
         )
     what = f"difference to end-to-end training, mean over subjects (95 % interval). {base.source.capitalize()}."
-    rows = markdown_table(difference_table(runs, "End-to-end", SHOWN), f"{title}: {what}", name)
+    rows = markdown_table(difference_table(runs, "End-to-end", OF_SUBJECTS), f"{title}: {what}", name)
     return "\n".join([rows, *(f"- {title}: {sentence}" for sentence in words)])
 
 
@@ -253,7 +263,7 @@ def groups_report(
     """
     shared = [method for method in methods if all(method in runs for runs in groups.values())]
     scores: Any = {
-        (group, method): {s: runs[method].value(s) for s in SHOWN if s in runs[method].table}
+        (group, method): {s: runs[method].value(s) for s in OF_SUBJECTS if s in runs[method].table}
         for group, runs in groups.items()
         for method in shared
     }

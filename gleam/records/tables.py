@@ -15,6 +15,7 @@ from gleam.records.storage import Record
 PAPER, ARCHIVED, THIS_BUILD = "Paper", "Full scale, archived", "This build"
 NONE_ARCHIVED = "none yet: see “make records”"
 NOT_RUN = "not run in this build"
+_COST = ("Memory", "Time per step", "Parameters")
 
 
 def published(path: str | Path, **where) -> pd.DataFrame:
@@ -79,7 +80,7 @@ def table(
         Text, with one row per block and method. A block without any run is one row that says so.
     """
     of_paper = {} if paper is None else {row["method"]: row for _, row in paper.iterrows()}
-    order = list({**records, **of_paper})
+    order = list({**records, **of_paper})  # one order of the methods in all blocks
     columns = [*(HEADS[m] for m in metrics), *_COST]
     rows = [{"": PAPER, "Method": m, **_paper_cells(of_paper[m], metrics)} for m in order if m in of_paper]
     for block, runs, nothing in ((archive_name(archived), archived, NONE_ARCHIVED), (THIS_BUILD, records, NOT_RUN)):
@@ -102,6 +103,7 @@ def archive_caption(found: dict[str, Record]) -> str:
     for method, run in found.items():
         if run.progress:
             steps.setdefault(run.progress, []).append(method)
+    # methods are named only if their progress differs
     done = [text if len(steps) == 1 else f"{text} ({', '.join(methods)})" for text, methods in steps.items()]
     dates = sorted({run.environment.get("date", "") for run in found.values()} - {""})
     parts = [
@@ -122,7 +124,7 @@ def _tested(run):
     axes = next((name for name in test if name.startswith("coil_")), "")
     if not (run.scores and axes):
         return ""
-    sizes = " × ".join(str(n) for n in test[axes][0][1:])
+    sizes = " × ".join(str(n) for n in test[axes][0][1:])  # without the coils
     what = "series" if "time" in axes else "slices"
     acceleration = f"R = {test['mask']['arguments']['acceleration']:g}, " if test.get("mask") else ""
     return f"{acceleration}{sizes}, tested on {len(run.scores)} {what} of {run.table['subject'].nunique()} subjects"
@@ -200,6 +202,7 @@ def markdown_table(
     if not isinstance(frame, pd.DataFrame):
         frame = pd.DataFrame.from_dict(frame, orient="index").rename_axis(list(index))
     header, rows = table_rows(frame)
+    # the name of a block, over the whole row
     rows = [row if len(row) > 1 else [f"**{row[0]}**"] + [""] * (len(header) - 1) for row in rows]
     lines = [header, ["---"] * len(header), *rows]
     body = "\n".join("| " + " | ".join(cell or " " for cell in line) + " |" for line in lines)
@@ -226,9 +229,10 @@ def scores_report(
 
 def _our_cells(record, over, metrics):
     memory, seconds = record.value("peak_bytes"), record.value("seconds_per_step")
+    unit, prefix = (1e9, "G") if memory and memory >= 1e9 else (1e6, "M")
     return {
         **{HEADS[m]: _with_spread(m, record.value(m), *(record.spread(m, o) for o in over)) for m in metrics},
-        "Memory": MISSING if memory is None else _memory(memory),
+        "Memory": MISSING if memory is None else f"{memory / unit:.1f} {prefix}B",
         "Time per step": MISSING if seconds is None else f"{seconds:.{3 if seconds >= 0.1 else 4}f} s",
         "Parameters": _millions(record.n_parameters),
     }
@@ -243,16 +247,10 @@ def _paper_cells(row, metrics):
     }
 
 
-def _memory(n_bytes):
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
-
-
-_COST = ("Memory", "Time per step", "Parameters")
-
-
 def _with_spread(metric, mean, *spreads):
     if pd.isna(mean):
         return MISSING
+    # the brackets stay on one line
     inside = "\N{NO-BREAK SPACE}/\N{NO-BREAK SPACE}".join(score_text(spread, metric) for spread in spreads)
     return f"{score_text(mean, metric)} ({inside})"
 

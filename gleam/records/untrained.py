@@ -77,6 +77,7 @@ def untrained(
         return _of(json.loads(kept.read_text()), make)
     lamda, tried = choose_lamda(lamdas, val, n_slices=n_slices, make=make)  # type: ignore[arg-type]  # as good as one
     error = evaluate(_compressed_sensing(make, lamda), val, scores=["nrmse"])["nrmse"].mean()
+    # two lists, since keys of JSON are text
     found = {"lamda": lamda, "tried": [*tried], "errors": [*tried.values()], "validation_nrmse": float(error)}
     write_json(kept, found)
     return _of(found, make)

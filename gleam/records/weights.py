@@ -96,7 +96,9 @@ def _archive(record, run, path):
     about = found.about | {
         "run": run.parent.name,
         "record": {name: getattr(record, name) for name in ("experiment", "method", "profile", "results_version")},
+        # for the table of `gleam runs`
         "scores": {name: record.value(name) for name in record.table if name not in ("subject", "slice")},
     }
+    # without states of optimizers, which only training needs
     checkpoints.save(path.with_suffix(".safetensors"), found.fit, found.best, {}, {}, about)
     return ""

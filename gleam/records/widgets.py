@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # matplotlib is not needed to show what is already drawn
     from gleam.records.figures import Figure
 
 STATIC = "GLEAM_STATIC"  # environment variable, set where a notebook is run to become a page
-_COUNTER = itertools.count()
+_COUNTER = itertools.count()  # of sliders, whose ids must differ on a page
 _PLAY_SCRIPT = (
     "const b=this,s=b.closest('figure').querySelector('input');"
     "if(b.timer){clearInterval(b.timer);b.timer=0;b.textContent='Play';return}"
@@ -48,6 +48,7 @@ class Slider:
 
     def _repr_html_(self) -> str:
         last = len(self.frames) - 1
+        # evenly apart, with the first and the last
         printed = {round(i * last / max(1, N_PRINTED - 1)) for i in range(N_PRINTED)}
         kinds = ["gleam-frame gleam-print" if i in printed else "gleam-frame" for i in range(last + 1)]
         images = "".join(
@@ -63,17 +64,15 @@ class Slider:
             "[...part.children].forEach((child,i)=>child.hidden=i!==at);"
             "this.setAttribute('aria-valuetext',box.querySelector('.gleam-label').children[at].textContent)"
         )
+        play = html.escape(f"Play or pause: {self.name}")
+        button = f'<button type="button" aria-label="{play}" onclick="{html.escape(_PLAY_SCRIPT)}">Play</button>'
         return (
             f'<figure class="gleam-slider" id="{self.id}"><div class="gleam-frames">{images}</div><label>'
             f'{html.escape(self.name)} <output class="gleam-label">{labels}</output> <input type="range" min="0" '
             f'max="{last}" step="1" value="0" oninput="{html.escape(script)}" aria-label="{html.escape(self.name)}" '
             f'aria-valuetext="{html.escape(str(self.labels[0]))}"></label>'
-            f"{self._button() if self.play else ''}</figure>"
+            f"{button if self.play else ''}</figure>"
         )
-
-    def _button(self):
-        label = html.escape(f"Play or pause: {self.name}")
-        return f'<button type="button" aria-label="{label}" onclick="{html.escape(_PLAY_SCRIPT)}">Play</button>'
 
     def __repr__(self) -> str:
         return f"Slider over {self.name}: {', '.join(map(str, self.labels))}"
@@ -114,7 +113,7 @@ class Explorer:
 
     def live(self) -> Any:
         """A box of ipywidgets: one slider per control, and the picture."""
-        import ipywidgets
+        import ipywidgets  # only a live figure needs it
 
         picture = ipywidgets.HTML()
         sliders = {

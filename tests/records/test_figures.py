@@ -230,8 +230,8 @@ def test_methods_are_compared_on_one_slice_of_a_data_set(tmp_path):
     assert figures.source(data).split(",")[0] in figure.get_supxlabel().replace("\n", " ")
 
 
-def test_an_archived_picture_or_a_text_is_shown(tmp_path):
+def test_a_saved_picture_or_a_text_is_shown(tmp_path):
     path = tmp_path / "compare.png"
-    assert figures.archived(path, "*Nothing.*").data == "*Nothing.*"
+    assert figures.saved(path, "*Nothing.*").data == "*Nothing.*"
     path.write_bytes(b"\x89PNG")
-    assert figures.archived(path, "*Nothing.*").data == b"\x89PNG"
+    assert figures.saved(path, "*Nothing.*").data == b"\x89PNG"

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from made_records import make
 
-from gleam.records import intervals
+from gleam.records import comparisons, intervals, scores
 from gleam.records.intervals import FAILS, HOLDS, IN_PART, UNKNOWN, Difference, bootstrap, difference
 
 
@@ -126,6 +126,20 @@ def of(mean, low, high, metric="psnr", by_seed=None):
 )
 def test_verdicts_follow_the_rules(found, better, as_good):
     assert intervals.is_better(found) == better and intervals.is_as_good(found) == as_good
+
+
+def test_one_place_says_for_which_scores_lower_is_better(monkeypatch):
+    """Not only nRMSE: another score that is named there is judged in the same way."""
+    assert scores.LOWER_IS_BETTER == ("nrmse",)
+    monkeypatch.setitem(intervals.SMALLEST, "error", 0.01)
+    monkeypatch.setitem(scores.DIGITS, "error", 3)
+    found = of(-0.02, -0.03, -0.015, "error")
+    assert (found.gain, comparisons.verdict(-0.02, "error", is_clear=True)) == ((-0.02, -0.03, -0.015), "worse")
+    assert intervals.is_better(found) == intervals.is_as_good(found) == FAILS
+    monkeypatch.setattr(scores, "LOWER_IS_BETTER", ("error",))
+    assert (found.gain, comparisons.verdict(-0.02, "error", is_clear=True)) == ((0.02, 0.015, 0.03), "better")
+    assert intervals.is_better(found) == intervals.is_as_good(found) == HOLDS
+    assert intervals.is_better(of(0.02, 0.015, 0.03, "nrmse")) == HOLDS, "no longer named"
 
 
 def test_verdicts_on_ratios_and_on_several_experiments():

@@ -1,12 +1,16 @@
 import json
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_records import make
 
 from gleam import records
+from gleam.records import storage
 
 PUBLISHED = Path(__file__).parents[2] / "data" / "published" / "tables.csv"
 
@@ -70,7 +74,7 @@ def test_a_missing_field_is_named_and_only_later_ones_may_be_missing(tmp_path):
     whole = json.loads(path.read_text())
     for field in whole:
         path.write_text(json.dumps({name: value for name, value in whole.items() if name != field}))
-        if field in ("n_steps_done", "measures", "results_version"):
+        if field in ("n_steps_done", "measures", "results_version", "network"):
             assert records.load(path) == make()
         else:
             with pytest.raises(ValueError, match=f"field '{field}' is missing"):
@@ -201,6 +205,34 @@ def test_environment_names_device_and_versions():
     assert found["device"] and found["versions"]["torch"] and found["date"].count("-") == 2
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_the_commit_is_that_of_a_repository_which_tracks_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_commit", storage._commit.__wrapped__)  # asks anew each time
+    installed = tmp_path / ".venv" / "gleam" / "storage.py"
+    monkeypatch.setattr(storage, "__file__", str(installed))
+    installed.parent.mkdir(parents=True)
+    installed.write_text("")
+    (tmp_path / "own.py").write_text("")
+
+    def git(*arguments):
+        own = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        return subprocess.run(
+            ["git", *own, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert records.environment()["commit"] is None, "no repository"
+    git("init")
+    git("add", "own.py")
+    git("commit", "-m", "Another project")
+    assert records.environment()["commit"] is None, "a repository that does not hold the package"
+    git("add", "-f", ".")
+    git("commit", "-m", "The package too")
+    head = git("rev-parse", "--short", "HEAD").strip()
+    assert records.environment()["commit"] == head
+    (tmp_path / "own.py").write_text("changed")
+    assert records.environment()["commit"] == f"{head}+"
+
+
 BASE = np.linspace(28, 34, 12)  # PSNR of two slices of each of six subjects
 
 
@@ -325,6 +357,49 @@ def test_finished_trainings_are_those_of_this_data_and_settings(tmp_path):
     assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=9) == {"GLEAM": whole}
     assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=8) == {}
     assert records.finished(tmp_path, "none", data) == {}
+
+
+def test_a_training_of_another_network_or_strategy_is_not_finished(splits, tmp_path):
+    from gleam import experiments
+
+    chosen = dict(n_iterations=2, n_features=4, n_modules=2, step_size=1.0, n_steps=2, batch_size=2)
+    build = records.Build(str(tmp_path))
+    trained = build.train(experiments.knees_pgd(12, **chosen), splits)
+
+    def finished(**changes):
+        return {*records.finished(build.records_dir, experiments.knees_pgd(12, **(chosen | changes)), splits)}
+
+    assert finished() == {"GLEAM", "End-to-end"}
+    for name, value in {"n_features": 5, "n_iterations": 4, "step_size": 1.5, "n_steps": 3, "batch_size": 1}.items():
+        assert finished(**{name: value}) == set(), name
+    assert finished(n_accumulated=2) == finished(optimizer=torch.optim.SGD) == finished(seed=1) == set()
+    assert finished(n_modules=1) == {"End-to-end"}, "only GLEAM's strategy is another one"
+    (precision,) = {run.settings["precision"] for run in trained.runs.values()}
+    assert finished(precision=precision) == {"GLEAM", "End-to-end"} != finished(precision="tf32")
+
+    for path in (tmp_path / "records" / "mridata_pgd_R12").glob("*.json"):
+        content = json.loads(path.read_text())
+        assert content.pop("network") == {
+            "function": "pgd", "n_iterations": 2, "n_features": 4, "n_dims": 2, "step_size": 1.0, "seed": 0
+        }  # fmt: skip
+        path.write_text(json.dumps(content))
+    assert finished() == {"GLEAM", "End-to-end"} == finished(step_size=1.5), (
+        "an older record does not hold the step size"
+    )
+    assert finished(n_features=5) == set(), "but the number of parameters"
+
+
+def test_a_network_without_a_recipe_is_described_by_its_class_and_numbers():
+    import gleam
+
+    def own(step_size):
+        made = gleam.unrolled.pgd(2, 4, step_size=step_size)
+        return gleam.unrolled.Unrolled(made.iterations)
+
+    one, other = (records.record("x", "GLEAM", network=own(step_size)).network for step_size in (1.0, 2.0))
+    assert one["function"] == other["function"] == "Unrolled" and one != other
+    assert one == records.record("x", "GLEAM", network=own(1.0)).network
+    assert records.record("x", "CS").network == {}
 
 
 @pytest.mark.parametrize(

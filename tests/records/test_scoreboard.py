@@ -34,7 +34,7 @@ def board(tmp_path, *claims):
     return scoreboard.scoreboard(tmp_path, tmp_path / "build", PAPER, claims)
 
 
-def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_paper():
+def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_paper(tmp_path):
     known = {name: set(e.methods) for name, e in Profile("standard", 0).experiments.items()}
     known |= {
         "beyond_phantoms": {f"{m}, w = 0.9" for m in ("GLEAM", "End-to-end")},
@@ -42,11 +42,13 @@ def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_p
         "beyond_hearts": {*beyond.PLAN["beyond_hearts"][1]},
         "beyond_loss": {*beyond.IN_EVERY_FOLD, *beyond.KNOWN},
     }
+    rows = board(tmp_path, *CLAIMS).drop(index="together", level="Case")
+    assert (rows[["Paper", "Quantity"]] != "").all(axis=None)
     for claim in CLAIMS:
         for case in claim.cases:
+            assert (claim.text, case.label) in rows.index
             if claim.kind != VALUE and not claim.only_paper_size:
                 assert {case.ours, case.theirs} - {"CS", "Checkpointing"} <= known[case.experiment], case
-            assert scoreboard._published_text(claim, case, PAPER) and claim.quantity
 
 
 def test_only_folds_that_have_both_methods_are_real_evidence(tmp_path):
@@ -54,11 +56,19 @@ def test_only_folds_that_have_both_methods_are_real_evidence(tmp_path):
     for fold, methods in {1: ("GLEAM", "End-to-end"), 2: ("GLEAM", "End-to-end"), 3: ("GLEAM",)}.items():
         for method in methods:
             record = replace(make(method), experiment=f"real_fold{fold}", settings={"seed": fold, "fold": fold})
-            scores = [row | {"subject": f"{row['subject']} of {fold}"} for row in record.scores]
+            better = fold if method == "GLEAM" else 0
+            scores = [
+                row | {"subject": f"{row['subject']} of {fold}", "psnr": row["psnr"] + better} for row in record.scores
+            ]
             records.save(replace(record, scores=scores), tmp_path / "knees")
-    runs = scoreboard._real(tmp_path, case)
-    assert {m: r.table["subject"].nunique() for m, (r,) in runs.items()} == {"GLEAM": 4, "End-to-end": 4}
-    assert scoreboard._real(tmp_path, replace(case, real=("knees/none", "GLEAM", "End-to-end"))) == {}
+    claim = Claim("As good", AS_GOOD, "04", (case,))
+    shown = board(tmp_path, claim).loc[("As good", "PGD"), "Real anatomy"]
+    both = records.pooled({fold: records.load_experiment(tmp_path / "knees", f"real_fold{fold}") for fold in (1, 2)})
+    assert {m: r.table["subject"].nunique() for m, r in both.items()} == {"GLEAM": 4, "End-to-end": 4}
+    found = records.difference(both["GLEAM"], both["End-to-end"])
+    assert found.mean == 1.5 and shown == f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
+    nothing = replace(claim, cases=(replace(case, real=("knees/none", "GLEAM", "End-to-end")),))
+    assert board(tmp_path, nothing).loc[("As good", "PGD"), "Real anatomy"] == records.MISSING
 
 
 def test_nothing_was_run():
@@ -84,8 +94,9 @@ def test_a_baseline_of_each_seed_is_compared_on_the_data_of_its_seed():
         )
         for method, gain in {"GLEAM": 2.0, "CS": 1.0}.items() for seed, up in enumerate((gain, 0.0))
     }  # fmt: skip
-    ours, theirs = ([runs[method, seed] for seed in order] for method, order in (("GLEAM", (0, 1)), ("CS", (1, 0))))
-    assert scoreboard._difference(ours, theirs, "psnr").by_seed == (1.0, 0.0)
+    by_method = {m: [runs[m, seed] for seed in order] for m, order in (("GLEAM", (0, 1)), ("CS", (1, 0)))}
+    claim = Claim("Better", BETTER, "04_mridata", (Case("PGD", NAME, "GLEAM", "CS"),))
+    assert scoreboard._value(claim, *claim.cases, by_method, is_real=False).by_seed == (1.0, 0.0)
 
 
 def test_times_of_two_runs_are_not_compared():

@@ -52,12 +52,29 @@ def test_folds_together_hold_every_subject_once():
         (fold(2, {"GLEAM": (0, 0), "End-to-end": (0, 0)}, noise=0.1), "differs from fold 1 in noise"),
         ({m: replace(r, n_parameters=6) for m, r in FOLDS[2].items()}, "differs from fold 1 in n_parameters"),
         ({m: replace(r, data={}) for m, r in FOLDS[2].items()}, "differs from fold 1 in mask"),
+        (
+            {m: replace(r, network={"function": "pgd", "step_size": 2.0, "seed": 2}) for m, r in FOLDS[2].items()},
+            "GLEAM of fold 2 differs from fold 1 in step_size",
+        ),
         (FOLDS[1], "GLEAM was tested on subject knee-2 in more than one fold"),
     ],
 )
 def test_folds_that_do_not_belong_together_make_no_table(other, words):
     with pytest.raises(ValueError, match=words):
-        records.pooled({1: FOLDS[1], 2: other})
+        records.pooled({1: made_by_pgd(FOLDS[1], 1), 2: other})
+
+
+def made_by_pgd(of_fold, seed):
+    return {m: replace(r, network={"function": "pgd", "step_size": 1.0, "seed": seed}) for m, r in of_fold.items()}
+
+
+def test_older_folds_which_do_not_describe_their_networks_go_with_newer_ones():
+    for one, other in (
+        (FOLDS[1], made_by_pgd(FOLDS[2], 2)),
+        (made_by_pgd(FOLDS[1], 1), FOLDS[2]),
+        (made_by_pgd(FOLDS[1], 1), made_by_pgd(FOLDS[2], 2)),
+    ):
+        assert len(records.pooled({1: one, 2: other})["GLEAM"].scores) == 8
 
 
 def test_half_width_is_that_of_students_t():
