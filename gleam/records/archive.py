@@ -132,10 +132,8 @@ def newest_date(records: dict[Any, Record]) -> str:
     return max((record.environment.get("date", "") for record in records.values()), default="")
 
 
-def finished(
-    folder: str | Path, experiment: str | Experiment, data: tuple[Slices, ...], **settings
-) -> dict[str, Record]:
-    """Records of complete trainings on the same data, which need not be repeated.
+def finished(folder: str | Path, experiment: Experiment, data: tuple[Slices, ...]) -> dict[str, Record]:
+    """Records of complete trainings of an experiment on the same data, which need not be repeated.
 
     A training is complete if all planned steps were taken, under today's results version. Such records may be left from
     an earlier build, also one on another machine.
@@ -144,31 +142,26 @@ def finished(
     ----------
     folder : path
         Holds <experiment>/<method>.json.
-    experiment : Experiment or str
-        With an :class:`gleam.experiments.Experiment`, network, strategy and settings of each method must agree with the
-        record, as far as it holds them: older ones say of the network only how many parameters it has. With a name
-        alone, only `settings` are compared.
+    experiment : Experiment
+        Network, strategy and settings of each method must agree with its record, as far as that holds them: older ones
+        say of the network only how many parameters it has.
     data : tuple of Slices
         (train, val, test). Fingerprints must agree.
-    **settings
-        Settings of the record that must agree.
 
     Returns
     -------
     dict
         Of method to :class:`gleam.Record`.
     """
-    named = experiment if isinstance(experiment, str) else experiment.name
     fingerprints = {part.name: part.fingerprint for part in data}
     return {
         method: record
-        for method, record in load_experiment(folder, named).items()
+        for method, record in load_experiment(folder, experiment.name).items()
         if record.n_steps_done is not None
         and record.n_steps_done == record.settings.get("n_steps")
         and record.results_version == RESULTS_VERSION
-        and all(record.settings.get(name) == value for name, value in settings.items())
         and all(record.data.get(name, {}).get("fingerprint") == one for name, one in fingerprints.items())
-        and (isinstance(experiment, str) or _is_planned(record, experiment))
+        and _is_planned(record, experiment)
     }
 
 

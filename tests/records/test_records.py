@@ -338,27 +338,6 @@ def test_a_score_that_an_older_record_lacks_is_a_dash():
     assert table.loc[(records.THIS_BUILD, "GLEAM"), "SSIM of the object"] == records.MISSING
 
 
-def test_finished_trainings_are_those_of_this_data_and_settings(tmp_path):
-    class Part:
-        def __init__(self, name, fingerprint):
-            self.name, self.fingerprint = name, fingerprint
-
-    data = [Part("train", "a"), Part("test", "b")]
-    whole = replace(
-        make(), data={"train": {"fingerprint": "a"}, "test": {"fingerprint": "b"}}, settings={"n_steps": 9, "seed": 1},
-        n_steps_done=9, results_version=records.RESULTS_VERSION,
-    )  # fmt: skip
-    others = {
-        "CS": {"n_steps_done": None}, "early": {"n_steps_done": 5}, "seed": {"settings": {"n_steps": 9, "seed": 2}},
-        "old": {"results_version": 1}, "masks": {"data": {"train": {"fingerprint": "a"}, "test": {"fingerprint": "c"}}},
-    }  # fmt: skip
-    for method, changes in {"GLEAM": {}, **others}.items():
-        records.save(replace(whole, method=method, **changes), tmp_path)
-    assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=9) == {"GLEAM": whole}
-    assert records.finished(tmp_path, "mridata_pgd_R12", data, seed=1, n_steps=8) == {}
-    assert records.finished(tmp_path, "none", data) == {}
-
-
 def test_a_training_of_another_network_or_strategy_is_not_finished(splits, tmp_path):
     from gleam import experiments
 
@@ -376,6 +355,12 @@ def test_a_training_of_another_network_or_strategy_is_not_finished(splits, tmp_p
     assert finished(n_modules=1) == {"End-to-end"}, "only GLEAM's strategy is another one"
     (precision,) = {run.settings["precision"] for run in trained.runs.values()}
     assert finished(precision=precision) == {"GLEAM", "End-to-end"} != finished(precision="tf32")
+
+    whole, masks = trained.runs["GLEAM"], {"test": {"fingerprint": "of other masks"}}
+    for changes in ({"n_steps_done": None}, {"n_steps_done": 1}, {"results_version": 1}, {"data": whole.data | masks}):
+        records.save(replace(whole, **changes), build.records_dir)
+        assert finished() == {"End-to-end"}, changes
+    records.save(whole, build.records_dir)
 
     for path in (tmp_path / "records" / "mridata_pgd_R12").glob("*.json"):
         content = json.loads(path.read_text())
