@@ -84,13 +84,25 @@ def find(data_dir: str | Path) -> list[Path]:
         If there is none.
     """
     data_dir = Path(data_dir)
-    ocmr = [path for path in visible(data_dir / OCMR, "*.h5") if not path.name.startswith("us_")]
-    mat = [path for path in visible(data_dir / CMRXRECON, "**/cine_*.mat") if _is_full(path.relative_to(data_dir))]
-    if not (ocmr or mat):
+    there = [*visible(data_dir / OCMR, "*.h5"), *visible(data_dir / CMRXRECON, "**/cine_*.mat")]
+    found = [path for path in there if looks_full(path.relative_to(data_dir))]
+    if not found:
         raise FileNotFoundError(
             f"{data_dir}: no cine series; expected fully sampled ones, {OCMR}/*.h5 or {CMRXRECON}/**/cine_*.mat"
         )
-    return ocmr + mat
+    return found
+
+
+def looks_full(path: str | Path) -> bool:
+    """Whether a file, by its name and folders below the data folder, is a fully sampled series of several coils.
+
+    Names of undersampled and of single-coil series, and of masks, say what they are.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mat":
+        return not path.name.startswith("us_")
+    folders = [part.lower() for part in path.parts[:-1]]
+    return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
 
 
 def by_split(data_dir: str | Path) -> dict[str, list[Path]]:
@@ -127,11 +139,6 @@ def subject(path: str | Path) -> str:
     if FULL_FOLDER in folders[:-1]:
         return "/".join(folders[len(folders) - folders[::-1].index(FULL_FOLDER) :])
     return path.parent.name
-
-
-def _is_full(path):
-    folders = [part.lower() for part in path.parts[:-1]]
-    return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
 
 
 def _read_ismrmrd(path, undersampled):

@@ -142,14 +142,17 @@ def check_fastmri(data_dir: str | Path, split_list: str | Path | None = None) ->
 def check_cmrxrecon(data_dir: str | Path) -> None:
     """Raise FileNotFoundError, saying where to register for them, unless CMRxRecon's files are there.
 
-    Checked are all that `data_dir`/splits/cine_heart.csv lists or, without that list, whether there is any.
+    Checked are all that `data_dir`/splits/cine_heart.csv lists or, without that list, whether there is any that is
+    fully sampled by its name.
     """
+    folder = Path(data_dir) / cine.CMRXRECON
     listed = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.CMRXRECON}/")]
     missing = [name for name in listed if not (Path(data_dir) / name).is_file()]
-    if missing or not (listed or any((Path(data_dir) / cine.CMRXRECON).rglob("cine_*.mat"))):
-        which = f"{len(missing)} files are missing, such as {missing[0]}" if missing else "no cine_*.mat is there"
+    full = (path for path in folder.rglob("cine_*.mat") if cine.looks_full(path.relative_to(folder)))
+    if missing or not (listed or any(full)):
+        some = f"{len(missing)} files are missing, such as {missing[0]}" if missing else ""
         raise FileNotFoundError(
-            f"{Path(data_dir) / cine.CMRXRECON}: {which}; CMRxRecon's data need registration: ask at "
+            f"{folder}: {some or 'no fully sampled cine_*.mat is there'}; CMRxRecon's data need registration: ask at "
             "https://cmrxrecon.github.io for the multi-coil, fully sampled training set"
         )
 
