@@ -16,7 +16,7 @@ def publish(executed, chapter, key, root):
     """Clean an executed notebook and move it into the book, together with the key it was made from."""
     notebook = read_notebook(executed)
     fill_in_time(notebook, notebook.metadata.pop("papermill", {}).get("duration"))
-    notebook.metadata["made_from"] = key | {"records": _records(chapter, key["profile"], root)}
+    notebook.metadata["made_from"] = key | {"records": _records(chapter, notebook, key["profile"], root)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
@@ -30,11 +30,18 @@ def publish(executed, chapter, key, root):
     write_text(chapter.published, nbformat.writes(notebook).replace(f"{root}/", ""))
 
 
-def _records(chapter, profile, root):
-    """Records of the chapter: names of its experiments begin with the first word of its own, as mridata_pgd_R12."""
+def _records(chapter, notebook, profile, root):
+    """Records of the chapter; when one is gone, the chapter is stale.
+
+    The first word of an experiment's name tells whose it is: the chapter's whose name has that word too, such as
+    mridata_pgd_R12 of 04_mridata, or else the one whose code quotes it, such as parallel_modl_R4.
+    """
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    others = {path.stem.split("_")[1] for path in chapter.source.parent.glob("[0-9][0-9]_*.ipynb")}
+    words = {chapter.name.split("_")[1]} | set(re.findall(r"""["']([a-z]+)_""", code)) - others
     folder = root / "_work" / profile / "records"
-    word = chapter.name.split("_")[1]
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(f"{word}_*/*.json"))]
+    found = (path.relative_to(folder) for path in sorted(folder.glob("*_*/*.json")))
+    return [path.as_posix() for path in found if path.parts[0].split("_")[0] in words]
 
 
 def fill_in_time(notebook, seconds):
