@@ -213,16 +213,12 @@ class Slices:
         where = [self.index[i] for i in indices]
         kspace, sens_maps, target = self._arrays.read(where)
         (_, *size), measured = _kind(self.scans, where[0][0])
-        bank = self._bank(n_masks, tuple(size), measured)
-        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
-        return Batch.undersample(kspace, mask, sens_maps, target)
-
-    def _bank(self, n_masks, size, measured):
-        """The bank as a tensor where batches are made."""
-        key = n_masks, size, measured
+        key = n_masks, tuple(size), measured
         if key not in self._banks:
             self._banks[key] = torch.from_numpy(self.masks(size, n_masks, measured)).to(self._arrays.device)
-        return self._banks[key]
+        bank = self._banks[key]
+        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
+        return Batch.undersample(kspace, mask, sens_maps, target)
 
     def _n_batches(self, batch_size):
         n_slices = {}
