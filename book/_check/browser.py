@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -25,6 +26,20 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def find_chromium():
     """Path of the installed Chromium, None if there is none."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def holds_book(site, command):
+    """Whether a folder holds built pages; if not, `command` says what to do."""
+    there = (site / "index.html").is_file()
+    if not there:
+        print(f"{command}: {site} holds no book; run `make book` first", file=sys.stderr)
+    return there
+
+
+def leads_to(page):
+    """Address of the page that a page only leads to, None if it is one of its own."""
+    found = re.search(r'http-equiv="Refresh" content="0; url=(.+?)"', page.read_text())
+    return found and found[1]
 
 
 class _Quiet(SimpleHTTPRequestHandler):

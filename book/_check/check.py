@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from browser import Browser, find_chromium, serve
+from browser import Browser, find_chromium, holds_book, leads_to, serve
 from PIL import Image
 
 from gleam.records.canvas import SMALLEST_TEXT as TEXT_KEY
@@ -41,7 +41,7 @@ def check(site, browser):
     """
     pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
     pages = [page for page in pages if not page.startswith(("_static/", "_modules/"))]  # sources are not ours to style
-    pages = [page for page in pages if 'http-equiv="Refresh"' not in (site / page).read_text()]  # only leads to another
+    pages = [page for page in pages if not leads_to(site / page)]
     with serve(site) as base:
         faults, links, anchors = {}, {}, {}
         for page in pages:
@@ -159,8 +159,7 @@ def main(site):
         return 0
     if not find_spec("axe_core_python"):
         print("check-book: without accessibility, axe-core-python is not installed")
-    if not (site / "index.html").is_file():
-        print(f"check-book: {site} holds no book; run `make book` first", file=sys.stderr)
+    if not holds_book(site, "check-book"):
         return 1
     with Browser(program) as browser:
         faults = check(site, browser)
