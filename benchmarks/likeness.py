@@ -103,16 +103,14 @@ def measured(kind, scans):
     ]
     rows = [_quantities(batch.target[0].numpy(), noise) for batch, (_, noise) in zip(batches[0], pairs, strict=True)]
     found = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if kind == "heart":
+        candidates = [baselines.spatiotemporal(*lamdas, n_iterations=100) for lamdas in HEART_LAMDAS]
+    else:
+        candidates = [baselines.wavelet(lamda, n_iterations=60) for lamda in LAMDAS[kind]]
     for name, several in zip(MASKS[kind], batches, strict=True):
         found[f"nRMSE, zero-filled, {name}"] = _mean_error(baselines.zero_filled, several)
-        found[f"nRMSE, CS, {name}"] = min(_mean_error(method, several) for method in _candidates(kind))
+        found[f"nRMSE, CS, {name}"] = min(_mean_error(method, several) for method in candidates)
     return found
-
-
-def _candidates(kind):
-    if kind == "heart":
-        return [baselines.spatiotemporal(*lamdas, n_iterations=100) for lamdas in HEART_LAMDAS]
-    return [baselines.wavelet(lamda, n_iterations=60) for lamda in LAMDAS[kind]]
 
 
 def _mean_error(method, batches):

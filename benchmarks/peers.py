@@ -91,16 +91,14 @@ def is_modl(network):
 
 def cnns(network):
     """One CNN per iteration, with the network's weights."""
-    make = PlainCNN if is_modl(network) else ResidualCNN
-    return [_with_weights(make, iteration.denoiser) for iteration in network.iterations]
-
-
-def _with_weights(make, denoiser):
-    weights = denoiser.state_dict()
-    n_features = next(iter(weights.values())).shape[0]
-    cnn = make(n_features)
-    cnn.load_state_dict(weights)
-    return cnn.to(next(iter(weights.values())).device)
+    make, found = PlainCNN if is_modl(network) else ResidualCNN, []
+    for iteration in network.iterations:
+        weights = iteration.denoiser.state_dict()
+        first = next(iter(weights.values()))
+        cnn = make(first.shape[0])  # as many features as the first layer makes
+        cnn.load_state_dict(weights)
+        found.append(cnn.to(first.device))
+    return found
 
 
 def centred(batch):

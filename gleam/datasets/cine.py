@@ -171,7 +171,10 @@ def _line_numbers(heads, header, path, undersampled):
     step = heads["idx"]["kspace_encode_step_1"].astype(int)
     n_complete = len(slices) * len(frames) * (int(np.ptp(step)) + 1)
     if undersampled and np.unique(np.stack([s, t, step]), axis=1).shape[1] < n_complete:
-        y, n_y = _lines_of_header(step, header, path)
+        n_y = header.encoded[1]  # with lines missing, only the header says how many there are, and which is the centre
+        y = step + (0 if header.centers[0] is None else n_y // 2 - header.centers[0])
+        if y.min() < 0 or y.max() >= n_y:
+            raise ValueError(f"{path}: lines {y.min()} to {y.max()} lie outside the header's {n_y} lines")
         shape = len(slices), len(frames), n_y
         return np.ravel_multi_index((s, t, y), shape), shape
     y, n_y = _lines_from_zero(step, header, path)
@@ -207,15 +210,6 @@ def _lines_from_zero(step, header, path):
     if not as_numbered:
         padding.check_symmetric(low, low + n, 2 * center, path)
     return step - low, n
-
-
-def _lines_of_header(step, header, path):
-    """Encoding steps 1 in the header's matrix, the centre of k-space at n // 2, and their number n."""
-    n = header.encoded[1]
-    y = step + (0 if header.centers[0] is None else n // 2 - header.centers[0])
-    if y.min() < 0 or y.max() >= n:
-        raise ValueError(f"{path}: lines {y.min()} to {y.max()} lie outside the header's {n} lines")
-    return y, n
 
 
 def _series(data, heads, kept, line, shape, header, path):

@@ -74,8 +74,13 @@ def mridata(
     sha256) when it is first seen, and verified from then on.
     """
     files = listed_files(find_list(data_dir, KNEES)) if files is None else files
-    names = [_name(file) for file in files]
-    urls = {name: f"{base_url.rstrip('/')}/{Path(name).stem}" for name in names}
+    urls = {}
+    for file in files:
+        try:
+            number = UUID(str(file).removesuffix(".h5"))
+        except ValueError:
+            raise ValueError(f"{file!r} is no file of mridata.org; expected a UUID, as in its download links") from None
+        urls[f"{number}.h5"] = f"{base_url.rstrip('/')}/{number}"
     return _download(urls, Path(data_dir) / "mridata", checksums, "mridata.org", progress)
 
 
@@ -119,7 +124,13 @@ def ocmr(
     if files is None:
         files = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.OCMR}/")]
         files = files or _ocmr_fully_sampled(folder / OCMR_ATTRIBUTES, base_url, progress)
-    urls = {name: f"{base_url}/data/{name}" for name in map(_ocmr_name, files)}
+    urls = {}
+    for file in files:
+        if not (match := OCMR_NAME.fullmatch(str(file))):
+            raise ValueError(
+                f"{file!r} is none of OCMR's fully sampled series; expected a name such as fs_0001_1_5T.h5"
+            )
+        urls[match["name"]] = f"{base_url}/data/{match['name']}"
     return _download(urls, folder, checksums, "OCMR", progress)
 
 
@@ -173,20 +184,6 @@ def _ocmr_fully_sampled(path, base_url, progress):
         raise
 
 
-def _ocmr_name(file):
-    if not (match := OCMR_NAME.fullmatch(str(file))):
-        raise ValueError(f"{file!r} is none of OCMR's fully sampled series; expected a name such as fs_0001_1_5T.h5")
-    return match["name"]
-
-
-def _name(file):
-    stem = str(file).removesuffix(".h5")
-    try:
-        return f"{UUID(stem)}.h5"
-    except ValueError:
-        raise ValueError(f"{file!r} is no file of mridata.org; expected a UUID, as in its download links") from None
-
-
 def _download(urls, folder, checksums, source, progress):
     """Fetch the files (`urls`: name to address) that `folder` lacks, record and verify all hashes; return the paths."""
     recorded = _checksums(folder / CHECKSUMS)
@@ -196,24 +193,18 @@ def _download(urls, folder, checksums, source, progress):
         path = folder / name
         if not path.exists():
             fetch(url, path, progress, check=partial(check_whole, source=source))
-        found = _verified(path, trusted.get(name))
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if (expected := trusted.get(name)) and found != expected:
+            raise ValueError(
+                f"{path}: its SHA-256 is {found[:12]}..., but {expected[:12]}... is on record; delete it and run again"
+            )
         check_opens(path, f"{path} is not", f"delete it to fetch it again from {source}")
         if recorded.get(name) != found:
             recorded[name] = trusted[name] = found
             with written_whole(folder / CHECKSUMS) as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file).writerows([("file", "sha256"), *sorted(recorded.items())])
     return [folder / name for name in urls]
-
-
-def _verified(path, expected):
-    """SHA-256 of `path`; ValueError if `expected` is another."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected and found != expected:
-        raise ValueError(
-            f"{path}: its SHA-256 is {found[:12]}..., but {expected[:12]}... is on record; delete it and run again"
-        )
-    return found
 
 
 def _checksums(path, required=False):

@@ -11,7 +11,7 @@ from gleam.datasets import hdf5, headers, padding
 from gleam.datasets.splits import visible
 from gleam.datasets.volume import Volume
 from gleam.physics.batch import LEAST_SHARE
-from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
+from gleam.physics.fourier import fftc, ifftc
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
 FOLDER = Path("fastmri") / "multicoil_val"
@@ -83,7 +83,7 @@ def _read(path, undersampled):
                     f"{path}: is undersampled, slice {s} has samples of zero between others; expected a fully sampled "
                     "scan (gleam.datasets.formats.read_measured takes this one)"
                 )
-            kspace[s] = _cropped(full, shape) if is_full else _cropped_along_readout(full, shape[0])
+            kspace[s] = _cropped(full, shape, (-2, -1) if is_full else (-2,))
         spacing = (header.spacing[2], *header.spacing[:2]) if header else (1.0, 1.0, 1.0)
         if notes and not is_exchanged:  # the field of view belongs to the samples that are there
             y, x = (mm * m / n for mm, m, n in zip(spacing[1:], header.encoded, raw.shape[-2:], strict=False))
@@ -125,7 +125,16 @@ def find(data_dir: str | Path, acquisition: str | None = None, field_strength: f
     folder = Path(data_dir) / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected fastMRI's multicoil_val in it")
-    return [path for path in visible(folder, "*.h5") if _fits(path, acquisition, field_strength)]
+    paths = visible(folder, "*.h5")
+    if (acquisition, field_strength) == (None, None):
+        return paths
+    kept = []
+    for path in paths:
+        found, tesla = stated(path)
+        is_strength = field_strength is None or (tesla is not None and is_near(tesla, field_strength))
+        if acquisition in (None, found) and is_strength:
+            kept.append(path)
+    return kept
 
 
 def stated(path: str | Path) -> tuple[str | None, float | None]:
@@ -150,13 +159,6 @@ def check_stated(paths: Iterable[str | Path], acquisition: str | None, field_str
 def is_near(field_strength: float, nominal: float) -> bool:
     """Whether a field strength is within 10 % of the `nominal` one: 2.8936 T counts as 3 T."""
     return abs(field_strength - nominal) <= 0.1 * nominal
-
-
-def _fits(path, acquisition, field_strength):
-    found, tesla = stated(path) if (acquisition, field_strength) != (None, None) else (None, None)
-    if acquisition is not None and found != acquisition:
-        return False
-    return field_strength is None or (tesla is not None and is_near(tesla, field_strength))
 
 
 def _checked(file, path, undersampled):
@@ -205,16 +207,9 @@ def _axes(shape, header):
     return False, (f"{said}: rows are taken for the readout",)
 
 
-def _cropped(kspace, shape):
+def _cropped(kspace, shape, axes):
+    """K-space of images cropped along `axes`; FFTs along y alone leave columns of zeros as they are."""
     if kspace.shape[-2:] == shape:
         return kspace
     y, x = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(kspace.shape[-2:], shape, strict=True))
-    return fft2c(ifft2c(kspace)[..., y, x])
-
-
-def _cropped_along_readout(kspace, n_y):
-    """Cropped along y alone, by FFTs that leave columns of zeros as they are."""
-    if kspace.shape[-2] == n_y:
-        return kspace
-    start = kspace.shape[-2] // 2 - n_y // 2
-    return fftc(ifftc(kspace, (-2,))[..., start : start + n_y, :], (-2,))
+    return fftc(ifftc(kspace, axes)[..., y, x], axes)

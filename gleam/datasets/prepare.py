@@ -95,7 +95,8 @@ def prepare(
     done = {path: _cached(path, sha, recipe, cache_dir) for path, sha in known.items() if sha}
     done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
     missing = [path for path in known if path not in done]
-    if any(known[path] or not _may_be_prepared(path, cache_dir) for path in missing):
+    # a raw file that was not hashed yet may be prepared all the same, and then the cache may be read-only
+    if any(known[path] or not any(cache_dir.glob(f"{glob.escape(Path(path).stem)}-*.h5")) for path in missing):
         check_writable(cache_dir)
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
         errors: list[Exception] = []
@@ -241,11 +242,6 @@ def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
 
 
-def _may_be_prepared(path, cache_dir):
-    """Whether the cache holds a file prepared from a raw file of this name, of whatever content."""
-    return any(cache_dir.glob(f"{glob.escape(path.stem)}-*.h5"))
-
-
 def _sha256(path):
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
@@ -262,8 +258,11 @@ class _Hashes:
             found = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError):
             found = None
-        entries = found.items() if isinstance(found, dict) else ()
-        self.entries = {name: entry for name, entry in entries if self._is_entry(entry)}
+        self.entries = {}
+        for name, entry in found.items() if isinstance(found, dict) else ():
+            match entry:  # another version, or somebody else, may have written something different
+                case [_, str(sha)] if len(sha) == 64:
+                    self.entries[name] = entry
 
     def of(self, path):
         """The hash of `path` if it is known and the file is unchanged, else None."""
@@ -274,10 +273,6 @@ class _Hashes:
         self.entries[str(path.resolve())] = [self._stamp(path), sha]
         with suppress(OSError):  # of a cache that is read-only: the hash is computed again next time
             write_json(self.path, self.entries)
-
-    @staticmethod
-    def _is_entry(entry):
-        return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) and len(entry[1]) == 64
 
     @staticmethod
     def _stamp(path):

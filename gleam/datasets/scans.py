@@ -64,11 +64,7 @@ class Storage(ABC):
 
     def maker(self) -> Callable[..., Batch]:
         """How training batches are made: called as `maker(make, step, *settings)`, returns `make(step, *settings)`."""
-        return _at_once
-
-
-def _at_once(make, step, *settings):
-    return make(step, *settings)
+        return lambda make, step, *settings: make(step, *settings)
 
 
 class Scans(ABC):

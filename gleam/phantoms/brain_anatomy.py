@@ -113,21 +113,19 @@ class Brain:
         array, shape (slice, y, x)
             float32; fluid is about 1.
         """
-        offsets = SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
-        slices = [self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets]
-        return np.mean(slices, axis=0, dtype=np.float32)  # type: ignore[return-value]  # an array, since it has an axis
-
-    def _thin(self, grid):
-        noise = {name: field(grid) for name, field in self.fields.items()}
-        z, y, x = self._coordinates(grid, noise)
         width = float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
         (grey, white), origin, distance, distance_origin = tissue_maps()
-        outside = _sample(distance, z, y, x, distance_origin, 2.0)
-        tissue = self._tissue(
-            _sample(grey, z, y, x, origin, 1.0), _sample(white, z, y, x, origin, 1.0), z, y, x, noise, outside
-        )
-        head = self._head(outside, z, y, x, noise, width)
-        return paint(head, cover(outside - 0.5, width), tissue)
+        thin_slices = []
+        for offset in SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5):
+            thin = (np.asarray(grid[0]) + offset, *grid[1:])
+            noise = {name: field(thin) for name, field in self.fields.items()}
+            z, y, x = self._coordinates(thin, noise)
+            outside = _sample(distance, z, y, x, distance_origin, 2.0)
+            shares = _sample(grey, z, y, x, origin, 1.0), _sample(white, z, y, x, origin, 1.0)
+            tissue = self._tissue(*shares, z, y, x, noise, outside)
+            head = self._head(outside, z, y, x, noise, width)
+            thin_slices.append(paint(head, cover(outside - 0.5, width), tissue))
+        return np.mean(thin_slices, axis=0, dtype=np.float32)  # type: ignore[return-value]  # an array: it has an axis
 
     def _coordinates(self, grid, noise):
         z, y, x = (

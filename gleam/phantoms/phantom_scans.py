@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -57,7 +57,13 @@ class PhantomScans(Scans):
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """(slice, coil, [time,] y, x) of each subject."""
-        return [_shape(job) for job in self.jobs]
+        found = []
+        for job in self.jobs:
+            settings, kind = job["settings"], job["settings"]["kind"]
+            n_coils = sizes(job)[3 if kind == "knee" else 1]
+            frames = [settings["n_frames"]] if kind == "heart" else []
+            found.append((settings["n_slices"], n_coils, *frames, *settings["matrix"]))
+        return found
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -116,12 +122,6 @@ class PhantomScans(Scans):
     def storage(self) -> Storage:
         """The memory of `device`, drawn when it is first needed."""
         return Memory("phantoms", self, self.device)
-
-
-def _shape(job):
-    settings, kind = job["settings"], job["settings"]["kind"]
-    n_coils = sizes(job)[3 if kind == "knee" else 1]
-    return settings["n_slices"], n_coils, *([settings["n_frames"]] if kind == "heart" else []), *settings["matrix"]
 
 
 def _drawn(jobs, n_jobs):
@@ -193,8 +193,9 @@ def measure(
         volume["kspace"][index] = (kspace.swapaxes(0, 1) if kspace.ndim == 4 else kspace).to(torch.complex64)
     for s in range(scan.n_slices):
         coil_images = ifft2(volume["kspace"][s].to(device))
-        if calibrate is None:
-            maps = _true_maps(coils, s, scan.recon).reshape(volume["sens_maps"][s].shape)
+        if calibrate is None:  # the coils' own, with sum_c |S_c|^2 = 1
+            bare: Any = coils.bare(slice(None), slice(s, s + 1))
+            maps = cropped((bare / coils.bare_rss[s : s + 1])[:, 0], scan.recon).reshape(volume["sens_maps"][s].shape)
         else:
             maps = torch.from_numpy(_calibrated(coil_images, calibrate, job, s)).to(device)
         volume["sens_maps"][s] = maps.to(torch.complex64)
@@ -203,12 +204,6 @@ def measure(
 
 def _centred_ifft(kspace, axes):
     return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
-
-
-def _true_maps(coils, s, shape):
-    """Sensitivities (coil, y, x) of slice `s` with sum_c |S_c|^2 = 1."""
-    level = slice(s, s + 1)
-    return cropped((coils.bare(slice(None), level) / coils.bare_rss[level])[:, 0], shape)
 
 
 def _calibrated(coil_images, calibrate, job, s):

@@ -102,26 +102,21 @@ def fill_in_missing(chapters):
             f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'
         )
         fill_in_time(notebook, None)
-        cells, composed = [], _composed_labels(notebook)
+        cells, text = [], "\n".join(cell.source for cell in notebook.cells)
+        # labels of tables that the text refers to and no cell spells out: an f-string may make them
+        composed = set(re.findall(r"`(tab-[\w-]+)`", text)) - set(re.findall(r"""["'](tab-[\w-]+)["']""", text))
         for cell in notebook.cells:
             cells.append(cell)
-            cells += [_markdown(t, f"stand-in-{len(cells)}-{k}") for k, t in enumerate(_stand_ins(cell, composed))]
+            cells += [  # with fixed ids: the same page each time
+                nbformat.v4.new_markdown_cell(stand_in, id=f"stand-in-{len(cells)}-{k}")
+                for k, stand_in in enumerate(_stand_ins(cell, composed))
+            ]
         title = next(cell for cell in cells if cell.cell_type == "markdown")
         heading, _, rest = title.source.partition("\n")
         title.source = "\n".join([heading, note, rest])
         notebook.cells = cells
         notebook.metadata["language_info"] = {"name": "python"}  # stripped from clean notebooks; colours the code
         write_text(chapter.published, nbformat.writes(notebook))
-
-
-def _markdown(text, cell_id):
-    return nbformat.v4.new_markdown_cell(text, id=cell_id)  # a fixed id: the same page each time
-
-
-def _composed_labels(notebook):
-    """Labels of tables that the text refers to and no cell spells out: an f-string may make them."""
-    text = "\n".join(cell.source for cell in notebook.cells)
-    return set(re.findall(r"`(tab-[\w-]+)`", text)) - set(re.findall(r"""["'](tab-[\w-]+)["']""", text))
 
 
 def _stand_ins(cell, composed):

@@ -41,7 +41,9 @@ class Plain:
             cells.append(cell)
             figure = cell.metadata.get("mystnb", {}).get("figure", {})
             if cell.cell_type == "markdown":
-                cell.source = DRAWING.sub(self._drawing, cell.source)
+                cell.source = DRAWING.sub(
+                    lambda m: f"![{m['alt']}]({m['file']})\n\n{self._caption(m['name'], m['caption'])}", cell.source
+                )
             elif "caption" in figure:
                 label_caption(cell)
                 text = self._caption(figure.get("name"), figure["caption"])
@@ -56,9 +58,6 @@ class Plain:
         self.headings = {i: h for i, cell in enumerate(cells) for h in re.findall(r"^#+ (.*)$", cell.source, re.M)}
         self.equations = {label for cell in cells for label in EQUATION.findall(cell.source)}
 
-    def _drawing(self, match):
-        return f"![{match['alt']}]({match['file']})\n\n" + self._caption(match["name"], match["caption"])
-
     def _caption(self, name, text):
         self.figures[name] = len(self.figures) + 1
         return f"**Figure {self.figures[name]}.** {text}"
@@ -69,7 +68,9 @@ class Plain:
         def written(match):
             role, content = match.groups()
             found = getattr(self, f"_{role.replace(':', '_')}")(content, place)
-            return found[0].upper() + found[1:] if _begins_a_sentence(source[: match.start()]) else found
+            before = source[: match.start()].rstrip(" -*")
+            begins_a_sentence = before[-1:] in ("", ".", "\n")
+            return found[0].upper() + found[1:] if begins_a_sentence else found
 
         return LINK_OUT.sub(r"\1", ROLE.sub(written, source))
 
@@ -114,10 +115,6 @@ class Plain:
         from book_numbers import evaluate, look_up_published  # here and not above: it brings torch along
 
         return evaluate(reference, look_up_published).replace("-", "−")
-
-
-def _begins_a_sentence(before):
-    return before.rstrip(" -*")[-1:] in ("", ".", "\n")
 
 
 @cache
