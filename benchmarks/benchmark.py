@@ -70,15 +70,22 @@ def _ratios(rows):
     fast, fast_end_to_end = f"GLEAM{FAST}", f"End-to-end{FAST}"
     peers = [name for name in list(seconds)[3:] if name not in (fast, fast_end_to_end)]
     peer, autocast = (
-        min((name for name in peers if name.endswith(AUTOCAST) == is_autocast), default=None,
-            key=lambda name: rows[name]["seconds_per_step"])
+        min(
+            (name for name in peers if name.endswith(AUTOCAST) == is_autocast),
+            default=None,
+            key=lambda name: rows[name]["seconds_per_step"],
+        )
         for is_autocast in (False, True)
-    )  # fmt: skip
+    )
     pairs = {
-        "gleam_over_end_to_end": (gleam, end_to_end), "checkpointed_over_end_to_end": (checkpointed, end_to_end),
-        "gleam_over_peer": (gleam, peer), "fast_over_gleam": (fast, gleam), "fast_over_peer": (fast, peer),
-        "fast_over_autocast": (fast, autocast), "fast_over_end_to_end": (fast, fast_end_to_end),
-    }  # fmt: skip
+        "gleam_over_end_to_end": (gleam, end_to_end),
+        "checkpointed_over_end_to_end": (checkpointed, end_to_end),
+        "gleam_over_peer": (gleam, peer),
+        "fast_over_gleam": (fast, gleam),
+        "fast_over_peer": (fast, peer),
+        "fast_over_autocast": (fast, autocast),
+        "fast_over_end_to_end": (fast, fast_end_to_end),
+    }
     return {name: ratio(seconds[a], seconds[b]) for name, (a, b) in pairs.items() if {a, b} <= seconds.keys()}
 
 

@@ -200,8 +200,10 @@ def time_prediction(make, sizes, *, n_rounds, n_warmup=2, device="cpu"):
         predicted = model.step_seconds(n, m, checkpointed=checkpointed)
         over = ratio(predicted, seconds[name])
         found[name] = {
-            "predicted_seconds": list(predicted), "step_seconds": list(seconds[name]), "predicted_over_measured": over
-        }  # fmt: skip
+            "predicted_seconds": list(predicted),
+            "step_seconds": list(seconds[name]),
+            "predicted_over_measured": over,
+        }
     return found
 
 

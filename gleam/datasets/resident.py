@@ -226,16 +226,14 @@ def host_bytes_available() -> int | None:
         return None
 
 
-def _free_bytes(gpu, reserve_bytes):
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(gpu)
-    return free - (RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes)
-
-
 def _places(scans, device, name, reserve_bytes):
     """Per scan: the GPU, "pinned" or the CPU. Raises ValueError if the memories are too small."""
     sizes = [[8 * math.prod(shape) for shape in array_shapes(shape).values()] for shape in scans.shapes]
-    free = _free_bytes(device, reserve_bytes) if device.type == "cuda" else 0
+    free = 0
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later counts as taken otherwise
+        free, total = torch.cuda.mem_get_info(device)
+        free -= RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes
     left, places, on_host = free, [], 0
     for arrays in sizes:
         if device.type == "cpu":

@@ -91,8 +91,15 @@ class Chest:
         cavity = body + fat + wall
         vertebra = ellipse(x, y - spine, 19, 15.5)
         cavity = np.maximum(cavity, -merge(vertebra - 5, ellipse(x, y - spine - 30, 42, 24), 15))
-        return {"body": body, "fascia": body + fat, "cavity": cavity, "angle": angle, "vertebra": vertebra,
-                "spine": spine, "level": s}  # fmt: skip
+        return {
+            "body": body,
+            "fascia": body + fat,
+            "cavity": cavity,
+            "angle": angle,
+            "vertebra": vertebra,
+            "spine": spine,
+            "level": s,
+        }
 
     def _wall(self, parts, noise, grid, width):
         """Skin, fat with its septa, muscle in layers, ribs, costal cartilage."""

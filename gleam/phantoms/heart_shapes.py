@@ -108,8 +108,17 @@ class Ventricles:
         material = u.ravel() * self.length - self.length / 2, r_0 * np.sin(angle), r_0 * np.cos(angle)
         cos, sin = float(np.cos(self.towards_rv)), float(np.sin(self.towards_rv))
         across, along = cos * x + sin * y, sin * x - cos * y
-        return {"r": r, "angle": angle, "inner": inner, "outer": outer, "u": u, "across": across, "along": along,
-                "material": material, "ejected": ejected}  # fmt: skip
+        return {
+            "r": r,
+            "angle": angle,
+            "inner": inner,
+            "outer": outer,
+            "u": u,
+            "across": across,
+            "along": along,
+            "material": material,
+            "ejected": ejected,
+        }
 
     def lv_distances(self, frame: dict) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances to the cavity and to the outer surface of the left ventricle, without fine structure."""

@@ -127,7 +127,12 @@ class PhantomScans(Scans):
 def _drawn(jobs, n_jobs):
     """Yield (number, images) of each subject as it is drawn, in processes if worthwhile."""
     n_processes = n_worthwhile(jobs, n_jobs)
-    cut = [_parts(job) if n_processes > 1 else [(0, None)] for job in jobs]
+    cut = []  # (first, last + 1) slices of the parts that one process draws at a time
+    for settings in (job["settings"] for job in jobs):
+        n_all = settings["n_slices"]
+        n = max(1, VOXELS_PER_TASK // (math.prod(settings["matrix"]) * settings.get("n_frames", 1)))
+        n = n if n_processes > 1 else n_all
+        cut.append([(start, min(start + n, n_all)) for start in range(0, n_all, n)])
     parts = {(i, k): (json.dumps(job), *part) for i, job in enumerate(jobs) for k, part in enumerate(cut[i])}
     drawn = [[None] * len(own) for own in cut]
     for (i, k), part in in_processes(_draw, parts, n_processes, work="drawing phantoms"):
@@ -135,13 +140,6 @@ def _drawn(jobs, n_jobs):
         if all(one is not None for one in drawn[i]):
             images, drawn[i] = np.concatenate(drawn[i]), []
             yield i, images
-
-
-def _parts(job):
-    """(first, last + 1) slices of the parts that one process draws at a time."""
-    settings = job["settings"]
-    n = max(1, VOXELS_PER_TASK // (math.prod(settings["matrix"]) * settings.get("n_frames", 1)))
-    return [(start, min(start + n, settings["n_slices"])) for start in range(0, settings["n_slices"], n)]
 
 
 def _draw(part):

@@ -160,8 +160,13 @@ class BrainScan(Scan):
         self.anatomy, self.phase = Brain(self.anatomy_rng), acquire.Phase(self.rng)
         self.coils = acquire.Coils(self.rng, self.n_coils, self.grid, (128, 118), 60)
         fov = (*BRAIN_FOV_MM, spacing)
-        self.header = {"encoded": (2 * n_y, n_x, 1), "encoded_fov_mm": (2 * fov[0], *fov[1:]), "recon": (n_y, n_x, 1),
-                       "recon_fov_mm": fov, "n_slices": self.n_slices}  # fmt: skip
+        self.header = {
+            "encoded": (2 * n_y, n_x, 1),
+            "encoded_fov_mm": (2 * fov[0], *fov[1:]),
+            "recon": (n_y, n_x, 1),
+            "recon_fov_mm": fov,
+            "n_slices": self.n_slices,
+        }
 
 
 class HeartScan(Scan):
@@ -187,12 +192,21 @@ class HeartScan(Scan):
         self.coils = acquire.Coils(self.rng, self.n_coils, middle, radii, 70, shading=0.1)
         self.field_strength = float(self.rng.choice(HEART_FIELD_STRENGTHS_T))
         self.header = {
-            "encoded": (2 * n_x, n_y, 1), "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
-            "recon": (n_x, n_y, 1), "recon_fov_mm": (fov[1], fov[0], self.thickness),
-            "n_slices": self.n_slices, "n_frames": self.n_frames,
-            "sequence": {"TR": f"{heart.cycle.rr_ms / self.n_frames:.2f}", "TE": 1.4, "TI": 0, "flipAngle_deg": 50,
-                         "sequence_type": "bSSFP", "echo_spacing": 2.8},
-        }  # fmt: skip
+            "encoded": (2 * n_x, n_y, 1),
+            "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
+            "recon": (n_x, n_y, 1),
+            "recon_fov_mm": (fov[1], fov[0], self.thickness),
+            "n_slices": self.n_slices,
+            "n_frames": self.n_frames,
+            "sequence": {
+                "TR": f"{heart.cycle.rr_ms / self.n_frames:.2f}",
+                "TE": 1.4,
+                "TI": 0,
+                "flipAngle_deg": 50,
+                "sequence_type": "bSSFP",
+                "echo_spacing": 2.8,
+            },
+        }
 
     @functools.cached_property
     def _steady(self):

@@ -112,14 +112,21 @@ def header_xml(
         limits["phase"] = limit(n_frames)
     document = {
         "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
-        "acquisitionSystemInformation": {"systemVendor": vendor, "systemFieldStrength_T": field_strength,
-                                         "receiverChannels": n_coils},
+        "acquisitionSystemInformation": {
+            "systemVendor": vendor,
+            "systemFieldStrength_T": field_strength,
+            "receiverChannels": n_coils,
+        },
         "experimentalConditions": {"H1resonanceFrequency_Hz": round(PROTON_HZ_PER_TESLA * field_strength)},
-        "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
-                     "encodingLimits": limits, "trajectory": "cartesian"},
+        "encoding": {
+            "encodedSpace": _space(encoded, encoded_fov_mm),
+            "reconSpace": _space(recon, recon_fov_mm),
+            "encodingLimits": limits,
+            "trajectory": "cartesian",
+        },
         **({"sequenceParameters": sequence} if sequence else {}),
         "userParameters": {"userParameterString": {"name": vendor.lower().replace(" ", "_"), "value": settings}},
-    }  # fmt: skip
+    }
     body = "".join(_element(key, value) for key, value in document.items())
     return f'<?xml version="1.0"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{body}</ismrmrdHeader>'
 
