@@ -66,6 +66,7 @@ def measures(networks, memory, parallel=None, psnr=None, prediction=None):
 
 def _ratios(rows):
     seconds = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
+    # in the order of compare.own_rows
     gleam, end_to_end, checkpointed = list(seconds)[:3]
     fast, fast_end_to_end = f"GLEAM{FAST}", f"End-to-end{FAST}"
     peers = [name for name in list(seconds)[3:] if name not in (fast, fast_end_to_end)]
@@ -116,6 +117,7 @@ def psnr_by_format(*, matrix=(64, 48), n_features=16, n_steps=200, seeds=(0, 1, 
     settings |= {"learning_rate": 3e-3, "final_learning_rate": 0.0, "n_warmup_steps": n_steps // 5}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
+        # both formats train from the same first weights and see the same batches
         for precision, seed in itertools.product(("fp32", "bf16"), seeds):
             network, name = unrolled.pgd(8, n_features, step_size=1.0, seed=seed), f"{precision}, seed {seed}"
             fit(network, train, val, Fast(Greedy(8), precision), seed=seed, run_dir=folder, name=name, **settings)

@@ -57,7 +57,7 @@ def real_brains(data):
     for path in fastmri.find(data):
         for kspace in fastmri.read(path).kspace:
             kspace = cropped(kspace, BRAIN_MATRIX)
-            corner = kspace[:, :12, :12]
+            corner = kspace[:, :12, :12]  # far from the centre: noise alone
             level = float(np.sqrt(np.mean(np.abs(corner) ** 2, axis=(1, 2)).min() / 2))
             yield kspace, level / np.percentile(acquire.rss(ifft2c(kspace)), 95)
 
@@ -98,6 +98,7 @@ def phantom_scans(kind, n_subjects=8):
 def measured(kind, scans):
     """Means over scans of every quantity, as a dict."""
     pairs = list(scans)
+    # equal seeds: real scan and phantom number i have the same mask
     batches = [
         [_batch(kspace, kind, make, seed) for seed, (kspace, _) in enumerate(pairs)] for make in MASKS[kind].values()
     ]
@@ -109,6 +110,7 @@ def measured(kind, scans):
         candidates = [baselines.wavelet(lamda, n_iterations=60) for lamda in LAMDAS[kind]]
     for name, several in zip(MASKS[kind], batches, strict=True):
         found[f"nRMSE, zero-filled, {name}"] = _mean_error(baselines.zero_filled, several)
+        # the best weight for these very scans, alike for real ones and phantoms
         found[f"nRMSE, CS, {name}"] = min(_mean_error(method, several) for method in candidates)
     return found
 

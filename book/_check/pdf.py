@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 STYLE, SCRIPT = (HERE / "pdf.css").read_text(), (HERE / "pdf.js").read_text()
 MM = 96 / 25.4  # CSS pixels
 SCALE = 0.8
-WIDTH = round((210 - 2 * 16) * MM / SCALE)
+WIDTH = round((210 - 2 * 16) * MM / SCALE)  # of A4 without its margins
 
 
 def print_book(site, browser):
@@ -42,7 +42,8 @@ def print_book(site, browser):
         browser.run(SCRIPT)
         browser.run(f"document.head.appendChild(document.createElement('style')).textContent = {STYLE!r}")
         browser.run("paper.join()")
-        browser.run("paper.fit()")
+        browser.run("paper.fit()")  # wide tables, at the width of the paper
+        # a first print tells on which page each part begins
         numbers = page_numbers(_print(browser))
         browser.run(f"paper.number({numbers})")
         return _print(browser)

@@ -27,7 +27,7 @@ from gleam.files import remove_leftovers, written_whole
 MRIDATA_URL = "http://mridata.org/download"
 OCMR_URL = "https://ocmr.s3.amazonaws.com"
 OCMR_ATTRIBUTES = "ocmr_data_attributes.csv"
-OCMR_NAME = re.compile(r"(ocmr/)?(?P<name>fs_\d{4}[0-9A-Za-z_]*\.h5)")
+OCMR_NAME = re.compile(r"(ocmr/)?(?P<name>fs_\d{4}[0-9A-Za-z_]*\.h5)")  # fs_: fully sampled
 CHECKSUMS = "checksums.csv"
 
 
@@ -187,8 +187,9 @@ def _ocmr_fully_sampled(path, base_url, progress):
 def _download(urls, folder, checksums, source, progress):
     """Fetch the files (`urls`: name to address) that `folder` lacks, record and verify all hashes; return the paths."""
     recorded = _checksums(folder / CHECKSUMS)
+    # hashes that the caller gives take precedence
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
-    remove_leftovers(folder)
+    remove_leftovers(folder)  # of downloads that were killed
     for name, url in tqdm(urls.items(), desc=source, unit="file", disable=not progress):
         path = folder / name
         if not path.exists():
@@ -200,6 +201,7 @@ def _download(urls, folder, checksums, source, progress):
                 f"{path}: its SHA-256 is {found[:12]}..., but {expected[:12]}... is on record; delete it and run again"
             )
         check_opens(path, f"{path} is not", f"delete it to fetch it again from {source}")
+        # after every file, so that an interrupted download keeps what it knows
         if recorded.get(name) != found:
             recorded[name] = trusted[name] = found
             with written_whole(folder / CHECKSUMS) as temporary, open(temporary, "w", newline="") as file:

@@ -60,10 +60,12 @@ def read_measured(path: str | Path) -> Volume:
 
 def _read(path, undersampled):
     with hdf5.opened(path, expected=EXPECTED) as file:
+        # before the header is read: HDF5 loops for ever in a damaged text of variable length
         hdf5.check_heaps(path)
         data, header = _checked(file, path, undersampled), _header(file, path)
         is_exchanged, notes = _axes(data.shape[-2:], header)
         raw = _Exchanged(data) if is_exchanged else data
+        # where undersampling is refused below, slice 0 need not be read twice
         first = raw[0] if undersampled else np.ones((1, *raw.shape[-2:]), bool)
         of_points, used = _is_of_points(first), first.any(axis=(0, 1))
         is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
@@ -166,6 +168,7 @@ def _checked(file, path, undersampled):
     raw = hdf5.dataset(file, "kspace", path, EXPECTED)
     if raw.ndim != 4 or raw.dtype.kind != "c" or 0 in raw.shape:
         raise ValueError(f"{path}: 'kspace' is {raw.dtype} {raw.shape}; expected complex (slice, coil, y, x)")
+    # as the files of fastMRI's test and challenge sets do
     if "mask" in file and not undersampled:
         raise ValueError(f"{path}: is undersampled (holds a 'mask'); expected full k-space, as in multicoil_val")
     return raw

@@ -265,7 +265,7 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
         Slices(split, tuple(by_path[p] for p in files[split]), make_mask, n_masks, 3 * seed + i, Path(cache_dir))
         for i, split in enumerate(SPLITS)
     )
-    check_no_subject_in_two(splits)
+    check_no_subject_in_two(splits)  # only now: reading the raw files told the subjects
     train, val, test = splits
     return on_device(train, device), on_device(val, device), test
 

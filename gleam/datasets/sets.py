@@ -97,7 +97,7 @@ class DataSet:
         """Listed files that are not in the folder; without a list, patterns that no file matches."""
         if self.list_in(folder) is None:
             files = set(self.files(folder))
-            if self.either and files:
+            if self.either and files:  # OCMR or CMRxRecon
                 return []
             return [pattern for pattern in self.patterns if files.isdisjoint(visible(folder, pattern))]
         there: set[str] = set().union(*(_names(path, folder) for path in self.files(folder)))
@@ -107,6 +107,7 @@ class DataSet:
         """Whether every file of the split list is in the folder; without a list, whether there are any files."""
         if self.list_in(folder) is None:
             return bool(self.files(folder))
+        # an empty list lacks nothing, and is not complete
         return bool(self.listed(folder)) and not self.missing(folder)
 
 
@@ -182,6 +183,7 @@ def _lines(one, folder, place, chapters):
     if not one.files_of_list(folder):
         facts["until then"] = "phantoms stand in" if one.has_phantoms else "archived records are shown"
     for what, how in facts.items():
+        # commands and addresses stay whole, so that they can be copied
         yield textwrap.fill(
             f"  {what + ':':12}{how}", 116, subsequent_indent=14 * " ", break_long_words=False, break_on_hyphens=False
         )

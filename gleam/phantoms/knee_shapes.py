@@ -91,7 +91,7 @@ MUSCLES = {
 def profile(s: np.ndarray, table: Sequence[Sequence[float]] | np.ndarray) -> list[np.ndarray]:
     """Interpolate rows of (s, values...) at the positions `s` (1D) in mm; returns each value as (s, 1, 1), float32."""
     rows = np.array(table, float)
-    rows = rows[np.argsort(rows[:, 0])]
+    rows = rows[np.argsort(rows[:, 0])]  # np.interp wants them to rise
     return [np.interp(s, rows[:, 0], column)[:, None, None].astype(np.float32) for column in rows[:, 1:].T]
 
 
@@ -126,9 +126,10 @@ def muscle_distances(s: np.ndarray, y: np.ndarray, x: np.ndarray, vary: dict[str
     array, shape (muscle, s, y, x)
         float32. Large (outside) beyond a muscle's ends and where it has no width.
     """
-    out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)
+    out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)  # far outside
     for k, (name, rows) in enumerate(MUSCLES.items()):
         rows = np.array(rows)
+        # a muscle that has a width in its first or last row goes on beyond it
         present = np.flatnonzero(
             (s > rows[:, 0].min() - 20 * (rows[-1, 3] > 0)) & (s < rows[:, 0].max() + 20 * (rows[0, 3] > 0))
         )
@@ -221,12 +222,15 @@ def distances(frame: dict, knee: Any) -> dict[str, np.ndarray]:
     fat = 5.5 + 2.5 * np.sin(angle) - 2.2 * np.cos(angle) - 1.2 * np.cos(2 * angle) + 0.9 * noise["shift_x"]
     edge = 0.35 * noise["edge"]
     out = {"angle": angle, "femur": femur_distance(s, level, y, x) + edge}
+    # room for cartilage is left between the two
     out["tibia"] = np.maximum(tibia_distance(s, level, y, x) + edge, 2.5 - out["femur"])
     out["patella"] = patella_distance(level, y, x - knee.patella_shift, knee.patella) + edge
     out["fibula"] = fibula_distance(s, level, y, x) + edge
     out["bone"] = np.minimum.reduce([out[name] for name in ("femur", "tibia", "patella", "fibula")])
+    # the patella shows under the skin
     out["leg"] = merge(ellipse(x, y - cy, half_x, half_y) + 0.8 * noise["ripple_x"], out["patella"] - 4.0, 14)
     out["fascia"] = out["leg"] + 1.8 + knee.fat_mm * np.maximum(fat, 2.5)
+    # the capsule: around femur and patella, from 3 mm below the joint to 46 mm above
     joint = np.maximum(merge(out["femur"], out["patella"], 14), np.maximum(level - 46, -3 - level))
     out["joint"] = -merge(-joint, y + 40, 5)
     out["fluid"] = 0.5 + knee.effusion_mm * cover(y + 6, 14) * cover(np.abs(level - 22) - 24, 14)

@@ -133,6 +133,7 @@ def _read(source):
 
 def _write_one(path, image, settings, patient_id):
     max_shift = settings["max_shift"]
+    # numbers of their own, so that a change in one leaves the others as they are
     of_view, of_coils, of_phase, of_noise = (
         np.random.default_rng(s)
         for s in np.random.SeedSequence([settings[key] for key in ("seed", "subject", "version")]).spawn(4)
@@ -148,6 +149,7 @@ def _write_one(path, image, settings, patient_id):
     grid = [np.zeros(1), *(axis(n, fov) for n, fov in zip(image.shape, settings["fov_mm"], strict=True))]
     maps = unit_maps(of_coils, settings["n_coils"], grid, settings["fov_mm"])
     kspace = fft2c(image * acquire.turned(acquire.Phase(of_phase)(grid)) * maps)
+    # the centre of k-space: a smaller matrix is a lower resolution, not a smaller field of view
     kspace = np.ascontiguousarray(cropped(kspace, settings["matrix"]), np.complex64)
     sigma = settings["noise"] * float(np.percentile(acquire.rss(ifft2c(kspace)), 95))
     kspace = acquire.add_noise(of_noise, kspace, sigma)

@@ -114,6 +114,7 @@ class PhantomScans(Scans):
             measured: deque[Future] = deque()
             for i, images in _drawn(self.jobs, self.n_jobs):
                 measured.append(threads.submit(measure, self.jobs[i], images, volumes[i], self.device, self.calibrate))
+                # no more subjects are held than are measured at a time
                 while len(measured) > n_threads or (measured and measured[0].done()):
                     yield measured.popleft().result()
             while measured:
@@ -138,7 +139,7 @@ def _drawn(jobs, n_jobs):
     for (i, k), part in in_processes(_draw, parts, n_processes, work="drawing phantoms"):
         drawn[i][k] = part.result()
         if all(one is not None for one in drawn[i]):
-            images, drawn[i] = np.concatenate(drawn[i]), []
+            images, drawn[i] = np.concatenate(drawn[i]), []  # without holding the parts
             yield i, images
 
 
@@ -179,7 +180,7 @@ def measure(
     Noise is added to images, after its own inverse transform, and not to k-space. The transform is linear, so the sum
     is the same, and only of the noise is computed what the readers of raw files crop.
     """
-    scan = draw(job)
+    scan = draw(job)  # anew: its noise begins where a measurement begins
     noise_free = torch.from_numpy(images).to(device)
     single = torch.complex128 if device.type == "cuda" else torch.complex64  # on GPUs TF32 might be allowed
     coils = scan.coils.as_arrays(lambda array: torch.from_numpy(array).to(device, single))

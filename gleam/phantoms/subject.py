@@ -53,6 +53,7 @@ def _measured(scan):
     factor, sigma = scan.scales(images, scan.coils)
     for index, part in scan.coil_images(images, scan.coils):
         part = part if factor == 1.0 else part * np.float32(factor)
+        # zeros where the oversampled field of view reaches beyond the image
         sides = [((m - n + 1) // 2, (m - n) // 2) for n, m in zip(part.shape[-2:], scan.encoded, strict=True)]
         part = np.pad(part, [(0, 0)] * (part.ndim - 2) + sides) if np.any(sides) else part
         yield index, acquire.add_noise(scan.noise, fftc(part.astype(np.complex64, copy=False), scan.axes), sigma)

@@ -86,7 +86,7 @@ def provide(needed, data_dir, profile, phantoms, root, jobs):
     """
     for dataset in needed:
         if dataset.has_phantoms and not dataset.files_of_list(data_dir):
-            _check_settings(dataset, profile, phantoms)
+            _check_settings(dataset, profile, phantoms)  # all of them, before the first is written
     folders = {}
     for dataset in needed:
         n_files, n_listed = len(dataset.files(data_dir)), len(dataset.files_of_list(data_dir))
@@ -143,6 +143,7 @@ def _phantom(dataset, profile, phantoms, root, jobs):
         return folder
     check_writable(folder / dataset.raw, root)
     print(f"{line}, writing", flush=True)
+    # the stamp is written last, and a note of what was begun first
     begun = folder / f".{dataset.name}.begun.json"
     if not (begun.is_file() and begun.read_text() == manifest):  # else the files of an interrupted run can stay
         shutil.rmtree(folder / dataset.raw, ignore_errors=True)
@@ -174,6 +175,6 @@ def relative(folder, profile, root):
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink() and link.readlink() == folder:
         return f"../{link.relative_to(root).as_posix()}"
-    link.unlink(missing_ok=True)
+    link.unlink(missing_ok=True)  # to another folder
     link.symlink_to(folder, target_is_directory=True)
     return f"../{link.relative_to(root).as_posix()}"

@@ -12,7 +12,9 @@ from driver.pages import label_caption
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 BOOK = NOTEBOOKS.parent / "book"
+# a role of the book; before {eq} the words "Eq. " belong to it
 ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite(?::t)?|term|numref|eq|published)\}`([^`]*)`")
+# a link to a file above the notebooks, but not a picture
 LINK_OUT = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./[^)]*\)")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 DRAWING = re.compile(
@@ -67,6 +69,7 @@ class Plain:
 
         def written(match):
             role, content = match.groups()
+            # {cite:t} is `_cite_t`, and so on
             found = getattr(self, f"_{role.replace(':', '_')}")(content, place)
             before = source[: match.start()].rstrip(" -*")
             begins_a_sentence = before[-1:] in ("", ".", "\n")
@@ -85,6 +88,7 @@ class Plain:
             max((p for p in places if p < place), default=None),
             min((p for p in places if p > place), default=None),
         )
+        # "above" and "below" only where no other table comes between
         if found in nearest and places.count(found) == 1:
             return "the table above" if found < place else "the table below"
         return f"the table under *{self.headings[max(at for at in self.headings if at < found)]}*"
