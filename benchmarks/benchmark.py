@@ -51,6 +51,7 @@ def measures(networks, memory, parallel=None, psnr=None, prediction=None):
         "gleam_over_end_to_end": worse("gleam_over_end_to_end"),
         "checkpointed_over_end_to_end": worse("checkpointed_over_end_to_end"),
         "gleam_over_fastest_peer": worse("gleam_over_peer"),
+        # a single number has no quartiles: it stands for all three
         "memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3,
         "predicted_over_measured": max(predicted, key=lambda q: abs(q[1] - 1), default=None),
         "fast_over_gleam": pgd.get("fast_over_gleam"),

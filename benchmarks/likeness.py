@@ -65,6 +65,7 @@ def real_brains(data):
 def real_hearts(data, n_acquisitions=6):
     """(k-space (coil, time, y, x), noise) of the one cine, as often with other coils, phase and noise."""
     frames = np.load(data / "cine" / "magnitude_4ch_30x144x144.npy").astype(np.float32)
+    # a lower resolution, by the centre of k-space
     frames = np.abs(ifft2c(cropped(fft2c(frames.astype(np.complex64)), HEART_MATRIX)))
     frames = frames[np.arange(N_FRAMES) * len(frames) // N_FRAMES]
     fov = CARDIAC_FOV_MM, CARDIAC_FOV_MM * HEART_MATRIX[1] / HEART_MATRIX[0]
@@ -130,6 +131,7 @@ def _batch(kspace, kind, make_mask, seed):
 def _quantities(image, noise):
     """Of one normalised image ([time,] y, x): shares of energy, of wavelets, of air, of what moves; and the noise."""
     still = np.abs(image) if image.ndim == 2 else np.abs(image).mean(0)
+    # what is not foreground is air
     body = metrics.foreground(torch.from_numpy(still))
     found = _energy_by_radius(image) | {
         "wavelets that hold 99 % of the energy": _sparsity(image),

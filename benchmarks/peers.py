@@ -136,6 +136,7 @@ class PlainUnrolled(nn.Module):
 
     def modl(self, cnn, x, kspace, forward_operator, adjoint):
         mu, n_cg = self.settings
+        # (A^H A + mu) x = A^H y + mu z, begun at the iterate before
         right = adjoint(kspace) + mu * cnn(x)
         return plain_conjugate_gradient(lambda v: adjoint(forward_operator(v)) + mu * v, right, x, n_cg)
 
@@ -212,6 +213,7 @@ class MRproUnrolled(nn.Module):
         super().__init__()
         operators = imported("mrpro").operators
         self.cnns = nn.ModuleList(OnComplex(cnn) for cnn in cnns(network))
+        # its arrays are 3D: z has size 1
         kspace, mask = (x.unsqueeze(2) for x in centred(batch))
         sensitivity = operators.SensitivityOp(batch.sens_maps.unsqueeze(2))
         fourier, masking = operators.FastFourierOp(dim=(-2, -1)), operators.CartesianMaskingOp(mask)
