@@ -158,7 +158,10 @@ def _raise_first(errors):
 
 def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     """Prepare `path` unless it is cached; returns (prepared file, sha256 of the raw file)."""
-    sha = _sha256(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
     prepared = _cached(path, sha, recipe, cache_dir)
     if not is_whole(prepared):
         with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
@@ -243,13 +246,6 @@ def _cached(path, sha, recipe, cache_dir):
     subject = cine.subject(path)
     told = {"subject": subject} if subject != path.stem else {}  # by folders; a stem is in the name of the file
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
-
-
-def _sha256(path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Hashes:

@@ -83,7 +83,11 @@ class Chest:
 
     def _distances(self, s, y, x, noise):
         back = self.half_y - 5 - 0.0004 * x**2 - 4 * np.exp(-((x / 12) ** 2))  # flat, with the furrow of the spine
-        body = -merge(-_rounded(x, y, self.half_x, self.half_y), back - y, 25)
+        power = 2.35  # of a rounded box; 2 would be an ellipse
+        k = ((np.abs(x) / self.half_x) ** power + (np.abs(y) / self.half_y) ** power) ** (1 / power) + 1e-6
+        slope_x = np.abs(x / k / self.half_x) ** (power - 1) / self.half_x
+        slope = np.hypot(slope_x, np.abs(y / k / self.half_y) ** (power - 1) / self.half_y)
+        body = -merge(-(k - 1) / (slope + 1e-4), back - y, 25)
         angle = np.arctan2(y, x)
         front = np.clip(-np.sin(angle), 0, 1)
         fat = self.fat_mm * (1 + 0.35 * np.cos(2 * angle) + 0.12 * noise["fat"]) + 2.0
@@ -184,11 +188,3 @@ class Chest:
         paint(image, cover(ellipse(x - 7, y + 33, 8, 5, 0.4), width), value["esophagus"] * (1 + 0.2 * noise["grain"]))
         paint(image, cover(np.hypot(x + 7, y + 19) - 3.2, width), value["vein"])
         return vessel
-
-
-def _rounded(x, y, a, b):
-    """Approximate signed distance to a rounded box at 0 with half axes `a` and `b`, fuller than an ellipse."""
-    power = 2.35  # 2 would be an ellipse
-    k = ((np.abs(x) / a) ** power + (np.abs(y) / b) ** power) ** (1 / power) + 1e-6
-    slope = np.hypot(np.abs(x / k / a) ** (power - 1) / a, np.abs(y / k / b) ** (power - 1) / b)
-    return (k - 1) / (slope + 1e-4)

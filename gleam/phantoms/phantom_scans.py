@@ -187,7 +187,8 @@ def measure(
     factor, sigma = scan.scales(noise_free, coils)
     for index, part in scan.coil_images(noise_free, coils):
         noise = torch.from_numpy(white_noise(scan.noise, (*part.shape[:-2], *scan.encoded))).to(device)
-        noise = cropped(_centred_ifft(noise, scan.axes), scan.recon)
+        noise = torch.fft.ifftn(torch.fft.ifftshift(noise, scan.axes), dim=scan.axes, norm="ortho")
+        noise = cropped(torch.fft.fftshift(noise, scan.axes), scan.recon)
         kspace = fft2(factor * cropped(part, scan.recon) + sigma * noise)
         volume["kspace"][index] = (kspace.swapaxes(0, 1) if kspace.ndim == 4 else kspace).to(torch.complex64)
     for s in range(scan.n_slices):
@@ -199,10 +200,6 @@ def measure(
             maps = torch.from_numpy(_calibrated(coil_images, calibrate, job, s)).to(device)
         volume["sens_maps"][s] = maps.to(torch.complex64)
         volume["target"][s] = (maps.conj() * coil_images).sum(0).to(torch.complex64)
-
-
-def _centred_ifft(kspace, axes):
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
 
 
 def _calibrated(coil_images, calibrate, job, s):
