@@ -51,6 +51,7 @@ def measures(networks, memory, parallel=None, psnr=None, prediction=None):
         "gleam_over_end_to_end": worse("gleam_over_end_to_end"),
         "checkpointed_over_end_to_end": worse("checkpointed_over_end_to_end"),
         "gleam_over_fastest_peer": worse("gleam_over_peer"),
+        # a single number has no quartiles: it stands for all three
         "memory_spread_over_n": [max((max(p) - min(p)) / min(p) for p in peaks)] * 3,
         "predicted_over_measured": max(predicted, key=lambda q: abs(q[1] - 1), default=None),
         "fast_over_gleam": pgd.get("fast_over_gleam"),
@@ -66,19 +67,27 @@ def measures(networks, memory, parallel=None, psnr=None, prediction=None):
 
 def _ratios(rows):
     seconds = {name: row["step_seconds"] for name, row in rows.items() if "step_seconds" in row}
+    # in the order of compare.own_rows
     gleam, end_to_end, checkpointed = list(seconds)[:3]
     fast, fast_end_to_end = f"GLEAM{FAST}", f"End-to-end{FAST}"
     peers = [name for name in list(seconds)[3:] if name not in (fast, fast_end_to_end)]
     peer, autocast = (
-        min((name for name in peers if name.endswith(AUTOCAST) == is_autocast), default=None,
-            key=lambda name: rows[name]["seconds_per_step"])
+        min(
+            (name for name in peers if name.endswith(AUTOCAST) == is_autocast),
+            default=None,
+            key=lambda name: rows[name]["seconds_per_step"],
+        )
         for is_autocast in (False, True)
-    )  # fmt: skip
+    )
     pairs = {
-        "gleam_over_end_to_end": (gleam, end_to_end), "checkpointed_over_end_to_end": (checkpointed, end_to_end),
-        "gleam_over_peer": (gleam, peer), "fast_over_gleam": (fast, gleam), "fast_over_peer": (fast, peer),
-        "fast_over_autocast": (fast, autocast), "fast_over_end_to_end": (fast, fast_end_to_end),
-    }  # fmt: skip
+        "gleam_over_end_to_end": (gleam, end_to_end),
+        "checkpointed_over_end_to_end": (checkpointed, end_to_end),
+        "gleam_over_peer": (gleam, peer),
+        "fast_over_gleam": (fast, gleam),
+        "fast_over_peer": (fast, peer),
+        "fast_over_autocast": (fast, autocast),
+        "fast_over_end_to_end": (fast, fast_end_to_end),
+    }
     return {name: ratio(seconds[a], seconds[b]) for name, (a, b) in pairs.items() if {a, b} <= seconds.keys()}
 
 
@@ -109,6 +118,7 @@ def psnr_by_format(*, matrix=(64, 48), n_features=16, n_steps=200, seeds=(0, 1, 
     settings |= {"learning_rate": 3e-3, "final_learning_rate": 0.0, "n_warmup_steps": n_steps // 5}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
+        # both formats train from the same first weights and see the same batches
         for precision, seed in itertools.product(("fp32", "bf16"), seeds):
             network, name = unrolled.pgd(8, n_features, step_size=1.0, seed=seed), f"{precision}, seed {seed}"
             fit(network, train, val, Fast(Greedy(8), precision), seed=seed, run_dir=folder, name=name, **settings)

@@ -114,8 +114,9 @@ OTHERS = {
     "GLEAM, M = 2": partial(gleam.Greedy, 2),
 }
 FOUR = arms(TWO, [0.0, 0.9])
-KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")
+KNOWN = ("End-to-end", "GLEAM, M = 8", "GLEAM, M = 4", "GLEAM, M = 2")  # trained by the chapter on real anatomy already
 ENDING = arms(TWO, [0.0], consistent=True)
+# what is compared over all subjects; the rest is asked of one fold
 IN_EVERY_FOLD = FOUR | ENDING | arms(dict([*OTHERS.items()][:3]), [0.9])
 ONE_EACH = {"End-to-end": gleam.EndToEnd, "GLEAM, M = 4": partial(gleam.Greedy, 4)}  # four iterations
 HEARTS = arms(ONE_EACH, [0.0, 0.9], n_iterations=4) | arms(ONE_EACH, [0.0], n_iterations=4, consistent=True)
@@ -172,7 +173,7 @@ def data_of(condition: Condition, source: Path, build: records.Build):
         masks = partial(gleam.masks.random_columns, acceleration=condition.acceleration, center_fraction=0.08)
     else:
         masks = partial(gleam.masks.poisson_disc, acceleration=condition.acceleration, n_calibration=N_CALIBRATION)
-    split["train"] = split["train"][: condition.n_train]
+    split["train"] = split["train"][: condition.n_train]  # the first ones; tests stay the same
     return gleam.datasets.files(
         gleam.datasets.fold_files(paths, split),
         masks=masks,
@@ -206,6 +207,7 @@ def untrained(name: str, condition: Condition, data) -> None:
         lamda, _ = gleam.baselines.choose_lamda(grid, data[1])
         cs = gleam.baselines.wavelet(lamda)
     methods = {"Zero-filled": gleam.baselines.zero_filled, "CS": cs}
+    # the conditions of the chapter on real anatomy: its networks are scored, not trained again
     if condition == Condition(fold=condition.fold):
         known = records.load_experiment(ROOT / "results" / "real-anatomy", f"real_knees_pgd_fold{condition.fold}")
         methods |= {m: replace(record, profile="beyond") for m, record in known.items() if record.n_parameters}
@@ -282,6 +284,7 @@ def main() -> int:
             continue
         condition, methods = PLAN[name]
         data = data_of(condition, source, build)
+        # what needs no training: once for each experiment
         if not place(name, "CS").is_file():
             untrained(name, condition, data)
         experiment = experiment_of(name, condition, method, methods[method])

@@ -20,7 +20,7 @@ NETWORKS = {"PGD": unrolled.pgd, "MoDL": unrolled.modl}
 N_CONVERGED = 60  # steps of conjugate gradients after which it does not matter how they went
 TOLERANCE = 1e-4  # relative difference of two images from the same weights
 FAST, AUTOCAST = ", fast", ", autocast"  # endings of the names of rows in bf16
-TOLERANCE_OF_BF16 = 0.05
+TOLERANCE_OF_BF16 = 0.05  # bf16 keeps 8 bits of a number
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,7 @@ def _measured(row, times, seconds, peak):
     found = {"note": row.note, "difference": row.difference, "peak_bytes": peak}
     if times is None:
         return found
+    # the first row is GLEAM
     over_gleam = ratio(times, next(iter(seconds.values())))
     return found | {"seconds_per_step": statistics.median(times), "step_seconds": list(times), "over_gleam": over_gleam}
 
@@ -200,8 +201,10 @@ def time_prediction(make, sizes, *, n_rounds, n_warmup=2, device="cpu"):
         predicted = model.step_seconds(n, m, checkpointed=checkpointed)
         over = ratio(predicted, seconds[name])
         found[name] = {
-            "predicted_seconds": list(predicted), "step_seconds": list(seconds[name]), "predicted_over_measured": over
-        }  # fmt: skip
+            "predicted_seconds": list(predicted),
+            "step_seconds": list(seconds[name]),
+            "predicted_over_measured": over,
+        }
     return found
 
 

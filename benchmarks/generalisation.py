@@ -167,13 +167,15 @@ def lesioned(image, seed):
     generator, found = np.random.default_rng(seed), []
     y, x = (axis(n, fov) for n, fov in zip(image.shape, KNEE_FOV_MM[1:], strict=True))
     bright = np.percentile(image, 95)
+    # the large ones first, while there is room
     for diameter in sorted(LESIONS_MM, reverse=True):
         size = [round(1.5 * diameter / abs(side[1] - side[0])) for side in (y, x)]
+        # tissue all around, and no dark voxel in the middle
         places = np.argwhere((uniform_filter(image, size) > 0.4 * bright) & (image > 0.2 * bright))
         for sign in (1, -1):
             for i, j in generator.permutation(places):
                 apart = [np.hypot(y[i] - v, x[j] - u) - (diameter + d) / 2 for v, u, d, _ in found]
-                if min(apart, default=9) > 4:
+                if min(apart, default=9) > 4:  # mm between their edges
                     break
             else:
                 raise ValueError(f"no room is left in the image for a lesion of {diameter} mm")
@@ -195,6 +197,7 @@ def lesion_scores(images, targets, discs):
     change, true_change = images[0] - images[1], targets[0] - targets[1]
     inside, found = np.zeros(targets[0].shape, bool), {}
     for v, u, diameter, sign in discs:
+        # with its blurred edge, 1 mm wide
         disc = np.hypot(y[:, None] - v, x - u) <= diameter / 2 + 1
         inside |= disc
         kept = float((change * true_change)[disc].sum() / np.square(true_change[disc]).sum())
@@ -230,6 +233,7 @@ def magnitude(method, batch):
 
 def lesion_table(method, plain, draws):
     """A row per knee and draw of lesions (as `slice`): scores of the image, and of the lesions in it."""
+    # reconstructed once, for all draws
     before = [magnitude(method, plain[i]) for i in range(len(plain))]
     rows = []
     for draw, (data, discs) in enumerate(draws):
@@ -285,6 +289,7 @@ def save_picture(figure, name):
 
 def missing(only=""):
     """Experiments without their last record, in order."""
+    # records are written in the order of `methods_for`
     last = {kind: records.slug(f"GLEAM, from {trainings[-1]}") for kind, trainings in TESTED.items()}
     return [
         name

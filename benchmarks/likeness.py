@@ -57,7 +57,7 @@ def real_brains(data):
     for path in fastmri.find(data):
         for kspace in fastmri.read(path).kspace:
             kspace = cropped(kspace, BRAIN_MATRIX)
-            corner = kspace[:, :12, :12]
+            corner = kspace[:, :12, :12]  # far from the centre: noise alone
             level = float(np.sqrt(np.mean(np.abs(corner) ** 2, axis=(1, 2)).min() / 2))
             yield kspace, level / np.percentile(acquire.rss(ifft2c(kspace)), 95)
 
@@ -65,6 +65,7 @@ def real_brains(data):
 def real_hearts(data, n_acquisitions=6):
     """(k-space (coil, time, y, x), noise) of the one cine, as often with other coils, phase and noise."""
     frames = np.load(data / "cine" / "magnitude_4ch_30x144x144.npy").astype(np.float32)
+    # a lower resolution, by the centre of k-space
     frames = np.abs(ifft2c(cropped(fft2c(frames.astype(np.complex64)), HEART_MATRIX)))
     frames = frames[np.arange(N_FRAMES) * len(frames) // N_FRAMES]
     fov = CARDIAC_FOV_MM, CARDIAC_FOV_MM * HEART_MATRIX[1] / HEART_MATRIX[0]
@@ -98,21 +99,21 @@ def phantom_scans(kind, n_subjects=8):
 def measured(kind, scans):
     """Means over scans of every quantity, as a dict."""
     pairs = list(scans)
+    # equal seeds: real scan and phantom number i have the same mask
     batches = [
         [_batch(kspace, kind, make, seed) for seed, (kspace, _) in enumerate(pairs)] for make in MASKS[kind].values()
     ]
     rows = [_quantities(batch.target[0].numpy(), noise) for batch, (_, noise) in zip(batches[0], pairs, strict=True)]
     found = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if kind == "heart":
+        candidates = [baselines.spatiotemporal(*lamdas, n_iterations=100) for lamdas in HEART_LAMDAS]
+    else:
+        candidates = [baselines.wavelet(lamda, n_iterations=60) for lamda in LAMDAS[kind]]
     for name, several in zip(MASKS[kind], batches, strict=True):
         found[f"nRMSE, zero-filled, {name}"] = _mean_error(baselines.zero_filled, several)
-        found[f"nRMSE, CS, {name}"] = min(_mean_error(method, several) for method in _candidates(kind))
+        # the best weight for these very scans, alike for real ones and phantoms
+        found[f"nRMSE, CS, {name}"] = min(_mean_error(method, several) for method in candidates)
     return found
-
-
-def _candidates(kind):
-    if kind == "heart":
-        return [baselines.spatiotemporal(*lamdas, n_iterations=100) for lamdas in HEART_LAMDAS]
-    return [baselines.wavelet(lamda, n_iterations=60) for lamda in LAMDAS[kind]]
 
 
 def _mean_error(method, batches):
@@ -130,6 +131,7 @@ def _batch(kspace, kind, make_mask, seed):
 def _quantities(image, noise):
     """Of one normalised image ([time,] y, x): shares of energy, of wavelets, of air, of what moves; and the noise."""
     still = np.abs(image) if image.ndim == 2 else np.abs(image).mean(0)
+    # what is not foreground is air
     body = metrics.foreground(torch.from_numpy(still))
     found = _energy_by_radius(image) | {
         "wavelets that hold 99 % of the energy": _sparsity(image),

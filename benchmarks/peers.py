@@ -91,16 +91,14 @@ def is_modl(network):
 
 def cnns(network):
     """One CNN per iteration, with the network's weights."""
-    make = PlainCNN if is_modl(network) else ResidualCNN
-    return [_with_weights(make, iteration.denoiser) for iteration in network.iterations]
-
-
-def _with_weights(make, denoiser):
-    weights = denoiser.state_dict()
-    n_features = next(iter(weights.values())).shape[0]
-    cnn = make(n_features)
-    cnn.load_state_dict(weights)
-    return cnn.to(next(iter(weights.values())).device)
+    make, found = PlainCNN if is_modl(network) else ResidualCNN, []
+    for iteration in network.iterations:
+        weights = iteration.denoiser.state_dict()
+        first = next(iter(weights.values()))
+        cnn = make(first.shape[0])  # as many features as the first layer makes
+        cnn.load_state_dict(weights)
+        found.append(cnn.to(first.device))
+    return found
 
 
 def centred(batch):
@@ -138,6 +136,7 @@ class PlainUnrolled(nn.Module):
 
     def modl(self, cnn, x, kspace, forward_operator, adjoint):
         mu, n_cg = self.settings
+        # (A^H A + mu) x = A^H y + mu z, begun at the iterate before
         right = adjoint(kspace) + mu * cnn(x)
         return plain_conjugate_gradient(lambda v: adjoint(forward_operator(v)) + mu * v, right, x, n_cg)
 
@@ -214,6 +213,7 @@ class MRproUnrolled(nn.Module):
         super().__init__()
         operators = imported("mrpro").operators
         self.cnns = nn.ModuleList(OnComplex(cnn) for cnn in cnns(network))
+        # its arrays are 3D: z has size 1
         kspace, mask = (x.unsqueeze(2) for x in centred(batch))
         sensitivity = operators.SensitivityOp(batch.sens_maps.unsqueeze(2))
         fourier, masking = operators.FastFourierOp(dim=(-2, -1)), operators.CartesianMaskingOp(mask)

@@ -17,12 +17,17 @@ from gleam.records.measures import fastest_bf16
 OPTIONS = ("precision", "compiled", "captured", "channel_multiple")  # of gleam.Fast
 # None: the multiple of channels that made the fastest of the rungs before
 RUNGS = {
-    "Plain PyTorch, fp32": ("fp32", False, False, 1), "Plain PyTorch, tf32": ("tf32", False, False, 1),
-    "fp32": ("fp32", False, False, 1), "tf32": ("tf32", False, False, 1), "bf16": ("bf16", False, False, 1),
-    "bf16, padded": ("bf16", False, False, 8), "bf16, padded to 32": ("bf16", False, False, 32),
-    "bf16, compiled": ("bf16", True, False, None), "bf16, captured": ("bf16", False, True, None),
+    "Plain PyTorch, fp32": ("fp32", False, False, 1),
+    "Plain PyTorch, tf32": ("tf32", False, False, 1),
+    "fp32": ("fp32", False, False, 1),
+    "tf32": ("tf32", False, False, 1),
+    "bf16": ("bf16", False, False, 1),
+    "bf16, padded": ("bf16", False, False, 8),
+    "bf16, padded to 32": ("bf16", False, False, 32),
+    "bf16, compiled": ("bf16", True, False, None),
+    "bf16, captured": ("bf16", False, True, None),
     "bf16, compiled, captured": ("bf16", True, True, None),
-}  # fmt: skip
+}
 EXACT = dict(zip(OPTIONS, RUNGS["fp32"], strict=True))
 # most valuable first
 ORDER = [

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from itertools import count
 
 import websocket
 
-OFFLINE = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+OFFLINE = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"  # no other host has an address
 OPTIONS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--force-prefers-reduced-motion", "--remote-debugging-port=0",
@@ -25,6 +26,20 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 def find_chromium():
     """Path of the installed Chromium, None if there is none."""
     return next(filter(None, map(shutil.which, PROGRAMS)), None)
+
+
+def holds_book(site, command):
+    """Whether a folder holds built pages; if not, `command` says what to do."""
+    there = (site / "index.html").is_file()
+    if not there:
+        print(f"{command}: {site} holds no book; run `make book` first", file=sys.stderr)
+    return there
+
+
+def leads_to(page):
+    """Address of the page that a page only leads to, None if it is one of its own."""
+    found = re.search(r'http-equiv="Refresh" content="0; url=(.+?)"', page.read_text())
+    return found and found[1]
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -58,8 +73,10 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             [program, *OPTIONS, f"--user-data-dir={self._profile.name}", "about:blank"],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         lines = []
         for line in self._process.stderr:
             lines.append(line)
@@ -67,7 +84,9 @@ class Browser:
                 break
         else:
             raise OSError(f"{program} did not start: {''.join(lines[-3:])}")
+        # Chromium refuses a connection that names an origin
         self._socket = websocket.create_connection(found[1], timeout=timeout, suppress_origin=True)
+        # without a session calls are for the browser, with one for its tab
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
@@ -80,7 +99,7 @@ class Browser:
     def __exit__(self, *_):
         self._socket.close()
         self._process.terminate()
-        self._process.wait()
+        self._process.wait()  # before its profile is removed
         self._process.stderr.close()
         self._profile.cleanup()
 
@@ -110,11 +129,13 @@ class Browser:
 
     def open(self, address):
         """Load a page and wait until it has loaded; nothing that the last one reports late is among the events."""
+        # what the page before still does ends here
         self._load("about:blank")
         self._load(address)
 
     def _load(self, address):
         self.events.clear()
+        # of this address, not of a page that was left meanwhile
         load = {"name": "load", "loaderId": self.send("Page.navigate", url=address)["loaderId"]}
         if not any(load.items() <= event.get("params", {}).items() for event in self.events):
             self.events.append(self._receive(lambda message: load.items() <= message.get("params", {}).items()))

@@ -14,15 +14,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from browser import Browser, find_chromium, serve
+from browser import Browser, find_chromium, holds_book, leads_to, serve
 from PIL import Image
 
 from gleam.records.canvas import SMALLEST_TEXT as TEXT_KEY
 
 PAGE_SCRIPT = (Path(__file__).parent / "page.js").read_text()
-PHONE, DESKTOP = 390, 1440
-SMALLEST_TEXT = 11
-SEARCHED = ("greedy", "Poisson")
+PHONE, DESKTOP = 390, 1440  # widths in CSS pixels
+SMALLEST_TEXT = 11  # CSS pixels
+SEARCHED = ("greedy", "Poisson")  # words that the book is sure to hold
 
 
 def check(site, browser):
@@ -41,13 +41,14 @@ def check(site, browser):
     """
     pages = [path.relative_to(site).as_posix() for path in sorted(site.rglob("*.html"))]
     pages = [page for page in pages if not page.startswith(("_static/", "_modules/"))]  # sources are not ours to style
-    pages = [page for page in pages if 'http-equiv="Refresh"' not in (site / page).read_text()]  # only leads to another
+    pages = [page for page in pages if not leads_to(site / page)]
     with serve(site) as base:
         faults, links, anchors = {}, {}, {}
         for page in pages:
             faults[page] = _faults_of_page(browser, base, page, site)
             links[page], anchors[page] = browser.run("check.links()"), set(browser.run("check.anchors()"))
         for page in pages:
+            # after all pages, whose anchors are known by then
             faults[page] += _broken_links(links[page], base, anchors, site)
         faults["search.html"] = faults.get("search.html", []) + _search_faults(browser, base)
     return {
@@ -63,7 +64,7 @@ def _faults_of_page(browser, base, page, site):
     faults = [f"image without alternative text: {name}" for name in browser.run("check.withoutAlt()")]
     faults += _small_texts(browser, base, site, DESKTOP) + _idle_sliders(browser)
     if axe := find_spec("axe_core_python") and (files("axe_core_python") / "axe.min.js").read_text():
-        browser.run(axe + "\n0;")
+        browser.run(axe + "\n0;")  # 0: axe itself is no value that can be returned
         # contrast takes seconds, and all pages of the reference have the same few colours: one of them stands for all
         has_colours = not page.startswith("api/") or page == "api/training.html"
         options = "" if has_colours else "{rules: {'color-contrast': {enabled: false}}}"
@@ -72,7 +73,7 @@ def _faults_of_page(browser, base, page, site):
             browser.prefer("dark")
             dark = browser.run("check.axe({runOnly: ['color-contrast']})")
             faults += [f"axe, dark: {violation}" for violation in dark]
-            browser.prefer("light")
+            browser.prefer("light")  # for the pages to come
     browser.resize(PHONE)
     if over := browser.run("check.overflow()"):
         faults.append(f"{over['excess']} px wider than a phone: {' '.join(over['parts'])}")
@@ -93,9 +94,10 @@ def _small_texts(browser, base, site, width):
         with Image.open(source) as image:
             if TEXT_KEY in image.info:
                 points = float(image.info[TEXT_KEY])
+                # points to pixels of the file, and these to pixels of the page
                 size = points * image.info["dpi"][0] / 72 * picture["width"] / image.width
                 sizes.append((picture["alt"], size))
-    small = [(alt, size) for alt, size in sizes if size < SMALLEST_TEXT - 0.05]
+    small = [(alt, size) for alt, size in sizes if size < SMALLEST_TEXT - 0.05]  # 0.05 for rounding
     return [f"text of {size:.1f} px at a width of {width} px: {alt[:60]}" for alt, size in small]
 
 
@@ -159,8 +161,7 @@ def main(site):
         return 0
     if not find_spec("axe_core_python"):
         print("check-book: without accessibility, axe-core-python is not installed")
-    if not (site / "index.html").is_file():
-        print(f"check-book: {site} holds no book; run `make book` first", file=sys.stderr)
+    if not holds_book(site, "check-book"):
         return 1
     with Browser(program) as browser:
         faults = check(site, browser)

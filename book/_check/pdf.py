@@ -6,12 +6,11 @@ with the page numbers in the table of contents.
 
 import base64
 import io
-import re
 import sys
 import time
 from pathlib import Path
 
-from browser import Browser, find_chromium, serve
+from browser import Browser, find_chromium, holds_book, leads_to, serve
 from pypdf import PdfReader
 
 from gleam.files import written_whole
@@ -20,7 +19,7 @@ HERE = Path(__file__).parent
 STYLE, SCRIPT = (HERE / "pdf.css").read_text(), (HERE / "pdf.js").read_text()
 MM = 96 / 25.4  # CSS pixels
 SCALE = 0.8
-WIDTH = round((210 - 2 * 16) * MM / SCALE)
+WIDTH = round((210 - 2 * 16) * MM / SCALE)  # of A4 without its margins
 
 
 def print_book(site, browser):
@@ -36,15 +35,15 @@ def print_book(site, browser):
     -------
     bytes
     """
-    moved = re.search(r'http-equiv="Refresh" content="0; url=(.+?)"', (site / "index.html").read_text())
     with serve(site) as base:
         browser.resize(WIDTH)
         browser.prefer("light", media="print")
-        browser.open(base + (moved[1] if moved else "index.html"))
+        browser.open(base + (leads_to(site / "index.html") or "index.html"))
         browser.run(SCRIPT)
         browser.run(f"document.head.appendChild(document.createElement('style')).textContent = {STYLE!r}")
         browser.run("paper.join()")
-        browser.run("paper.fit()")
+        browser.run("paper.fit()")  # wide tables, at the width of the paper
+        # a first print tells on which page each part begins
         numbers = page_numbers(_print(browser))
         browser.run(f"paper.number({numbers})")
         return _print(browser)
@@ -83,8 +82,7 @@ def main(site, target):
     if program is None:
         print("pdf: Chromium is needed, and there is none (on Debian: apt install chromium)", file=sys.stderr)
         return 1
-    if not (site / "index.html").is_file():
-        print(f"pdf: {site} holds no book; run `make book` first", file=sys.stderr)
+    if not holds_book(site, "pdf"):
         return 1
     with Browser(program, timeout=600) as browser:
         pdf = print_book(site, browser)

@@ -21,7 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["check"]:
-        return _check(words[1:])
+        checker = argparse.ArgumentParser(prog="python -m gleam.datasets check", description=_report.__doc__)
+        checker.add_argument("files", metavar="FILE", nargs="+", type=Path)
+        checker.add_argument(
+            "--out", metavar="DIR", type=Path, default=Path(), help="folder of the pictures; default: here"
+        )
+        given = checker.parse_args(words[1:])
+        return max([_report(path, given.out) for path in given.files])
     parser = argparse.ArgumentParser(
         prog="python -m gleam.datasets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -32,14 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _check(words):
-    parser = argparse.ArgumentParser(prog="python -m gleam.datasets check", description=_report.__doc__)
-    parser.add_argument("files", metavar="FILE", nargs="+", type=Path)
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path(), help="folder of the pictures; default: here")
-    given = parser.parse_args(words)
-    return max([_report(path, given.out) for path in given.files])
 
 
 def _report(path, out):

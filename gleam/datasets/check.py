@@ -35,6 +35,7 @@ def check(path: str | Path) -> tuple[dict[str, str], Volume | None, str | None]:
     except (MemoryError, OSError, RuntimeError, ValueError) as error:
         refused = str(error)
         try:
+            # what is undersampled can still be described and shown
             volume = formats.read_measured(path)
         except (MemoryError, OSError, RuntimeError, ValueError):
             return {}, None, refused
@@ -69,5 +70,5 @@ def picture(volume: Volume) -> np.ndarray:
     kspace = volume.kspace[len(volume.kspace) // 2]
     kspace = kspace[:, kspace.shape[1] // 2] if kspace.ndim == 4 else kspace
     image = ifft2c(torch.from_numpy(np.ascontiguousarray(kspace))).abs().square().sum(0).sqrt()
-    brightest = torch.quantile(image, 0.995)
+    brightest = torch.quantile(image, 0.995)  # the few brightest pixels would darken all others
     return (image / brightest if brightest > 0 else image).clamp(0, 1).numpy()

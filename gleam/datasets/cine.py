@@ -16,8 +16,8 @@ OCMR, CMRXRECON = "ocmr", "cmrxrecon"
 FULL = ("kspace_full", "kspace")  # name of the variable in 2023 and 2024, and in 2025
 EXPECTED_MAT = f"a CMRxRecon file (MATLAB v7.3, which is HDF5, with '{FULL[0]}')"
 SHARES = (17, 2, 5)  # subjects in the splits of the paper's private set
-FULL_FOLDER = "FullSample"
-NOT_FULL = ("accfactor", "undersample", "singlecoil")
+FULL_FOLDER = "FullSample"  # CMRxRecon's, with a folder for each subject
+NOT_FULL = ("accfactor", "undersample", "singlecoil")  # in names of folders whose series are no reference
 
 
 def read(path: str | Path) -> Volume:
@@ -84,13 +84,25 @@ def find(data_dir: str | Path) -> list[Path]:
         If there is none.
     """
     data_dir = Path(data_dir)
-    ocmr = [path for path in visible(data_dir / OCMR, "*.h5") if not path.name.startswith("us_")]
-    mat = [path for path in visible(data_dir / CMRXRECON, "**/cine_*.mat") if _is_full(path.relative_to(data_dir))]
-    if not (ocmr or mat):
+    there = [*visible(data_dir / OCMR, "*.h5"), *visible(data_dir / CMRXRECON, "**/cine_*.mat")]
+    found = [path for path in there if looks_full(path.relative_to(data_dir))]
+    if not found:
         raise FileNotFoundError(
             f"{data_dir}: no cine series; expected fully sampled ones, {OCMR}/*.h5 or {CMRXRECON}/**/cine_*.mat"
         )
-    return ocmr + mat
+    return found
+
+
+def looks_full(path: str | Path) -> bool:
+    """Whether a file, by its name and folders below the data folder, is a fully sampled series of several coils.
+
+    Names of undersampled and of single-coil series, and of masks, say what they are.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".mat":
+        return not path.name.startswith("us_")
+    folders = [part.lower() for part in path.parts[:-1]]
+    return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
 
 
 def by_split(data_dir: str | Path) -> dict[str, list[Path]]:
@@ -125,13 +137,9 @@ def subject(path: str | Path) -> str:
         return path.stem
     folders = path.parent.parts
     if FULL_FOLDER in folders[:-1]:
+        # all of them: the same P003 may be in the folders of several scanners
         return "/".join(folders[len(folders) - folders[::-1].index(FULL_FOLDER) :])
     return path.parent.name
-
-
-def _is_full(path):
-    folders = [part.lower() for part in path.parts[:-1]]
-    return not path.stem.endswith("_mask") and not any(word in part for part in folders for word in NOT_FULL)
 
 
 def _read_ismrmrd(path, undersampled):
@@ -141,7 +149,7 @@ def _read_ismrmrd(path, undersampled):
         kept = ismrmrd_lines.kept(heads, path, single=("contrast", "set", "kspace_encode_step_2"))
         line, shape = _line_numbers(heads[kept], header, path, undersampled)
         kspace = _series(data, heads, kept, line, shape, header, path)
-    lines = kspace.any(axis=(1, 4))
+    lines = kspace.any(axis=(1, 4))  # (slice, frame, line)
     is_full = not undersampled or padding.is_full(lines)
     spacing = header.spacing[2], header.spacing[1] * header.encoded[1] / shape[2], header.spacing[0]
     return Volume(
@@ -163,8 +171,12 @@ def _line_numbers(heads, header, path, undersampled):
     _check_frames(np.unique(np.stack([s, t]), axis=1), len(slices), len(frames), path)
     step = heads["idx"]["kspace_encode_step_1"].astype(int)
     n_complete = len(slices) * len(frames) * (int(np.ptp(step)) + 1)
+    # lines that were measured several times count once
     if undersampled and np.unique(np.stack([s, t, step]), axis=1).shape[1] < n_complete:
-        y, n_y = _lines_of_header(step, header, path)
+        n_y = header.encoded[1]  # with lines missing, only the header says how many there are, and which is the centre
+        y = step + (0 if header.centers[0] is None else n_y // 2 - header.centers[0])
+        if y.min() < 0 or y.max() >= n_y:
+            raise ValueError(f"{path}: lines {y.min()} to {y.max()} lie outside the header's {n_y} lines")
         shape = len(slices), len(frames), n_y
         return np.ravel_multi_index((s, t, y), shape), shape
     y, n_y = _lines_from_zero(step, header, path)
@@ -202,15 +214,6 @@ def _lines_from_zero(step, header, path):
     return step - low, n
 
 
-def _lines_of_header(step, header, path):
-    """Encoding steps 1 in the header's matrix, the centre of k-space at n // 2, and their number n."""
-    n = header.encoded[1]
-    y = step + (0 if header.centers[0] is None else n // 2 - header.centers[0])
-    if y.min() < 0 or y.max() >= n:
-        raise ValueError(f"{path}: lines {y.min()} to {y.max()} lie outside the header's {n} lines")
-    return y, n
-
-
 def _series(data, heads, kept, line, shape, header, path):
     """K-space (slice, coil, time, y, x), the readout cropped; one block of lines at a time is in memory besides."""
     n_coils, n_x = int(heads["active_channels"][kept[0]]), header.encoded[0]
@@ -219,6 +222,7 @@ def _series(data, heads, kept, line, shape, header, path):
     kspace = np.zeros((shape[0], n_coils, *shape[1:], n_cropped), np.complex64)
     for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_cropped, path):
         s, t, y = np.unravel_index(numbers, shape)
+        # a repeated line comes in several blocks, each its share of the average
         kspace[s, :, t, y] += fftc(block, (-1,))
     return kspace
 
@@ -231,7 +235,7 @@ def _read_mat(path, undersampled):
         kspace = np.empty((raw_shape[1], raw_shape[2], raw_shape[0], *raw_shape[3:]), np.complex64)
         lines = np.empty((len(kspace), *kspace.shape[2:4]), bool)
         for s in range(len(kspace)):  # one slice at a time: 12 slices of 12 frames and 10 coils take 1 GB
-            values = raw[:, s] if raw.ndim == 5 else raw[:]
+            values = raw[:, s] if raw.ndim == 5 else raw[:]  # (time, coil, y, x): MATLAB counts axes from the other end
             kspace[s].real, kspace[s].imag = (values[part].swapaxes(0, 1) for part in ("real", "imag"))
             hdf5.check_values(kspace[s], path, f" of slice {s}")
             lines[s] = kspace[s].any(axis=(0, 3))
@@ -250,6 +254,7 @@ def _read_mat(path, undersampled):
 def _check_matlab_version(path):
     if path.is_file():
         with open(path, "rb") as file:
+            # versions before 7.3 are a format of their own, not HDF5
             if file.read(10) == b"MATLAB 5.0":
                 raise ValueError(f"{path}: is a MATLAB file older than v7.3; save it again with '-v7.3'")
 

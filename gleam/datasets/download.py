@@ -27,7 +27,7 @@ from gleam.files import remove_leftovers, written_whole
 MRIDATA_URL = "http://mridata.org/download"
 OCMR_URL = "https://ocmr.s3.amazonaws.com"
 OCMR_ATTRIBUTES = "ocmr_data_attributes.csv"
-OCMR_NAME = re.compile(r"(ocmr/)?(?P<name>fs_\d{4}[0-9A-Za-z_]*\.h5)")
+OCMR_NAME = re.compile(r"(ocmr/)?(?P<name>fs_\d{4}[0-9A-Za-z_]*\.h5)")  # fs_: fully sampled
 CHECKSUMS = "checksums.csv"
 
 
@@ -74,8 +74,13 @@ def mridata(
     sha256) when it is first seen, and verified from then on.
     """
     files = listed_files(find_list(data_dir, KNEES)) if files is None else files
-    names = [_name(file) for file in files]
-    urls = {name: f"{base_url.rstrip('/')}/{Path(name).stem}" for name in names}
+    urls = {}
+    for file in files:
+        try:
+            number = UUID(str(file).removesuffix(".h5"))
+        except ValueError:
+            raise ValueError(f"{file!r} is no file of mridata.org; expected a UUID, as in its download links") from None
+        urls[f"{number}.h5"] = f"{base_url.rstrip('/')}/{number}"
     return _download(urls, Path(data_dir) / "mridata", checksums, "mridata.org", progress)
 
 
@@ -119,7 +124,13 @@ def ocmr(
     if files is None:
         files = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.OCMR}/")]
         files = files or _ocmr_fully_sampled(folder / OCMR_ATTRIBUTES, base_url, progress)
-    urls = {name: f"{base_url}/data/{name}" for name in map(_ocmr_name, files)}
+    urls = {}
+    for file in files:
+        if not (match := OCMR_NAME.fullmatch(str(file))):
+            raise ValueError(
+                f"{file!r} is none of OCMR's fully sampled series; expected a name such as fs_0001_1_5T.h5"
+            )
+        urls[match["name"]] = f"{base_url}/data/{match['name']}"
     return _download(urls, folder, checksums, "OCMR", progress)
 
 
@@ -142,14 +153,17 @@ def check_fastmri(data_dir: str | Path, split_list: str | Path | None = None) ->
 def check_cmrxrecon(data_dir: str | Path) -> None:
     """Raise FileNotFoundError, saying where to register for them, unless CMRxRecon's files are there.
 
-    Checked are all that `data_dir`/splits/cine_heart.csv lists or, without that list, whether there is any.
+    Checked are all that `data_dir`/splits/cine_heart.csv lists or, without that list, whether there is any that is
+    fully sampled by its name.
     """
+    folder = Path(data_dir) / cine.CMRXRECON
     listed = [name for name in _hearts_listed(data_dir) if name.startswith(f"{cine.CMRXRECON}/")]
     missing = [name for name in listed if not (Path(data_dir) / name).is_file()]
-    if missing or not (listed or any((Path(data_dir) / cine.CMRXRECON).rglob("cine_*.mat"))):
-        which = f"{len(missing)} files are missing, such as {missing[0]}" if missing else "no cine_*.mat is there"
+    full = (path for path in folder.rglob("cine_*.mat") if cine.looks_full(path.relative_to(folder)))
+    if missing or not (listed or any(full)):
+        some = f"{len(missing)} files are missing, such as {missing[0]}" if missing else ""
         raise FileNotFoundError(
-            f"{Path(data_dir) / cine.CMRXRECON}: {which}; CMRxRecon's data need registration: ask at "
+            f"{folder}: {some or 'no fully sampled cine_*.mat is there'}; CMRxRecon's data need registration: ask at "
             "https://cmrxrecon.github.io for the multi-coil, fully sampled training set"
         )
 
@@ -170,47 +184,29 @@ def _ocmr_fully_sampled(path, base_url, progress):
         raise
 
 
-def _ocmr_name(file):
-    if not (match := OCMR_NAME.fullmatch(str(file))):
-        raise ValueError(f"{file!r} is none of OCMR's fully sampled series; expected a name such as fs_0001_1_5T.h5")
-    return match["name"]
-
-
-def _name(file):
-    stem = str(file).removesuffix(".h5")
-    try:
-        return f"{UUID(stem)}.h5"
-    except ValueError:
-        raise ValueError(f"{file!r} is no file of mridata.org; expected a UUID, as in its download links") from None
-
-
 def _download(urls, folder, checksums, source, progress):
     """Fetch the files (`urls`: name to address) that `folder` lacks, record and verify all hashes; return the paths."""
     recorded = _checksums(folder / CHECKSUMS)
+    # hashes that the caller gives take precedence
     trusted = recorded | (_checksums(checksums, required=True) if checksums else {})
-    remove_leftovers(folder)
+    remove_leftovers(folder)  # of downloads that were killed
     for name, url in tqdm(urls.items(), desc=source, unit="file", disable=not progress):
         path = folder / name
         if not path.exists():
             fetch(url, path, progress, check=partial(check_whole, source=source))
-        found = _verified(path, trusted.get(name))
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if (expected := trusted.get(name)) and found != expected:
+            raise ValueError(
+                f"{path}: its SHA-256 is {found[:12]}..., but {expected[:12]}... is on record; delete it and run again"
+            )
         check_opens(path, f"{path} is not", f"delete it to fetch it again from {source}")
+        # after every file, so that an interrupted download keeps what it knows
         if recorded.get(name) != found:
             recorded[name] = trusted[name] = found
             with written_whole(folder / CHECKSUMS) as temporary, open(temporary, "w", newline="") as file:
                 csv.writer(file).writerows([("file", "sha256"), *sorted(recorded.items())])
     return [folder / name for name in urls]
-
-
-def _verified(path, expected):
-    """SHA-256 of `path`; ValueError if `expected` is another."""
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if expected and found != expected:
-        raise ValueError(
-            f"{path}: its SHA-256 is {found[:12]}..., but {expected[:12]}... is on record; delete it and run again"
-        )
-    return found
 
 
 def _checksums(path, required=False):

@@ -11,7 +11,7 @@ from gleam.datasets import hdf5, headers, padding
 from gleam.datasets.splits import visible
 from gleam.datasets.volume import Volume
 from gleam.physics.batch import LEAST_SHARE
-from gleam.physics.fourier import fft2c, fftc, ifft2c, ifftc
+from gleam.physics.fourier import fftc, ifftc
 
 EXPECTED = "a fastMRI multicoil file (HDF5 with 'kspace')"
 FOLDER = Path("fastmri") / "multicoil_val"
@@ -60,10 +60,12 @@ def read_measured(path: str | Path) -> Volume:
 
 def _read(path, undersampled):
     with hdf5.opened(path, expected=EXPECTED) as file:
+        # before the header is read: HDF5 loops for ever in a damaged text of variable length
         hdf5.check_heaps(path)
         data, header = _checked(file, path, undersampled), _header(file, path)
         is_exchanged, notes = _axes(data.shape[-2:], header)
         raw = _Exchanged(data) if is_exchanged else data
+        # where undersampling is refused below, slice 0 need not be read twice
         first = raw[0] if undersampled else np.ones((1, *raw.shape[-2:]), bool)
         of_points, used = _is_of_points(first), first.any(axis=(0, 1))
         is_full = not undersampled or ("mask" not in file and not of_points and padding.is_full(used[None]))
@@ -83,7 +85,7 @@ def _read(path, undersampled):
                     f"{path}: is undersampled, slice {s} has samples of zero between others; expected a fully sampled "
                     "scan (gleam.datasets.formats.read_measured takes this one)"
                 )
-            kspace[s] = _cropped(full, shape) if is_full else _cropped_along_readout(full, shape[0])
+            kspace[s] = _cropped(full, shape, (-2, -1) if is_full else (-2,))
         spacing = (header.spacing[2], *header.spacing[:2]) if header else (1.0, 1.0, 1.0)
         if notes and not is_exchanged:  # the field of view belongs to the samples that are there
             y, x = (mm * m / n for mm, m, n in zip(spacing[1:], header.encoded, raw.shape[-2:], strict=False))
@@ -125,7 +127,16 @@ def find(data_dir: str | Path, acquisition: str | None = None, field_strength: f
     folder = Path(data_dir) / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; expected fastMRI's multicoil_val in it")
-    return [path for path in visible(folder, "*.h5") if _fits(path, acquisition, field_strength)]
+    paths = visible(folder, "*.h5")
+    if (acquisition, field_strength) == (None, None):
+        return paths
+    kept = []
+    for path in paths:
+        found, tesla = stated(path)
+        is_strength = field_strength is None or (tesla is not None and is_near(tesla, field_strength))
+        if acquisition in (None, found) and is_strength:
+            kept.append(path)
+    return kept
 
 
 def stated(path: str | Path) -> tuple[str | None, float | None]:
@@ -152,18 +163,12 @@ def is_near(field_strength: float, nominal: float) -> bool:
     return abs(field_strength - nominal) <= 0.1 * nominal
 
 
-def _fits(path, acquisition, field_strength):
-    found, tesla = stated(path) if (acquisition, field_strength) != (None, None) else (None, None)
-    if acquisition is not None and found != acquisition:
-        return False
-    return field_strength is None or (tesla is not None and is_near(tesla, field_strength))
-
-
 def _checked(file, path, undersampled):
     """The k-space data set, checked but not yet read."""
     raw = hdf5.dataset(file, "kspace", path, EXPECTED)
     if raw.ndim != 4 or raw.dtype.kind != "c" or 0 in raw.shape:
         raise ValueError(f"{path}: 'kspace' is {raw.dtype} {raw.shape}; expected complex (slice, coil, y, x)")
+    # as the files of fastMRI's test and challenge sets do
     if "mask" in file and not undersampled:
         raise ValueError(f"{path}: is undersampled (holds a 'mask'); expected full k-space, as in multicoil_val")
     return raw
@@ -205,16 +210,9 @@ def _axes(shape, header):
     return False, (f"{said}: rows are taken for the readout",)
 
 
-def _cropped(kspace, shape):
+def _cropped(kspace, shape, axes):
+    """K-space of images cropped along `axes`; FFTs along y alone leave columns of zeros as they are."""
     if kspace.shape[-2:] == shape:
         return kspace
     y, x = (slice(n // 2 - m // 2, n // 2 - m // 2 + m) for n, m in zip(kspace.shape[-2:], shape, strict=True))
-    return fft2c(ifft2c(kspace)[..., y, x])
-
-
-def _cropped_along_readout(kspace, n_y):
-    """Cropped along y alone, by FFTs that leave columns of zeros as they are."""
-    if kspace.shape[-2] == n_y:
-        return kspace
-    start = kspace.shape[-2] // 2 - n_y // 2
-    return fftc(ifftc(kspace, (-2,))[..., start : start + n_y, :], (-2,))
+    return fftc(ifftc(kspace, axes)[..., y, x], axes)

@@ -66,6 +66,7 @@ def is_series(path: str | Path) -> bool:
 
 
 def _module(path) -> Any:
+    # an old MATLAB file is no HDF5, and its own reader says so best
     if path.suffix.lower() == ".mat":
         return cine
     with hdf5.opened(path, expected=EXPECTED) as file:

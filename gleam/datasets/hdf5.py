@@ -109,7 +109,7 @@ class _Stream(io.FileIO):
                 rest = rest[super().write(rest) :]
         except OSError as error:
             self.error = error
-        return len(content)
+        return len(content)  # even if it failed: HDF5 shall go on, and `written` raises the error
 
     def truncate(self, size: int | None = None) -> int:
         try:
@@ -148,6 +148,7 @@ def dataset(file: h5py.File, name: str, path: str | Path, expected: str) -> h5py
         If there is none, if its values lie in other files (HDF5 reads zeros where such a file is missing), if they were
         never written, or if they are far more than the file can hold.
     """
+    # every group on the way, since each may be a link to another file
     places = ["/".join(name.split("/")[: i + 1]) for i in range(name.count("/") + 1)]
     for place in places:
         link = file.get(place, getlink=True)
@@ -163,6 +164,7 @@ def dataset(file: h5py.File, name: str, path: str | Path, expected: str) -> h5py
             f"{path}: the values of '{name}' lie in other files; expected them in the file itself (as h5repack does)"
         )
     check_size(math.prod(found.shape) * found.dtype.itemsize, path, f"'{name}', {found.shape},")
+    # HDF5 would fill them in with zeros
     if found.size and not found.id.get_storage_size():
         raise ValueError(f"{path}: the values of '{name}' were never written; expected {expected}")
     return found
@@ -227,5 +229,6 @@ def _check_heaps(path, cure, *_):
                 number, size = OBJECT.unpack_from(content, at)
                 if number == size == 0:
                     raise OSError(f"{path}: is damaged, zeros lie over its contents at byte {at}; {cure}")
+                # free space counts its own head; an object does not, and is padded to 8 bytes
                 at += size if number == 0 else OBJECT.size + -(-size // 8) * 8
             at = content.find(HEAP, min(max(at, 0), end))

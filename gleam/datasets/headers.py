@@ -101,7 +101,7 @@ class Header:
 
     def _text(self, place):
         """Text of the first element at `place`, None if it is empty or not there."""
-        found = self.root.find("/".join("{*}" + name for name in place.split("/")))
+        found = self.root.find("/".join("{*}" + name for name in place.split("/")))  # {*}: any XML namespace, or none
         return None if found is None else found.text or None
 
     def _number(self, place, least=-math.inf, most=math.inf):
@@ -112,7 +112,7 @@ class Header:
         try:
             value = float(text)
         except ValueError:
-            value = math.nan
+            value = math.nan  # refused below
         if not (math.isfinite(value) and least <= value <= most and (most == math.inf or value.is_integer())):
             raise ValueError(
                 f"{self.path}: the ISMRMRD header cannot be read ({place} is {text[:40]!r}; expected {expected})"

@@ -14,7 +14,7 @@ from gleam.physics.fourier import ifftc
 
 EXPECTED = "an ISMRMRD file (HDF5 with 'dataset/xml' and 'dataset/data')"
 LINES_PER_BLOCK = 2048  # about 40 MB at a time for 320 samples and 8 coils, of 1.7 GB in all
-REVERSED = 22
+REVERSED = 22  # flag of readouts in the other direction
 # Noise, calibration alone, navigators, phase correction, feedback, dummies, surface coil correction, phase
 # stabilisation. ISMRMRD counts its flags from 1.
 NOT_IMAGING = (19, 20, 23, 24, 26, 27, 28, 29, 30, 31)
@@ -167,7 +167,7 @@ def decoded(
     samples, start_x = data.fields("data"), n_x // 2 - n_cropped // 2
     for start in range(0, len(heads), LINES_PER_BLOCK):
         here = np.arange(start, min(start + LINES_PER_BLOCK, len(heads)))
-        here = here[number[here] >= 0]
+        here = here[number[here] >= 0]  # the image acquisitions of this block
         if not len(here):
             continue
         rows = samples[start : start + LINES_PER_BLOCK]
@@ -184,6 +184,7 @@ def _flagged(heads, flags):
 
 def _occurrence(values):
     """How often the same value came before, for each of `values`."""
+    # equal values become neighbours, and a rank is the distance from the first of them
     order = np.argsort(values, kind="stable")
     ranked = values[order]
     first = np.r_[True, ranked[1:] != ranked[:-1]]
@@ -205,6 +206,7 @@ def _readouts(rows, head, n_coils, n_x, path):
     block = block[..., pre : n - post]
     if block.shape[-1] == n_x:
         return block
+    # an asymmetric echo does not have its centre in the middle of its samples
     start = n_x // 2 - (int(head["center_sample"]) - pre)
     if start < 0 or start + block.shape[-1] > n_x:
         raise ValueError(f"{path}: {block.shape[-1]} samples do not fit the header's matrix of {n_x} along the readout")

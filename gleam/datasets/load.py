@@ -260,11 +260,12 @@ def _slices(files, read, calibrate, make_mask, cache_dir, n_masks, seed, n_jobs,
     prepared = prepare(paths, read=read, calibrate=calibrate, cache_dir=cache_dir, n_jobs=n_jobs)
     by_path = dict(zip(paths, prepared, strict=True))
     _check_no_scan_in_two(files, by_path)
+    # 3 seeds for each: no split has the masks of another, nor of one under another seed (0: 0 to 2, 1: 3 to 5, ...)
     splits = tuple(
         Slices(split, tuple(by_path[p] for p in files[split]), make_mask, n_masks, 3 * seed + i, Path(cache_dir))
         for i, split in enumerate(SPLITS)
     )
-    check_no_subject_in_two(splits)
+    check_no_subject_in_two(splits)  # only now: reading the raw files told the subjects
     train, val, test = splits
     return on_device(train, device), on_device(val, device), test
 

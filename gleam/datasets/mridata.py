@@ -108,7 +108,7 @@ def _line_numbers(heads, header, path):
     step_1, step_2 = (counters[f"kspace_encode_step_{axis}"].astype(int) for axis in (1, 2))
     number = counters["slice"].astype(int)
     several, depths = number.max() > 0, {header.encoded[2], header.recon[2]}
-    by_slice = several and depths != {1}
+    by_slice = several and depths != {1}  # a stack of 2D slices has z = 1
     if several and step_2.max() > 0:
         raise ValueError(f"{path}: counts lines by encoding step 2 and by slice (several slabs); expected one of them")
     shape = header.encoded[1], int(number.max()) + 1 if several else header.encoded[2]
@@ -138,7 +138,7 @@ def _hybrid(data, heads, kept, line, n_lines, header, path):
     ismrmrd_lines.check_sizes(data, heads, kept, n_lines, n_slices, header, path)
     kspace = np.zeros((n_slices, n_coils, n_lines), np.complex64)
     for numbers, block in ismrmrd_lines.decoded(data, heads, kept, line, n_x, n_slices, path):
-        kspace[:, :, numbers] += np.ascontiguousarray(block.transpose(2, 1, 0))
+        kspace[:, :, numbers] += np.ascontiguousarray(block.transpose(2, 1, 0))  # a sum: see `decoded`
     return kspace
 
 
@@ -147,6 +147,7 @@ def _coil_scales(file, path, n_coils):
     if "dataset/rec_std" not in file:
         return np.ones(n_coils, np.float32)
     noise = np.asarray(hdf5.dataset(file, "dataset/rec_std", path, "one number per coil"), np.float32).ravel()
+    # without usable noise the coils stay as they are
     if len(noise) != n_coils or not (np.isfinite(noise) & (noise > 0)).all():
         return np.ones(n_coils, np.float32)
     return (1 / noise / np.sqrt(np.mean(1 / noise**2))).astype(np.float32)
@@ -158,7 +159,7 @@ def _undecoded(kspace):
     for one in kspace:
         one[...] = fftc(one, (-1,))
         energy += np.sum(np.abs(one) ** 2, axis=(0, 1))
-    near = np.arange(-(n // 8), n // 8 + 1)
+    near = np.arange(-(n // 8), n // 8 + 1)  # a quarter of the lines, around index 0
     if energy[near].sum() > energy[n // 2 + near].sum():  # more energy at the edge, index 0, than at the centre
         for one in kspace:
             one[...] = np.roll(one, n // 2, axis=-1)

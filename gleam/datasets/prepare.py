@@ -24,7 +24,7 @@ from gleam.physics.fourier import ifft2c, to_fft_order
 from gleam.processes.pool import in_processes
 
 PREPARATION_VERSION = 3  # part of every key: raise it when the results of a preparation change
-HASHES = "hashes.json"
+HASHES = "hashes.json"  # in the folder of the prepared files
 
 
 def prepare(
@@ -93,9 +93,10 @@ def prepare(
     job = partial(_prepare_one, read=read, calibrate=calibrate, recipe=recipe, cache_dir=cache_dir)
     known = {path: hashes.of(path) for path in dict.fromkeys(paths)}
     done = {path: _cached(path, sha, recipe, cache_dir) for path, sha in known.items() if sha}
-    done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}
+    done = {path: prepared for path, prepared in done.items() if is_whole(prepared)}  # damaged ones are prepared again
     missing = [path for path in known if path not in done]
-    if any(known[path] or not _may_be_prepared(path, cache_dir) for path in missing):
+    # a raw file that was not hashed yet may be prepared all the same, and then the cache may be read-only
+    if any(known[path] or not any(cache_dir.glob(f"{glob.escape(Path(path).stem)}-*.h5")) for path in missing):
         check_writable(cache_dir)
     with tqdm(total=len(missing), desc="preparing", unit="file", disable=not (progress and missing)) as bar:
         errors: list[Exception] = []
@@ -150,17 +151,21 @@ def _raise_first(errors):
     if len(errors) == 1:
         raise errors[0]
     if errors:
+        # of a plain kind, since a subclass may need more than a text
         kind = next(kind for kind in (FileNotFoundError, OSError, ValueError) if isinstance(errors[0], kind))
         raise kind(f"{errors[0]} (and {len(errors) - 1} more files cannot be prepared; finished files are kept)")
 
 
 def _prepare_one(path, *, read, calibrate, recipe, cache_dir):
     """Prepare `path` unless it is cached; returns (prepared file, sha256 of the raw file)."""
-    sha = _sha256(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
+    with open(path, "rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
     prepared = _cached(path, sha, recipe, cache_dir)
     if not is_whole(prepared):
         with locked(prepared.with_name(f".{prepared.stem}.lock")):  # chapters that run at the same time share a cache
-            if not is_whole(prepared):
+            if not is_whole(prepared):  # another process may have been faster
                 _write_prepared(prepared, path, sha, read(path), calibrate, recipe)
     return prepared, sha
 
@@ -206,10 +211,11 @@ def _write(file, volume, calibrate, path):
         file["sens_maps"][k] = sens_maps
         file["target"][k] = np.sum(np.conj(sens_maps) * ifft2c(kspace), axis=0)
         file["kspace"][k] = to_fft_order(kspace)
+    # they were created for all slices, before it was known which ones have maps
     for name in ARRAYS if left_out else ():
         file[name].resize(shape[0] - len(left_out), axis=0)
     if not volume.is_full:
-        file["mask"] = np.delete(volume.kspace.any(axis=1), left_out, axis=0)
+        file["mask"] = np.delete(volume.kspace.any(axis=1), left_out, axis=0)  # where any coil measured
     return left_out
 
 
@@ -220,6 +226,7 @@ def coil_maps(kspace: np.ndarray, calibrate: Callable[[np.ndarray], np.ndarray],
     """
     mean = kspace if kspace.ndim == 3 else kspace.mean(axis=1)
     if kspace.ndim == 4 and not is_full:
+        # the mean over the frames that measured a sample; clipped, since 0 / 0 would be NaN
         mean /= kspace.any(axis=0).mean(axis=0, dtype=np.float32).clip(1 / kspace.shape[1])
     sens_maps = calibrate(mean)
     expected = (kspace.shape[0], *kspace.shape[-2:])
@@ -241,18 +248,6 @@ def _cached(path, sha, recipe, cache_dir):
     return cache_dir / f"{path.stem}-{digest({'raw': sha, **told, **recipe})[:12]}.h5"
 
 
-def _may_be_prepared(path, cache_dir):
-    """Whether the cache holds a file prepared from a raw file of this name, of whatever content."""
-    return any(cache_dir.glob(f"{glob.escape(path.stem)}-*.h5"))
-
-
-def _sha256(path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a raw data file")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _Hashes:
     """SHA-256 of raw files by size, place and times of change, so that unchanged gigabytes are not read again."""
 
@@ -262,8 +257,11 @@ class _Hashes:
             found = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError):
             found = None
-        entries = found.items() if isinstance(found, dict) else ()
-        self.entries = {name: entry for name, entry in entries if self._is_entry(entry)}
+        self.entries = {}
+        for name, entry in found.items() if isinstance(found, dict) else ():
+            match entry:  # another version, or somebody else, may have written something different
+                case [_, str(sha)] if len(sha) == 64:
+                    self.entries[name] = entry
 
     def of(self, path):
         """The hash of `path` if it is known and the file is unchanged, else None."""
@@ -274,10 +272,6 @@ class _Hashes:
         self.entries[str(path.resolve())] = [self._stamp(path), sha]
         with suppress(OSError):  # of a cache that is read-only: the hash is computed again next time
             write_json(self.path, self.entries)
-
-    @staticmethod
-    def _is_entry(entry):
-        return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) and len(entry[1]) == 64
 
     @staticmethod
     def _stamp(path):

@@ -6,7 +6,8 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import final
+from functools import partial
+from typing import Any, final
 from weakref import WeakValueDictionary
 
 import torch
@@ -121,7 +122,7 @@ class Memory(Storage):
         self._volumes = volumes
 
     def __reduce__(self):  # without arrays
-        return _unread, (self.name, self.scans, self.device, self.reserve_bytes)
+        return partial(Memory, reserve_bytes=self.reserve_bytes), (self.name, self.scans, self.device)
 
     @property
     def volumes(self) -> list[dict[str, Tensor]]:
@@ -141,10 +142,6 @@ class Memory(Storage):
     def maker(self) -> Callable[..., Batch]:
         """On a GPU batches are made ahead, for each split on its own; on a CPU when they are asked for."""
         return _Ahead(self.device) if self.device.type == "cuda" else super().maker()
-
-
-def _unread(name, scans, device, reserve_bytes):
-    return Memory(name, scans, device, reserve_bytes=reserve_bytes)
 
 
 # by scans and device: other masks on the same slices need no second copy
@@ -176,8 +173,11 @@ def hold(
         If the memories are too small or the device is not there.
     """
     device = numbered_device(device)
-    places = _places(scans, device, name, reserve_bytes)
-    volumes = [_empty(shape, place) for shape, place in zip(scans.shapes, places, strict=True)]
+    volumes = []
+    for shape, place in zip(scans.shapes, _places(scans, device, name, reserve_bytes), strict=True):
+        options: dict[str, Any] = {"pin_memory": True} if place == "pinned" else {"device": place}
+        arrays = array_shapes(shape).items()
+        volumes.append({key: torch.empty(one, dtype=torch.complex64, **options) for key, one in arrays})
     for _ in tqdm(scans.fill(volumes), total=len(volumes), desc=f"{name} into memory", unit="file"):
         pass
     if device.type == "cuda":
@@ -198,7 +198,11 @@ class _Ahead:
 
     def __call__(self, make, step, *settings):
         current = torch.cuda.current_stream(self.device)
-        self._keep_near(current)
+        done = torch.cuda.Event(blocking=True)  # when the steps begun so far are done
+        done.record(current)
+        self.steps.append(done)
+        if len(self.steps) > N_STEPS_AHEAD:
+            self.steps.popleft().synchronize()
         batch, ready = self.begun.pop((step, *settings), None) or self._begin(make, step, *settings)
         self.begun = {(step + 1, *settings): self._begin(make, step + 1, *settings)}
         current.wait_event(ready)
@@ -212,13 +216,6 @@ class _Ahead:
             ready.record(self.stream)
         return batch, ready
 
-    def _keep_near(self, current):
-        done = torch.cuda.Event(blocking=True)  # when the steps begun so far are done
-        done.record(current)
-        self.steps.append(done)
-        if len(self.steps) > N_STEPS_AHEAD:
-            self.steps.popleft().synchronize()
-
 
 def host_bytes_available() -> int | None:
     """Memory of the host that a process may still take, in bytes; None where the system does not say."""
@@ -229,16 +226,14 @@ def host_bytes_available() -> int | None:
         return None
 
 
-def _free_bytes(gpu, reserve_bytes):
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(gpu)
-    return free - (RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes)
-
-
 def _places(scans, device, name, reserve_bytes):
     """Per scan: the GPU, "pinned" or the CPU. Raises ValueError if the memories are too small."""
     sizes = [[8 * math.prod(shape) for shape in array_shapes(shape).values()] for shape in scans.shapes]
-    free = _free_bytes(device, reserve_bytes) if device.type == "cuda" else 0
+    free = 0
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for later counts as taken otherwise
+        free, total = torch.cuda.mem_get_info(device)
+        free -= RESERVE_SHARE * total if reserve_bytes is None else reserve_bytes
     left, places, on_host = free, [], 0
     for arrays in sizes:
         if device.type == "cpu":
@@ -258,11 +253,6 @@ def _places(scans, device, name, reserve_bytes):
             f"{gpu}{available / 1e9:.1f} GB on the host; take fewer subjects, or read files with gleam.datasets.Slices"
         )
     return places
-
-
-def _empty(shape, place):
-    options = {"pin_memory": True} if place == "pinned" else {"device": place}
-    return {key: torch.empty(one, dtype=torch.complex64, **options) for key, one in array_shapes(shape).items()}
 
 
 def _stacked(views, device):

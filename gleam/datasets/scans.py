@@ -64,11 +64,7 @@ class Storage(ABC):
 
     def maker(self) -> Callable[..., Batch]:
         """How training batches are made: called as `maker(make, step, *settings)`, returns `make(step, *settings)`."""
-        return _at_once
-
-
-def _at_once(make, step, *settings):
-    return make(step, *settings)
+        return lambda make, step, *settings: make(step, *settings)
 
 
 class Scans(ABC):
@@ -265,6 +261,7 @@ def _opened(file):
         status = os.stat(file)
     except OSError as error:
         raise hdf5.explained(error, file, "") from None
+    # all but the name tells versions of the file apart
     return _handle(str(file), status.st_ino, status.st_mtime_ns, status.st_size)
 
 
@@ -274,7 +271,7 @@ def _handle(file, *_):
         opened = h5py.File(file, "r")
         for name in ARRAYS:
             hdf5.dataset(opened, name, file, "a prepared file")
-        opened.attrs["subject"]
+        opened.attrs["subject"]  # KeyError without it: not a prepared file
         return opened
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise _explained(error, file, "is no prepared file or damaged") from None
@@ -285,7 +282,7 @@ def _read(file, key, number):
         return _opened(file)[key][number]
     except OSError as error:
         _handle.cache_clear()  # what is prepared again must not be read through an old handle
-        if str(error).startswith(str(file)):
+        if str(error).startswith(str(file)):  # explained already
             raise
         raise _explained(error, file, "is damaged") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,10 @@ class DataSet:
         Whether phantoms stand in where there is no file.
     label : str
         What captions say of the data; empty: phantom or measurement, as it is.
+    takes : callable, optional
+        Whether the loader takes a file that no list names, by its path in the data folder; None: it takes all.
+    not_taken : str
+        What the other files are.
     """
 
     name: str
@@ -47,6 +51,8 @@ class DataSet:
     ending: str = ".h5"
     has_phantoms: bool = True
     label: str = ""
+    takes: Callable[[Path], bool] | None = None
+    not_taken: str = ""
 
     @property
     def parameter(self) -> str:
@@ -59,8 +65,18 @@ class DataSet:
         return [pattern for pattern in (f"{self.raw}/*{self.ending}", self.also) if pattern]
 
     def files(self, folder: str | Path) -> list[Path]:
-        """Raw files of this set in a data folder, sorted by name."""
-        return sorted(path for pattern in self.patterns for path in visible(folder, pattern))
+        """Raw files of this set in a data folder, sorted by name, but for those that the loader leaves out."""
+        left_out = set(self.left_out(folder))
+        found = {path for pattern in self.patterns for path in visible(folder, pattern)}
+        return sorted(found - left_out)
+
+    def left_out(self, folder: str | Path) -> list[Path]:
+        """Files in the folder that the loader does not take by their names, and that no split list names."""
+        if self.takes is None:
+            return []
+        found = sorted(path for pattern in self.patterns for path in visible(folder, pattern))
+        others = [path for path in found if not self.takes(path.relative_to(folder))]
+        return [path for path in others if not _names(path, folder) & set(self.listed(folder))]
 
     def files_of_list(self, folder: str | Path) -> list[Path]:
         """Raw files in the folder that its split list names; without a list, all of them."""
@@ -80,9 +96,10 @@ class DataSet:
     def missing(self, folder: str | Path) -> list[str]:
         """Listed files that are not in the folder; without a list, patterns that no file matches."""
         if self.list_in(folder) is None:
-            if self.either and self.files(folder):
+            files = set(self.files(folder))
+            if self.either and files:  # OCMR or CMRxRecon
                 return []
-            return [pattern for pattern in self.patterns if not visible(folder, pattern)]
+            return [pattern for pattern in self.patterns if files.isdisjoint(visible(folder, pattern))]
         there: set[str] = set().union(*(_names(path, folder) for path in self.files(folder)))
         return [name for name in self.listed(folder) if name not in there]
 
@@ -90,6 +107,7 @@ class DataSet:
         """Whether every file of the split list is in the folder; without a list, whether there are any files."""
         if self.list_in(folder) is None:
             return bool(self.files(folder))
+        # an empty list lacks nothing, and is not complete
         return bool(self.listed(folder)) and not self.missing(folder)
 
 
@@ -116,6 +134,7 @@ SETS = (
         cure="read the terms at https://www.ocmr.info/download, then python -m gleam.datasets.download ocmr {folder}; "
              "or register at https://cmrxrecon.github.io and put the multi-coil, fully sampled cine files into "
              f"{{folder}}/{cine.CMRXRECON}",
+        takes=cine.looks_full, not_taken="undersampled, single-coil or masks",
     ),
     DataSet(
         "anatomy", raw="knees", splits="", also=f"{fastmri.FOLDER.as_posix()}/*.h5", ending=".npy", has_phantoms=False,
@@ -164,6 +183,7 @@ def _lines(one, folder, place, chapters):
     if not one.files_of_list(folder):
         facts["until then"] = "phantoms stand in" if one.has_phantoms else "archived records are shown"
     for what, how in facts.items():
+        # commands and addresses stay whole, so that they can be copied
         yield textwrap.fill(
             f"  {what + ':':12}{how}", 116, subsequent_indent=14 * " ", break_long_words=False, break_on_hyphens=False
         )
@@ -176,10 +196,16 @@ def _facts(one, folder, place):
     n_others = len(one.files(folder)) - len(files)
     others = f"; {n_others} more that it does not name" if n_others else ""
     where = " and ".join(f"{place}/{pattern}" for pattern in one.patterns)
-    some = ", ".join(missing[:2]) + (f" and {len(missing) - 2} more" if len(missing) > 2 else "")
-    lacks = f"{len(missing)} files: {some}" if listed else f"no file {some}"
-    return {
+    lacks = f"{len(missing)} files: {_some(missing)}" if listed else f"no file {_some(missing)}"
+    facts = {
         "there": f"{len(files)} files{of_list}, {n_bytes / 1e6:.0f} MB, in {where}{others}",
         "missing": lacks if missing else "nothing",
         "size": one.size,
     }
+    if left_out := [path.relative_to(folder).as_posix() for path in one.left_out(folder)]:
+        facts["left out"] = f"{len(left_out)} files, by their names {one.not_taken}: {_some(left_out)}"
+    return facts
+
+
+def _some(names):
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")

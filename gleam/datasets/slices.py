@@ -205,6 +205,7 @@ class Slices:
     def _drawn(self, step, batch_size, seed):
         epoch, position = divmod(step, self._n_batches(batch_size))
         indices = self._epoch(epoch, batch_size, seed)[position]
+        # 1 for masks, 0 for the order of slices: numbers of their own
         numbers = np.random.default_rng([seed, 1, step]).integers(self.n_masks, size=len(indices))
         return self._made(indices, numbers.tolist(), self.n_masks)
 
@@ -213,16 +214,12 @@ class Slices:
         where = [self.index[i] for i in indices]
         kspace, sens_maps, target = self._arrays.read(where)
         (_, *size), measured = _kind(self.scans, where[0][0])
-        bank = self._bank(n_masks, tuple(size), measured)
-        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
-        return Batch.undersample(kspace, mask, sens_maps, target)
-
-    def _bank(self, n_masks, size, measured):
-        """The bank as a tensor where batches are made."""
-        key = n_masks, size, measured
+        key = n_masks, tuple(size), measured
         if key not in self._banks:
             self._banks[key] = torch.from_numpy(self.masks(size, n_masks, measured)).to(self._arrays.device)
-        return self._banks[key]
+        bank = self._banks[key]  # on the device
+        mask = torch.stack([bank[number] for number in numbers])[:, None]  # views: an index would be a copy to wait for
+        return Batch.undersample(kspace, mask, sens_maps, target)
 
     def _n_batches(self, batch_size):
         n_slices = {}

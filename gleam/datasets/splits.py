@@ -46,7 +46,7 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise FileNotFoundError(f"{path}: no such list; expected a CSV with the columns {', '.join(columns)}")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-        separator = max(",;\t", key=lines[0].count) if lines else ","
+        separator = max(",;\t", key=lines[0].count) if lines else ","  # whichever the head has most of
         table = [
             [value.strip() for value in row] for row in csv.reader(lines, delimiter=separator, skipinitialspace=True)
         ]
@@ -55,6 +55,7 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
     names, *rows = table or [[]]
     if missing := set(columns) - set(names):
         raise ValueError(f"{path}: has no column {', '.join(sorted(missing))}; expected {', '.join(columns)}")
+    # a row may lack its last cells, or have more than the head
     return [dict(itertools.zip_longest(names, row[: len(names)], fillvalue="")) for row in rows if any(row)]
 
 
@@ -101,6 +102,7 @@ def files_of_list(path: str | Path, folder: str | Path) -> dict[str, list[Path]]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} lists {next(n for n in names if names.count(n) > 1)} more than once")
     files = {split: [Path(folder) / row["file"] for row in rows if row["split"] == split] for split in SPLITS}
+    # a row of another split is in none of the three
     if sum(map(len, files.values())) < len(rows) or not all(files.values()):
         raise ValueError(f"{path} must have files of the splits train, val and test, and of no other")
     check_exist([file for paths in files.values() for file in paths], f" that {path} lists")
@@ -145,7 +147,7 @@ def folds(n_subjects: int, n_folds: int, *, n_val: int = 1, seed: int = 0) -> li
     ValueError
         If a split of a fold would be empty.
     """
-    largest = -(-n_subjects // max(1, n_folds))
+    largest = -(-n_subjects // max(1, n_folds))  # in a test split: a quotient that is rounded up
     if not (2 <= n_folds <= n_subjects and 1 <= n_val < n_subjects - largest):
         raise ValueError(
             f"{n_subjects} subjects cannot make {n_folds} folds with n_val={n_val}; expected 2 or more folds, each "
@@ -157,7 +159,7 @@ def folds(n_subjects: int, n_folds: int, *, n_val: int = 1, seed: int = 0) -> li
         others = order[len(test) :]
         parts = {"train": others[n_val:], "val": others[:n_val], "test": test}
         found.append({split: sorted(part.tolist()) for split, part in parts.items()})
-        order = np.roll(order, -len(test))
+        order = np.roll(order, -len(test))  # the next fold begins with the subjects after these
     return found
 
 
@@ -206,7 +208,7 @@ def split_by_subject(
     ValueError
         If there are fewer than three subjects.
     """
-    subjects = list(dict.fromkeys(subject(file) for file in files))
+    subjects = list(dict.fromkeys(subject(file) for file in files))  # each once, in the order of the files
     if len(subjects) < len(SPLITS):
         raise ValueError(
             f"{files[0]} and {len(files) - 1} more files show {len(subjects)} subjects; expected 3 or more to split "

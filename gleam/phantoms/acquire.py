@@ -51,6 +51,7 @@ class Banding:
         terms: Sequence[Any] = (1, s, y, x, x * y, x**2, y**2)
         angle: Any = sum(f * term for f, term in zip(self.factors, terms, strict=True))
         angle = angle + 0.3 * self.field(grid)
+        # a balanced sequence has no signal where the phase turns by pi between two pulses
         dark = 0.7 * np.exp(-(((np.abs(angle) - np.pi) / 0.6) ** 2)) + 0.03 * angle**2 / (1 + angle**2)
         return (1 - dark).astype(np.float32)
 
@@ -65,7 +66,7 @@ def turned(angle: np.ndarray) -> np.ndarray:
 
 def _loops(rng, n_coils, radii, half_length):
     """Corners (coil, segment + 1, 3) in mm of `n_coils` round loops, on one ring or more around the object."""
-    n_rings = 1 if n_coils < 9 else 2 if n_coils < 17 else 3
+    n_rings = 1 if n_coils < 9 else 2 if n_coils < 17 else 3  # a ring holds about eight
     ring = np.arange(n_coils) % n_rings
     angle = 2 * np.pi * (np.arange(n_coils) + 0.25 * rng.standard_normal(n_coils)) / n_coils + rng.uniform(0, 2 * np.pi)
     level = (ring - (n_rings - 1) / 2) * 2 * half_length / max(n_rings, 2) + rng.normal(0, 5, n_coils)
@@ -111,7 +112,7 @@ class Coils:
         shading: float = 0.5,
     ) -> None:
         self.shading = shading
-        first = [g[0] - 24.0 for g in grid]
+        first = [g[0] - 24.0 for g in grid]  # two knots, 12 mm apart, beyond the grid: cubic splines need them
         n_knots = [int(np.ceil((g[-1] - g[0]) / 12.0)) + 5 for g in grid]
         coarse = [f + 12.0 * np.arange(n) for f, n in zip(first, n_knots, strict=True)]
         points = np.stack(np.meshgrid(*coarse, indexing="ij"), -1).reshape(-1, 1, 3)
@@ -170,6 +171,7 @@ def rss(coil_images: Iterable[np.ndarray | Tensor]) -> np.ndarray | Tensor:
 
 def add_noise(rng: np.random.Generator, kspace: np.ndarray, sigma: float) -> np.ndarray:
     """Add complex Gaussian noise of standard deviation `sigma` per real channel, in place; returns `kspace`."""
+    # part by part: noise for all of it at once would double the memory
     for part in kspace:
         part += np.float32(sigma) * white_noise(rng, part.shape)
     return kspace
@@ -177,4 +179,5 @@ def add_noise(rng: np.random.Generator, kspace: np.ndarray, sigma: float) -> np.
 
 def white_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Complex Gaussian noise, complex64, of standard deviation 1 per real channel."""
+    # pairs of real numbers, seen as complex ones
     return rng.standard_normal((*shape, 2), dtype=np.float32).view(np.complex64)[..., 0]

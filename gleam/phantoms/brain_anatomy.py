@@ -25,8 +25,8 @@ TEXTURES = {  # knot distance in mm (z, y, x)
     "fold_grey": (6, 4.5, 4.5), "fold_white": (7, 5, 5), "fold_csf": (8, 6, 6), "tissue": (25, 22, 22),
     "bone": (20, 16, 16), "scalp": (25, 22, 22), "strand": (5, 2.2, 2.2),
 }  # fmt: skip
-BOX = (120, 125, 115)
-N_SUBSLICES, SLICE_MM = 3, 4.0
+BOX = (120, 125, 115)  # half sides in mm of the box of the textures
+N_SUBSLICES, SLICE_MM = 3, 4.0  # thin slices, whose mean is one of 4 mm
 
 
 def check_tissue_maps() -> None:
@@ -61,14 +61,14 @@ def tissue_maps() -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray]
 
     grey, white = datasets.load_mni152_gm_template(resolution=1), datasets.load_mni152_wm_template(resolution=1)
     maps = [np.asarray(image.dataobj, np.float32) for image in (grey, white)]
-    inside = np.pad((maps[0] + maps[1])[::2, ::2, ::2] > 0.3, 16)
+    inside = np.pad((maps[0] + maps[1])[::2, ::2, ::2] > 0.3, 16)  # an outline needs no more than 2 mm
     # A closing by 7 voxels fills ventricles and sulci, so that the outline is that of the inner skull.
     closed = ndimage.distance_transform_edt(~inside) < 7
     closed = ndimage.distance_transform_edt(closed) > 7
     distance = ndimage.distance_transform_edt(~closed) - ndimage.distance_transform_edt(closed)
     distance = ndimage.gaussian_filter(2 * distance.astype(np.float32), 1.2)
     origin = grey.affine[:3, 3]
-    return maps, origin, distance, origin - 32.0
+    return maps, origin, distance, origin - 32.0  # 16 voxels of 2 mm were padded
 
 
 class Brain:
@@ -81,12 +81,12 @@ class Brain:
         self.turn = rng.normal(0, 0.06)
         self.tilt = rng.normal(0, 0.06, 2)
         self.centre = rng.normal(0, 2.0, 3)
-        self.atrophy = rng.normal(0.1, 0.55)
+        self.atrophy = rng.normal(0.1, 0.55)  # added to the log odds of fluid
         self.skull_mm = rng.uniform(5.0, 7.5)
         self.scalp_mm = rng.uniform(4.0, 7.5)
         self.lesions = self._draw_lesions(rng)
         vessels = np.stack([*rng.uniform(-1, 1, (3, 30)), rng.uniform(0.7, 1.3, 30)], -1)
-        self.vessels = (vessels * (40, 70, 60, 1) + (15, -20, 0, 0)).tolist()
+        self.vessels = (vessels * (40, 70, 60, 1) + (15, -20, 0, 0)).tolist()  # (z, y, x, radius) in mm
 
     def _draw_lesions(self, rng):
         """White-matter hyperintensities in half of the heads, sometimes one large lesion: (z, y, x, radius)."""
@@ -113,21 +113,19 @@ class Brain:
         array, shape (slice, y, x)
             float32; fluid is about 1.
         """
-        offsets = SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5)
-        slices = [self._thin((np.asarray(grid[0]) + o, *grid[1:])) for o in offsets]
-        return np.mean(slices, axis=0, dtype=np.float32)  # type: ignore[return-value]  # an array, since it has an axis
-
-    def _thin(self, grid):
-        noise = {name: field(grid) for name, field in self.fields.items()}
-        z, y, x = self._coordinates(grid, noise)
         width = float(np.mean([np.ptp(g) / (len(g) - 1) for g in grid[1:]]))
         (grey, white), origin, distance, distance_origin = tissue_maps()
-        outside = _sample(distance, z, y, x, distance_origin, 2.0)
-        tissue = self._tissue(
-            _sample(grey, z, y, x, origin, 1.0), _sample(white, z, y, x, origin, 1.0), z, y, x, noise, outside
-        )
-        head = self._head(outside, z, y, x, noise, width)
-        return paint(head, cover(outside - 0.5, width), tissue)
+        thin_slices = []
+        for offset in SLICE_MM * ((np.arange(N_SUBSLICES) + 0.5) / N_SUBSLICES - 0.5):
+            thin = (np.asarray(grid[0]) + offset, *grid[1:])
+            noise = {name: field(thin) for name, field in self.fields.items()}
+            z, y, x = self._coordinates(thin, noise)
+            outside = _sample(distance, z, y, x, distance_origin, 2.0)
+            shares = _sample(grey, z, y, x, origin, 1.0), _sample(white, z, y, x, origin, 1.0)
+            tissue = self._tissue(*shares, z, y, x, noise, outside)
+            head = self._head(outside, z, y, x, noise, width)
+            thin_slices.append(paint(head, cover(outside - 0.5, width), tissue))
+        return np.mean(thin_slices, axis=0, dtype=np.float32)  # type: ignore[return-value]  # an array: it has an axis
 
     def _coordinates(self, grid, noise):
         z, y, x = (
@@ -136,7 +134,7 @@ class Brain:
         )
         centre, tilt, size = self.centre.tolist(), self.tilt.tolist(), self.size.tolist()
         cos, sin = float(np.cos(self.turn)), float(np.sin(self.turn))  # a NumPy scalar would promote all to float64
-        y, x = -(y - centre[1]), x - centre[2]
+        y, x = -(y - centre[1]), x - centre[2]  # the maps' y points forwards
         y, x = cos * y + sin * x, cos * x - sin * y
         z = z + tilt[0] * y + tilt[1] * x
         z = z / size[0] + 2.5 * noise["shift_z"]
@@ -199,6 +197,7 @@ class Brain:
             value["diploe"] * (1 + 0.2 * noise["strand"]),
         )
         paint(image, cover(outside - 1.6 - 0.3 * noise["scalp"], width), value["csf"] * 0.95)
+        # the vein in the midline under the skull
         sinus = np.hypot(np.abs(x) * 1.1, outside - 1.5) - 3.2
         return paint(image, cover(sinus, width) * (y < 20), value["vessel"])
 

@@ -24,7 +24,7 @@ TEXTURES = {  # knot distance in mm (s, y, x)
     "septa": (14, 7, 7), "fascicle": (18, 2.6, 2.6), "bundle": (25, 6, 6), "marrow": (6, 3, 3),
     "twig": (5, 2.8, 2.8), "branch": (12, 5.5, 5.5), "lung": (25, 18, 18), "organ": (16, 9, 9), "grain": (6, 2.4, 2.4),
 }  # fmt: skip
-BOX = (100, 150, 250)
+BOX = (100, 150, 250)  # half sides in mm of the box of the textures
 
 
 class Chest:
@@ -34,14 +34,15 @@ class Chest:
         self.fields = {name: Field(rng, spacing, BOX) for name, spacing in TEXTURES.items()}
         self.value = {name: v * rng.normal(1, 0.06) for name, v in INTENSITIES.items()}
         self.half_y, self.half_x = rng.uniform(96, 110), rng.uniform(148, 168)
-        self.centre_x = rng.normal(-45, 5)
+        self.centre_x = rng.normal(-45, 5)  # the field of view is centred on the heart, left of the middle
         self.fat_mm = rng.uniform(4, 15)
         self.wall_mm = rng.uniform(21, 26)
+        # how many around the chest, how they turn with the level, and where the first one is
         self.ribs, self.rib_slope, self.rib_start = rng.integers(9, 13), rng.normal(0, 0.012), rng.uniform(0, 1)
         self.aorta = np.array([rng.normal(26, 3), rng.normal(-20, 3), rng.uniform(9.5, 12.5)])  # from the vertebra
         self.liver = np.array([rng.uniform(40, 90), rng.normal(14, 7), rng.normal(-18, 8)])
         self.stomach = np.array([rng.uniform(38, 95), rng.normal(40, 7), rng.normal(36, 10)])
-        self.gas = rng.uniform(-0.8, 0.8)
+        self.gas = rng.uniform(-0.8, 0.8)  # where its border lies in the stomach
         self.haze = rng.uniform(0.4, 1.2)
 
     def still(self, grid: Sequence[np.ndarray], width: float) -> np.ndarray:
@@ -82,7 +83,11 @@ class Chest:
 
     def _distances(self, s, y, x, noise):
         back = self.half_y - 5 - 0.0004 * x**2 - 4 * np.exp(-((x / 12) ** 2))  # flat, with the furrow of the spine
-        body = -merge(-_rounded(x, y, self.half_x, self.half_y), back - y, 25)
+        power = 2.35  # of a rounded box; 2 would be an ellipse
+        k = ((np.abs(x) / self.half_x) ** power + (np.abs(y) / self.half_y) ** power) ** (1 / power) + 1e-6
+        slope_x = np.abs(x / k / self.half_x) ** (power - 1) / self.half_x
+        slope = np.hypot(slope_x, np.abs(y / k / self.half_y) ** (power - 1) / self.half_y)
+        body = -merge(-(k - 1) / (slope + 1e-4), back - y, 25)
         angle = np.arctan2(y, x)
         front = np.clip(-np.sin(angle), 0, 1)
         fat = self.fat_mm * (1 + 0.35 * np.cos(2 * angle) + 0.12 * noise["fat"]) + 2.0
@@ -91,8 +96,15 @@ class Chest:
         cavity = body + fat + wall
         vertebra = ellipse(x, y - spine, 19, 15.5)
         cavity = np.maximum(cavity, -merge(vertebra - 5, ellipse(x, y - spine - 30, 42, 24), 15))
-        return {"body": body, "fascia": body + fat, "cavity": cavity, "angle": angle, "vertebra": vertebra,
-                "spine": spine, "level": s}  # fmt: skip
+        return {
+            "body": body,
+            "fascia": body + fat,
+            "cavity": cavity,
+            "angle": angle,
+            "vertebra": vertebra,
+            "spine": spine,
+            "level": s,
+        }
 
     def _wall(self, parts, noise, grid, width):
         """Skin, fat with its septa, muscle in layers, ribs, costal cartilage."""
@@ -125,7 +137,7 @@ class Chest:
         value = self.value
         tissue = value["lung"] * (1 + 0.4 * noise["lung"] * self.haze + 0.25 * noise["grain"])
         paint(image, cover(parts["cavity"], width), np.maximum(tissue, 0.01))
-        deep = cover(parts["cavity"] + 5, 8.0)
+        deep = cover(parts["cavity"] + 5, 8.0)  # no vessels next to the wall
         twigs = np.clip(noise["twig"] - 1.75, 0, 0.8) * np.clip(0.8 + 0.5 * noise["lung"], 0.2, 1.5)
         branches = np.clip(noise["branch"] - 1.8, 0, 0.5) * 1.6
         paint(image, deep * np.minimum(twigs + branches, 0.9), value["lung_vessel"])
@@ -148,12 +160,14 @@ class Chest:
         paint(image, shell(bag, 0.0, 3.0, width), 0.8 * value["fat"])
         paint(image, cover(bag, width), value["muscle"] * 1.2)
         content = value["stomach"] * (1 + 0.35 * noise["organ"] + 0.15 * noise["grain"])
+        # gas gathers in front, since the subject lies on the back
         content = content + (value["gas"] - content) * cover(noise["shift_y"] - self.gas + 0.02 * (y - 50), 0.3)
         paint(image, cover(bag + 4, width), content)
 
     def _spine(self, image, parts, noise, y, x, width):
         value, vertebra, y = self.value, parts["vertebra"], y - parts["spine"]
         arch = merge(ellipse(np.abs(x) - 17, y - 19, 12, 4.5, 0.5), ellipse(x, y - 36, 3.5, 13), 5)
+        # the vertebra last: it covers the ends of its arch
         for bone in (np.maximum(arch, parts["fascia"] + 4), vertebra):
             paint(image, cover(bone, width), value["cortex"])
             paint(image, cover(bone + 1.3, width), value["marrow"] * (1 + 0.18 * noise["marrow"]))
@@ -174,11 +188,3 @@ class Chest:
         paint(image, cover(ellipse(x - 7, y + 33, 8, 5, 0.4), width), value["esophagus"] * (1 + 0.2 * noise["grain"]))
         paint(image, cover(np.hypot(x + 7, y + 19) - 3.2, width), value["vein"])
         return vessel
-
-
-def _rounded(x, y, a, b):
-    """Approximate signed distance to a rounded box at 0 with half axes `a` and `b`, fuller than an ellipse."""
-    power = 2.35
-    k = ((np.abs(x) / a) ** power + (np.abs(y) / b) ** power) ** (1 / power) + 1e-6
-    slope = np.hypot(np.abs(x / k / a) ** (power - 1) / a, np.abs(y / k / b) ** (power - 1) / b)
-    return (k - 1) / (slope + 1e-4)

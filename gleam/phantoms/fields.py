@@ -19,6 +19,7 @@ def spline_taps(
 
     The knots lie at `first + spacing * arange(n_knots)`, in the units of `positions`.
     """
+    # all four taps must exist: beyond the last knots the field stays as it is there
     u = np.clip((np.asarray(positions, float) - first) / spacing, 1, n_knots - 2 - 1e-6)
     cell = np.floor(u).astype(int)
     t = u - cell
@@ -138,7 +139,7 @@ def sheets(values: np.ndarray, grid: Sequence[np.ndarray], thickness: float, spr
 def cover(distance: np.ndarray, width: float) -> np.ndarray:
     """Fraction of a voxel of `width` mm inside the shape, from its signed `distance` in mm."""
     t = np.clip(0.5 - distance * (1 / (1.5 * width)), 0, 1)
-    return t * t * (3 - 2 * t)
+    return t * t * (3 - 2 * t)  # smooth at both ends
 
 
 def shell(distance: np.ndarray, inner: float | np.ndarray, outer: float | np.ndarray, width: float) -> np.ndarray:
@@ -173,6 +174,7 @@ def ellipsoid(*coordinates_and_radii: tuple[np.ndarray, float | np.ndarray]) -> 
     """Approximate signed distance to an ellipsoid at 0, from (coordinate, half axis) pairs in mm."""
     k0 = np.sqrt(sum((u / a) ** 2 for u, a in coordinates_and_radii)) + 1e-6
     k1 = np.sqrt(sum((u / a**2) ** 2 for u, a in coordinates_and_radii)) + 1e-9
+    # k0 - 1 is 0 on the surface, and k0 / k1 its scale in mm: exact to first order
     return k0 * (k0 - 1) / k1
 
 
@@ -189,6 +191,7 @@ def box(near: np.ndarray) -> tuple[slice, slice, slice]:
     """
     flat: Any = near.any(axis=0)
     ends = [np.flatnonzero(flat.any(axis=axis)) for axis in (1, 0)]
+    # an empty box where nothing is near
     y, x = (slice(e[0], e[-1] + 1) if len(e) else slice(0) for e in ends)
     return slice(None), y, x
 

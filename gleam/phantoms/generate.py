@@ -208,11 +208,12 @@ def _make(jobs, out_dir, list_name, columns, n_jobs):
     ) as bar:
         n_processes = n_worthwhile(missing, n_jobs)
         for _, written in in_processes(write_subject, dict(enumerate(missing)), n_processes, work="drawing phantoms"):
-            written.result()
+            written.result()  # raises what stopped the process
             bar.update()
     rows = []
     for job in jobs:
         path = Path(job["path"])
+        # hearts may lie in two folders, so their list has paths
         listed = path.relative_to(out_dir).as_posix() if job["settings"]["kind"] == "heart" else path.name
         rows.append({"file": listed, "split": job["split"], **dict(zip(columns, sizes(job), strict=True))})
     _write(split_list, pd.DataFrame(rows).to_csv(index=False))

@@ -16,7 +16,7 @@ TEXTURES = {  # knot distance in mm (s, y, x), of the heart at end diastole
     "trabecula": (9, 3.6, 3.6), "edge": (12, 7, 7), "flesh": (8, 2.4, 2.4), "patch": (20, 12, 12),
     "swirl": (14, 7, 7), "stream": (22, 13, 13), "pad": (25, 16, 16),
 }  # fmt: skip
-BOX = (95, 90, 110)
+BOX = (95, 90, 110)  # half sides in mm of the box of the textures
 REACH_MM = (66.0, 78.0)  # half height and half width of the window that the heart is drawn in
 WINDOW_MM = np.array([-7.0, -22.0])  # its middle, from that of the left ventricle
 THICKNESS_MM, N_SUBSLICES = 8.0, 2
@@ -50,7 +50,7 @@ class Heart:
 
         The chest between two positions close to each other is well approximated by the mean of the two results.
         """
-        middle = np.asarray(grid[0], float) - self.ventricles.length / 2
+        middle = np.asarray(grid[0], float) - self.ventricles.length / 2  # where the chest has its level 0
         return self.chest.still((middle, *grid[1:]), edge_width(grid))
 
     def image(
@@ -96,7 +96,7 @@ class Heart:
             np.mean(a.reshape(-1, N_SUBSLICES, *a.shape[1:]), axis=1)
             for a in (thin, np.maximum(parts["lv_blood"], parts["rv_blood"]))
         )
-        return np.abs(image), blood
+        return np.abs(image), blood  # only now: water and fat of one voxel cancel
 
     def parts(self, grid: Sequence[np.ndarray], t: float) -> dict[str, np.ndarray]:
         """Coverage (0 to 1; s, y, x) of lv_blood, rv_blood and lv_wall (with papillary muscles) in thin slices."""
@@ -115,6 +115,7 @@ class Heart:
         cavity = cavity + self.trabecula_mm * (0.45 + near_apex) * noise["trabecula"] + 0.4 * noise["edge"]
         outer = outer + 0.5 * noise["edge"]
         rv = self.ventricles.rv_distance(frame) + 1.0 * noise["edge"]
+        # each covers those before: fat, right ventricle, the wall between the two, left ventricle
         self._fat(image, frame, outer, rv, noise, width, y, chest)
         flesh = self.value["wall"] * (1 + 0.06 * noise["patch"] + 0.09 * noise["flesh"])
         flow = self._flow(frame, t)

@@ -70,7 +70,7 @@ class Ventricles:
         inner_0 = self.radius * np.maximum(cone, 0.02)
         wall = self.wall * (1 - 0.25 * np.clip(u, 0, 1))
         cap = np.sqrt(np.clip(1 - np.maximum(u - 1, 0) / APEX_MM, 0, 1))
-        area_0 = (2 * inner_0 * wall + wall**2) * cap
+        area_0 = (2 * inner_0 * wall + wall**2) * cap  # of the ring at end diastole
         inner = inner_0 * np.sqrt(self.cycle.volume(t) / shorter)
         return inner, np.sqrt(inner**2 + area_0 / shorter), inner_0, np.sqrt(inner_0**2 + area_0), u
 
@@ -104,12 +104,22 @@ class Ventricles:
         wall = np.sqrt(
             np.maximum(inner_0**2 + (r**2 - inner**2) * (outer_0**2 - inner_0**2) / (outer**2 - inner**2 + 1e-3), 0)
         )
+        # the cavity is stretched, the wall keeps its volume, and what is outside moves along
         r_0 = np.where(r < inner, r * inner_0 / inner, np.where(r < outer, wall, outside))
         material = u.ravel() * self.length - self.length / 2, r_0 * np.sin(angle), r_0 * np.cos(angle)
         cos, sin = float(np.cos(self.towards_rv)), float(np.sin(self.towards_rv))
         across, along = cos * x + sin * y, sin * x - cos * y
-        return {"r": r, "angle": angle, "inner": inner, "outer": outer, "u": u, "across": across, "along": along,
-                "material": material, "ejected": ejected}  # fmt: skip
+        return {
+            "r": r,
+            "angle": angle,
+            "inner": inner,
+            "outer": outer,
+            "u": u,
+            "across": across,
+            "along": along,
+            "material": material,
+            "ejected": ejected,
+        }
 
     def lv_distances(self, frame: dict) -> tuple[np.ndarray, np.ndarray]:
         """Signed distances to the cavity and to the outer surface of the left ventricle, without fine structure."""

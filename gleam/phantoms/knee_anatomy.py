@@ -42,6 +42,7 @@ class Knee:
         self.centre = rng.normal(0, 2.5, 3) * (2.0, 0.8, 0.6)
         self.tilt = rng.normal(0, 0.05, 2)
         self.fat_mm = rng.uniform(0.4, 1.3)
+        # 3 of 10 knees have more fluid than usual
         self.effusion_mm = float(rng.choice([rng.uniform(0.6, 1.6), rng.uniform(3, 6)], p=[0.7, 0.3]))
         self.patella = rng.normal(17, 3)
         self.patella_shift = rng.normal(1, 1.5)
@@ -116,7 +117,7 @@ class Knee:
         """The part of `grid` outside which there is only air, found on a coarse grid of about 4 mm."""
         steps = [max(1, int(4.0 / abs(g[1] - g[0]))) for g in grid[1:]]
         coarse = (grid[0], *(g[::step] for g, step in zip(grid[1:], steps, strict=True)))
-        near = box(shapes.distances(self._frame(coarse), self)["leg"] < 12.0)
+        near = box(shapes.distances(self._frame(coarse), self)["leg"] < 12.0)  # with a margin of three coarse steps
         sides = [slice(side.start * step, side.stop * step) for side, step in zip(near[1:], steps, strict=True)]
         return (slice(None), *sides)
 
@@ -139,6 +140,7 @@ class Knee:
     def _soft_tissue(self, frame, parts, width):
         value, noise, grid, leg, fascia = self.value, frame["noise"], frame["grid"], parts["leg"], parts["fascia"]
         fat = value["fat"] * (1 + 0.035 * noise["fat"])
+        # sheets of connective tissue between the lobules of fat
         septa = 0.55 * sheets(noise["septa"], grid, 0.35, width) + 0.8 * sheets(noise["septa_wide"], grid, 0.5, width)
         septa = septa * np.clip(0.55 + 0.8 * noise["bundle"], 0, 1)
         fat = fat * (1 - 0.45 * np.minimum(septa, 1))
@@ -152,7 +154,8 @@ class Knee:
         value, noise, grid = self.value, frame["noise"], frame["grid"]
         distance = shapes.muscle_distances(frame["s"], frame["y"], frame["x"], self.muscles)
         nearest, second = shapes.two_nearest(distance)
-        gap = self.muscle_gap_mm * (1 + 0.4 * noise["fat"]) + 0.4
+        gap = self.muscle_gap_mm * (1 + 0.4 * noise["fat"]) + 0.4  # fat between two muscles
+        # muscles stay inside the fascia, and away from bones and joint
         limit = np.maximum(parts["fascia"] + 1.1, 2.2 - np.minimum(parts["bone"], parts["joint"] - parts["fluid"]))
         streaks = np.maximum(noise["bundle"] - 1.1, 0) * self.fatty_muscle
         streaks = np.minimum(streaks + 0.8 * sheets(noise["bundle"], grid, 0.45, width) * self.fatty_muscle, 0.8)
@@ -161,11 +164,13 @@ class Knee:
         for own, tint, name in zip(distance, self.muscle_tint.tolist(), shapes.MUSCLES, strict=True):
             here = box(own < 0.4 + width)
             own, limited = own[here], limit[here]
+            # where two muscles would overlap, each ends half a gap before the middle
             other = np.where(own <= nearest[here], second[here], nearest[here])
             inside = np.maximum(np.maximum(own, (own - other) / 2 + gap[here] / 2), limited)
             paint(image[here], cover(inside, width), flesh[here] * tint)
             paint(image[here], 0.5 * shell(inside, -0.1, 0.4, width), value["fibrous"])
             if name in ("gracilis", "semitendinosus", "semimembranosus", "biceps femoris"):
+                # they pass the joint as tendons
                 tendon = np.clip((18 - frame["s"]) / 16, 0, 1)[:, None, None]
                 paint(image[here], tendon * cover(np.maximum(own, limited), width), value["fibrous"])
 
@@ -181,7 +186,7 @@ class Knee:
             cover(between - fluid, width) * cover(-35 - y, 4),
             value["hoffa"] * (1 + 0.05 * frame["noise"]["fat"]),
         )
-        rim = shapes.plateau_distance(np.minimum(s, -3), y, x) - 1.5
+        rim = shapes.plateau_distance(np.minimum(s, -3), y, x) - 1.5  # the menisci lie on its edge
         plateau = np.maximum(rim, np.abs(level - 0.5) - 3.0)
         paint(image, cover(plateau, width) * cover(9 - np.abs(x), 4), value["cartilage"])
         paint(
@@ -189,6 +194,7 @@ class Knee:
             cover(np.maximum(plateau, -rim - 10 + 1.5 * np.abs(level - 0.5)), width) * cover(7 - np.abs(x), 3),
             value["meniscus"],
         )
+        # the tendon of the quadriceps ends above the patella, and the patellar tendon begins below
         fade = np.clip((s - 34) / 6, 0, 1), np.clip((4 - s) / 6, 0, 1) * np.clip((s + 48) / 6, 0, 1)
         quadriceps = np.interp(s, [30, 75], [-48, -46]), 17, 3.6
         patellar = np.interp(s, [-44, -30, 0], [-32, -39, -47]), 13, 2.6
@@ -200,6 +206,7 @@ class Knee:
             streaks = value["fibrous"] * (1 + 1.5 * np.abs(frame["noise"]["fascicle"][here]))
             paint(image[here], fading[:, None, None] * cover(band, width), streaks)
         notch = np.clip((s + 4) / 3, 0, 1) * np.clip((27 - s) / 4, 0, 1)
+        # the cruciate ligaments cross between the condyles
         acl_x, pcl_x = np.interp(s, [0, 25], [-1, 7]), np.interp(s, [0, 25], [1, -7])
         acl_y, pcl_y = np.interp(s, [0, 25], [2, 22]), np.interp(s, [0, 20], [27, 14])
         for cx, cy, a, b, kind in ((acl_x, acl_y, 2.6, 6.5, "acl"), (pcl_x, pcl_y, 3.6, 5.5, "fibrous")):
@@ -207,18 +214,20 @@ class Knee:
             here = ellipse_box(u, v, b, b, width)
             cord = np.maximum(ellipse(u[here], v[here], a, b, 0.15), 0.5 - parts["femur"][here])
             paint(image[here], notch[:, None, None] * cover(cord, width), value[kind])
-        side = np.clip((30 - s) / 6, 0, 1) * np.clip((s + 36) / 6, 0, 1)
+        side = np.clip((30 - s) / 6, 0, 1) * np.clip((s + 36) / 6, 0, 1)  # the collateral ligaments
         around = np.minimum(parts["femur"], parts["tibia"])
         mcl = np.maximum(np.abs(around - 1.9) - np.clip(1.2 - ((y - 6) / 9) ** 2, -1, 1), x + 15)
         lcl = ellipse(x - 43, y - shapes.column(np.interp(s, [-15, 20], [17, 6])), 1.6, 2.6)
         paint(image, side[:, None, None] * np.maximum(cover(mcl, width), cover(lcl, width)), value["fibrous"])
         front = np.maximum(np.maximum(parts["patella"] - 1.6, -parts["patella"]), y + 44)
         paint(image, cover(front, width), value["fibrous"])
+        # the iliotibial tract, on the outside
         tract = np.abs(parts["fascia"] + 0.8) - np.clip(0.9 - ((y + 10) / 18) ** 2, 0, 1)
         paint(image, 0.85 * cover(tract, width) * cover(20 - x, 8), value["fibrous"])
 
     def _bones(self, image, frame, parts, width):
         value, noise, level, y, x = self.value, frame["noise"], frame["level"], frame["y"], frame["x"]
+        # cartilage: where the patella glides in front, and where the tibia does behind and below
         front = cover(y + 9, 6) * cover(level - 36, 6) * cover(np.abs(x) - 30, 4)
         back = cover(12 - y, 8) * cover(level - 28, 6) * cover(np.abs(np.abs(x) - 22) - 10, 5)
         glide = np.maximum(np.maximum(front, back), cover(level - 4, 3)) * cover(-3 - level, 2)
@@ -227,14 +236,15 @@ class Knee:
         paint(image, cover(-(y + 45), 3) * cover(parts["patella"] - 1.2 * thickness, width), value["cartilage"])
         cap = np.clip(1 - parts["femur"] / 2.2, 0, 1) * glide
         image *= 1 - 0.12 * cap
+        # the cortex is thicker along the shafts
         shaft = np.clip((level - 34) / 25, 0, 1) * 3.2 + np.clip((-26 - level) / 20, 0, 1) * 2.8
         bone = parts["bone"]
         paint(image, cover(bone, width), value["cortex"])
         grain = 0.5 * noise["trabecula"] + 0.5 * np.abs(noise["trabecula_wide"]) - 0.4
         red = np.clip(noise["marrow"] - 0.2, 0, 1.5) * np.clip(40 / (np.abs(level - 30) + 1) - 0.6, 0, 1)
-        marrow = value["marrow"] * (1 + 0.04 * noise["marrow"] - 0.16 * red)
+        marrow = value["marrow"] * (1 + 0.04 * noise["marrow"] - 0.16 * red)  # red marrow is darker than fatty marrow
         marrow = marrow * (1 - 2.2 * self.trabeculae * min(1.0, 0.9 / width) * np.clip(grain, -0.6, 1))
-        for s_0 in (27.0, -17.0):
+        for s_0 in (27.0, -17.0):  # the closed growth plates of femur and tibia
             scar = np.abs(level - s_0 - 2.0 * noise["shift_y"] - 0.004 * (x**2 + y**2)) - 0.5
             marrow = marrow * (1 - 0.45 * cover(scar, 1.5))
         inner = bone + 0.6 + shaft + 0.25 * np.maximum(noise["edge"], -1)
@@ -242,6 +252,7 @@ class Knee:
         paint(image, 0.2 * shell(inner, -1.6, 0, width), value["cortex"])
         for s_0, y_0, x_0, radius, brightness, soft in self.lesions:
             ball = np.sqrt((level - s_0) ** 2 + (y - y_0) ** 2 + (x - x_0) ** 2) - radius * (1 + 0.15 * noise["edge"])
+            # a Baker's cyst lies behind the bones, other lesions inside
             allowed = cover(bone + 1.5, width) if y_0 < 36 else cover(1.5 - bone, width)
             paint(image, allowed * cover(ball, max(width, soft)), brightness)
 
@@ -249,7 +260,7 @@ class Knee:
         """Vessels and nerves: the popliteal bundle, the peroneal nerve, superficial and genicular vessels."""
         value, y, x, s = self.value, frame["y"], frame["x"], frame["s"]
         deep = shapes.column(np.interp(s, [-60, -20, 0, 20, 75], [26, 34, 34, 34, 20]))
-        bundle = [
+        bundle = [  # (x, y, radius, kind, darkness of the wall), behind the knee
             (-1, 0, 3.3, "artery", 1.0),
             (2.5, 7.5, 4.2, "vein", 0.9),
             (6, 13.5, 3.2, "nerve", 0.9),
@@ -280,7 +291,7 @@ class Knee:
     def _superficial(self, image, frame, parts, width):
         """Vessels in the fat under the skin, each at its own angle around the leg."""
         for angle, depth, r in self.small_vessels.tolist():
-            turn = parts["angle"] - (angle + 0.004 * shapes.column(frame["s"]))
+            turn = parts["angle"] - (angle + 0.004 * shapes.column(frame["s"]))  # they wind around the leg
             away = 50 * (turn - 2 * np.pi * np.round(turn / (2 * np.pi)))
             below = parts["leg"] + (1.8 + depth)
             here = ellipse_box(away, below, r, r, width)

@@ -15,39 +15,83 @@ from gleam.phantoms.fields import cover, ellipse, ellipsoid, merge
 
 # Muscles and their tendons: rows of (s, x, y, half width, half depth, angle in radians).
 MUSCLES = {
-    "vastus medialis": [(75, -36, -8, 29, 30, 0.4), (45, -36, -9, 23, 27, 0.3), (30, -38, -6, 13, 21, 0.2),
-        (17, -39, -2, 3, 12, 0.2), (13, -38, 0, 0, 6, 0.2)],
-    "vastus lateralis": [(75, 36, -14, 27, 30, -0.5), (50, 37, -14, 19, 26, -0.4), (36, 37, -14, 9, 18, -0.3),
-        (25, 37, -12, 0, 8, -0.3)],
+    "vastus medialis": [
+        (75, -36, -8, 29, 30, 0.4),
+        (45, -36, -9, 23, 27, 0.3),
+        (30, -38, -6, 13, 21, 0.2),
+        (17, -39, -2, 3, 12, 0.2),
+        (13, -38, 0, 0, 6, 0.2),
+    ],
+    "vastus lateralis": [
+        (75, 36, -14, 27, 30, -0.5),
+        (50, 37, -14, 19, 26, -0.4),
+        (36, 37, -14, 9, 18, -0.3),
+        (25, 37, -12, 0, 8, -0.3),
+    ],
     "vastus intermedius": [(75, 3, -26, 26, 14, 0), (54, 3, -26, 20, 8, 0), (42, 2, -26, 0, 3, 0)],
-    "sartorius": [(75, -49, 24, 8, 15, 0.3), (20, -48, 26, 6, 14, 0.3), (-10, -44, 28, 4, 10, 0.5),
-        (-30, -40, 22, 2, 7, 0.5)],
-    "gracilis": [(75, -41, 39, 7, 8, 0.6), (30, -43, 40, 4, 5, 0.6), (5, -43, 39, 2.6, 2.8, 0.6),
-        (-25, -40, 28, 1.8, 2.2, 0.6)],
-    "semimembranosus": [(75, -22, 40, 19, 16, 0.1), (40, -26, 40, 18, 13, 0), (15, -32, 38, 12, 9, -0.2),
-        (2, -35, 33, 6, 6, -0.2), (-8, -33, 28, 0, 3, 0)],
-    "semitendinosus": [(75, -8, 52, 12, 8, 0), (40, -20, 53, 7, 4.5, 0), (10, -35, 47, 2.6, 2.4, 0),
-        (-25, -38, 32, 1.8, 2, 0)],
-    "biceps femoris": [(75, 25, 43, 19, 16, -0.2), (40, 36, 37, 15, 15, -0.4), (14, 42, 30, 9, 13, -0.3),
-        (-8, 43, 23, 3.5, 7, -0.3), (-14, 40, 20, 0, 2, 0)],
-    "gastrocnemius medial": [(44, -13, 36, 0, 3, 0), (30, -15, 42, 13, 10, 0.1), (8, -17, 43, 17, 12, 0.1),
-        (-10, -20, 42, 19, 13, 0.1), (-60, -25, 36, 26, 16, 0.3)],
-    "gastrocnemius lateral": [(44, 15, 36, 0, 3, 0), (30, 16, 42, 12, 10, -0.1), (8, 18, 43, 16, 12, -0.1),
-        (-10, 20, 42, 18, 13, -0.1), (-60, 23, 36, 23, 14, -0.3)],
-    "plantaris": [(30, 14, 35, 0, 2, 0), (14, 13, 36, 7, 3.4, 0.1), (-12, 6, 35, 6, 3, 0.2),
-        (-24, -2, 34, 0, 2, 0.2)],
-    "popliteus": [(2, 24, 28, 0, 2, 0.3), (-8, 10, 29, 17, 4.5, -0.2), (-28, -3, 25, 20, 7, -0.1),
-        (-60, -6, 14, 12, 8, 0)],
+    "sartorius": [
+        (75, -49, 24, 8, 15, 0.3),
+        (20, -48, 26, 6, 14, 0.3),
+        (-10, -44, 28, 4, 10, 0.5),
+        (-30, -40, 22, 2, 7, 0.5),
+    ],
+    "gracilis": [
+        (75, -41, 39, 7, 8, 0.6),
+        (30, -43, 40, 4, 5, 0.6),
+        (5, -43, 39, 2.6, 2.8, 0.6),
+        (-25, -40, 28, 1.8, 2.2, 0.6),
+    ],
+    "semimembranosus": [
+        (75, -22, 40, 19, 16, 0.1),
+        (40, -26, 40, 18, 13, 0),
+        (15, -32, 38, 12, 9, -0.2),
+        (2, -35, 33, 6, 6, -0.2),
+        (-8, -33, 28, 0, 3, 0),
+    ],
+    "semitendinosus": [
+        (75, -8, 52, 12, 8, 0),
+        (40, -20, 53, 7, 4.5, 0),
+        (10, -35, 47, 2.6, 2.4, 0),
+        (-25, -38, 32, 1.8, 2, 0),
+    ],
+    "biceps femoris": [
+        (75, 25, 43, 19, 16, -0.2),
+        (40, 36, 37, 15, 15, -0.4),
+        (14, 42, 30, 9, 13, -0.3),
+        (-8, 43, 23, 3.5, 7, -0.3),
+        (-14, 40, 20, 0, 2, 0),
+    ],
+    "gastrocnemius medial": [
+        (44, -13, 36, 0, 3, 0),
+        (30, -15, 42, 13, 10, 0.1),
+        (8, -17, 43, 17, 12, 0.1),
+        (-10, -20, 42, 19, 13, 0.1),
+        (-60, -25, 36, 26, 16, 0.3),
+    ],
+    "gastrocnemius lateral": [
+        (44, 15, 36, 0, 3, 0),
+        (30, 16, 42, 12, 10, -0.1),
+        (8, 18, 43, 16, 12, -0.1),
+        (-10, 20, 42, 18, 13, -0.1),
+        (-60, 23, 36, 23, 14, -0.3),
+    ],
+    "plantaris": [(30, 14, 35, 0, 2, 0), (14, 13, 36, 7, 3.4, 0.1), (-12, 6, 35, 6, 3, 0.2), (-24, -2, 34, 0, 2, 0.2)],
+    "popliteus": [
+        (2, 24, 28, 0, 2, 0.3),
+        (-8, 10, 29, 17, 4.5, -0.2),
+        (-28, -3, 25, 20, 7, -0.1),
+        (-60, -6, 14, 12, 8, 0),
+    ],
     "soleus": [(-12, 30, 30, 0, 3, 0), (-26, 22, 30, 17, 6, -0.2), (-60, 4, 28, 34, 10, -0.1)],
     "tibialis anterior": [(-12, 26, -14, 0, 4, 0), (-28, 27, -12, 13, 15, -0.6), (-60, 25, -12, 16, 19, -0.6)],
     "peroneus": [(-14, 40, 8, 0, 4, 0), (-32, 40, 3, 10, 13, -0.3), (-60, 39, 5, 12, 17, -0.2)],
-}  # fmt: skip
+}
 
 
 def profile(s: np.ndarray, table: Sequence[Sequence[float]] | np.ndarray) -> list[np.ndarray]:
     """Interpolate rows of (s, values...) at the positions `s` (1D) in mm; returns each value as (s, 1, 1), float32."""
     rows = np.array(table, float)
-    rows = rows[np.argsort(rows[:, 0])]
+    rows = rows[np.argsort(rows[:, 0])]  # np.interp wants them to rise
     return [np.interp(s, rows[:, 0], column)[:, None, None].astype(np.float32) for column in rows[:, 1:].T]
 
 
@@ -82,9 +126,10 @@ def muscle_distances(s: np.ndarray, y: np.ndarray, x: np.ndarray, vary: dict[str
     array, shape (muscle, s, y, x)
         float32. Large (outside) beyond a muscle's ends and where it has no width.
     """
-    out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)
+    out = np.full((len(MUSCLES), *y.shape), 1e3, np.float32)  # far outside
     for k, (name, rows) in enumerate(MUSCLES.items()):
         rows = np.array(rows)
+        # a muscle that has a width in its first or last row goes on beyond it
         present = np.flatnonzero(
             (s > rows[:, 0].min() - 20 * (rows[-1, 3] > 0)) & (s < rows[:, 0].max() + 20 * (rows[0, 3] > 0))
         )
@@ -177,12 +222,15 @@ def distances(frame: dict, knee: Any) -> dict[str, np.ndarray]:
     fat = 5.5 + 2.5 * np.sin(angle) - 2.2 * np.cos(angle) - 1.2 * np.cos(2 * angle) + 0.9 * noise["shift_x"]
     edge = 0.35 * noise["edge"]
     out = {"angle": angle, "femur": femur_distance(s, level, y, x) + edge}
+    # room for cartilage is left between the two
     out["tibia"] = np.maximum(tibia_distance(s, level, y, x) + edge, 2.5 - out["femur"])
     out["patella"] = patella_distance(level, y, x - knee.patella_shift, knee.patella) + edge
     out["fibula"] = fibula_distance(s, level, y, x) + edge
     out["bone"] = np.minimum.reduce([out[name] for name in ("femur", "tibia", "patella", "fibula")])
+    # the patella shows under the skin
     out["leg"] = merge(ellipse(x, y - cy, half_x, half_y) + 0.8 * noise["ripple_x"], out["patella"] - 4.0, 14)
     out["fascia"] = out["leg"] + 1.8 + knee.fat_mm * np.maximum(fat, 2.5)
+    # the capsule: around femur and patella, from 3 mm below the joint to 46 mm above
     joint = np.maximum(merge(out["femur"], out["patella"], 14), np.maximum(level - 46, -3 - level))
     out["joint"] = -merge(-joint, y + 40, 5)
     out["fluid"] = 0.5 + knee.effusion_mm * cover(y + 6, 14) * cover(np.abs(level - 22) - 24, 14)

@@ -86,12 +86,18 @@ def write(
         If `source` does not hold such images, one of them is empty, or an argument makes no sense.
     """
     images = _read(source)
-    matrix = _checked_matrix(matrix or images.shape[1:], images.shape[1:])
+    sides = list(matrix or images.shape[1:])
+    fits = [hasattr(n, "__index__") and 1 <= n <= limit for n, limit in zip(sides, images.shape[1:], strict=False)]
+    if len(sides) != 2 or not all(fits):
+        raise ValueError(
+            f"matrix={matrix!r} must be two whole numbers, at most those of the images, {images.shape[1:]}"
+        )
     for what, value, least in (("n_coils", n_coils, 1), ("n_versions", n_versions, 1), ("max_shift", max_shift, 0)):
         whole_number(value, what, least)
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise={noise!r} must be a number of at least 0")
-    common = {"matrix": matrix, "noise": noise, "n_coils": n_coils, "max_shift": max_shift, "fov_mm": list(fov_mm)}
+    size = [int(n) for n in sides]  # as JSON can hold it
+    common = {"matrix": size, "noise": noise, "n_coils": n_coils, "max_shift": max_shift, "fov_mm": list(fov_mm)}
     paths = [
         [Path(out_dir) / f"{name}_{subject + 1:02d}_v{version}.h5" for version in range(n_versions)]
         for subject in range(len(images))
@@ -125,16 +131,9 @@ def _read(source):
     return images
 
 
-def _checked_matrix(matrix, shape):
-    sides = list(matrix)
-    fits = [hasattr(n, "__index__") and 1 <= n <= limit for n, limit in zip(sides, shape, strict=False)]
-    if len(sides) != 2 or not all(fits):
-        raise ValueError(f"matrix={matrix!r} must be two whole numbers, at most those of the images, {tuple(shape)}")
-    return [int(n) for n in sides]
-
-
 def _write_one(path, image, settings, patient_id):
     max_shift = settings["max_shift"]
+    # numbers of their own, so that a change in one leaves the others as they are
     of_view, of_coils, of_phase, of_noise = (
         np.random.default_rng(s)
         for s in np.random.SeedSequence([settings[key] for key in ("seed", "subject", "version")]).spawn(4)
@@ -150,6 +149,7 @@ def _write_one(path, image, settings, patient_id):
     grid = [np.zeros(1), *(axis(n, fov) for n, fov in zip(image.shape, settings["fov_mm"], strict=True))]
     maps = unit_maps(of_coils, settings["n_coils"], grid, settings["fov_mm"])
     kspace = fft2c(image * acquire.turned(acquire.Phase(of_phase)(grid)) * maps)
+    # the centre of k-space: a smaller matrix is a lower resolution, not a smaller field of view
     kspace = np.ascontiguousarray(cropped(kspace, settings["matrix"]), np.complex64)
     sigma = settings["noise"] * float(np.percentile(acquire.rss(ifft2c(kspace)), 95))
     kspace = acquire.add_noise(of_noise, kspace, sigma)

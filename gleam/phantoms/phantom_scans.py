@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -57,7 +57,13 @@ class PhantomScans(Scans):
     @cached_property
     def shapes(self) -> list[tuple[int, ...]]:
         """(slice, coil, [time,] y, x) of each subject."""
-        return [_shape(job) for job in self.jobs]
+        found = []
+        for job in self.jobs:
+            settings, kind = job["settings"], job["settings"]["kind"]
+            n_coils = sizes(job)[3 if kind == "knee" else 1]
+            frames = [settings["n_frames"]] if kind == "heart" else []
+            found.append((settings["n_slices"], n_coils, *frames, *settings["matrix"]))
+        return found
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -108,6 +114,7 @@ class PhantomScans(Scans):
             measured: deque[Future] = deque()
             for i, images in _drawn(self.jobs, self.n_jobs):
                 measured.append(threads.submit(measure, self.jobs[i], images, volumes[i], self.device, self.calibrate))
+                # no more subjects are held than are measured at a time
                 while len(measured) > n_threads or (measured and measured[0].done()):
                     yield measured.popleft().result()
             while measured:
@@ -118,30 +125,22 @@ class PhantomScans(Scans):
         return Memory("phantoms", self, self.device)
 
 
-def _shape(job):
-    settings, kind = job["settings"], job["settings"]["kind"]
-    n_coils = sizes(job)[3 if kind == "knee" else 1]
-    return settings["n_slices"], n_coils, *([settings["n_frames"]] if kind == "heart" else []), *settings["matrix"]
-
-
 def _drawn(jobs, n_jobs):
     """Yield (number, images) of each subject as it is drawn, in processes if worthwhile."""
     n_processes = n_worthwhile(jobs, n_jobs)
-    cut = [_parts(job) if n_processes > 1 else [(0, None)] for job in jobs]
+    cut = []  # (first, last + 1) slices of the parts that one process draws at a time
+    for settings in (job["settings"] for job in jobs):
+        n_all = settings["n_slices"]
+        n = max(1, VOXELS_PER_TASK // (math.prod(settings["matrix"]) * settings.get("n_frames", 1)))
+        n = n if n_processes > 1 else n_all
+        cut.append([(start, min(start + n, n_all)) for start in range(0, n_all, n)])
     parts = {(i, k): (json.dumps(job), *part) for i, job in enumerate(jobs) for k, part in enumerate(cut[i])}
     drawn = [[None] * len(own) for own in cut]
     for (i, k), part in in_processes(_draw, parts, n_processes, work="drawing phantoms"):
         drawn[i][k] = part.result()
         if all(one is not None for one in drawn[i]):
-            images, drawn[i] = np.concatenate(drawn[i]), []
+            images, drawn[i] = np.concatenate(drawn[i]), []  # without holding the parts
             yield i, images
-
-
-def _parts(job):
-    """(first, last + 1) slices of the parts that one process draws at a time."""
-    settings = job["settings"]
-    n = max(1, VOXELS_PER_TASK // (math.prod(settings["matrix"]) * settings.get("n_frames", 1)))
-    return [(start, min(start + n, settings["n_slices"])) for start in range(0, settings["n_slices"], n)]
 
 
 def _draw(part):
@@ -181,34 +180,26 @@ def measure(
     Noise is added to images, after its own inverse transform, and not to k-space. The transform is linear, so the sum
     is the same, and only of the noise is computed what the readers of raw files crop.
     """
-    scan = draw(job)
+    scan = draw(job)  # anew: its noise begins where a measurement begins
     noise_free = torch.from_numpy(images).to(device)
     single = torch.complex128 if device.type == "cuda" else torch.complex64  # on GPUs TF32 might be allowed
     coils = scan.coils.as_arrays(lambda array: torch.from_numpy(array).to(device, single))
     factor, sigma = scan.scales(noise_free, coils)
     for index, part in scan.coil_images(noise_free, coils):
         noise = torch.from_numpy(white_noise(scan.noise, (*part.shape[:-2], *scan.encoded))).to(device)
-        noise = cropped(_centred_ifft(noise, scan.axes), scan.recon)
+        noise = torch.fft.ifftn(torch.fft.ifftshift(noise, scan.axes), dim=scan.axes, norm="ortho")
+        noise = cropped(torch.fft.fftshift(noise, scan.axes), scan.recon)
         kspace = fft2(factor * cropped(part, scan.recon) + sigma * noise)
         volume["kspace"][index] = (kspace.swapaxes(0, 1) if kspace.ndim == 4 else kspace).to(torch.complex64)
     for s in range(scan.n_slices):
         coil_images = ifft2(volume["kspace"][s].to(device))
-        if calibrate is None:
-            maps = _true_maps(coils, s, scan.recon).reshape(volume["sens_maps"][s].shape)
+        if calibrate is None:  # the coils' own, with sum_c |S_c|^2 = 1
+            bare: Any = coils.bare(slice(None), slice(s, s + 1))
+            maps = cropped((bare / coils.bare_rss[s : s + 1])[:, 0], scan.recon).reshape(volume["sens_maps"][s].shape)
         else:
             maps = torch.from_numpy(_calibrated(coil_images, calibrate, job, s)).to(device)
         volume["sens_maps"][s] = maps.to(torch.complex64)
         volume["target"][s] = (maps.conj() * coil_images).sum(0).to(torch.complex64)
-
-
-def _centred_ifft(kspace, axes):
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(kspace, axes), dim=axes, norm="ortho"), axes)
-
-
-def _true_maps(coils, s, shape):
-    """Sensitivities (coil, y, x) of slice `s` with sum_c |S_c|^2 = 1."""
-    level = slice(s, s + 1)
-    return cropped((coils.bare(slice(None), level) / coils.bare_rss[level])[:, 0], shape)
 
 
 def _calibrated(coil_images, calibrate, job, s):

@@ -79,6 +79,7 @@ def _file_name(subject):
         return f"fs_{90 + split}{number + 1:02d}_phantom.h5"
     if KINDS[kind] == "brain":
         return f"file_brain_AXT2_phantom_{3000 * split + number + 1:04d}.h5"
+    # a UUID, as mridata.org names its files, that is the same each time
     return f"{uuid.uuid5(uuid.NAMESPACE_URL, f'gleam/phantom/knee/{seed}/{split}/{number}')}.h5"
 
 
@@ -89,6 +90,7 @@ def _slices(n_slices, counts, least):
     if set(n_slices) != set(SPLITS):
         raise ValueError(f"n_slices must be a whole number or a dict with {', '.join(SPLITS)}, not {n_slices!r}")
     totals = {split: whole_number(n_slices[split], f"n_slices of {split}", least * n) for split, n in counts.items()}
+    # the total, as evenly as whole numbers allow
     return {split: [totals[split] // n + (i < totals[split] % n) for i in range(n)] for split, n in counts.items()}
 
 

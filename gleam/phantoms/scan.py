@@ -21,13 +21,14 @@ from gleam.phantoms.heart_motion import Breathing, breathe
 from gleam.phantoms.knee_anatomy import Knee
 from gleam.physics.fourier import Array
 
+# (s, y, x), and the middle of the first, from the joint
 KNEE_FOV_MM = (120.0, 160.0, 153.6)
 KNEE_CENTRE_MM = 5.0
 BRAIN_FOV_MM = (224.0, 224.0)
-BRAIN_LEVELS_MM = (-14.0, 62.0)
+BRAIN_LEVELS_MM = (-14.0, 62.0)  # of the lowest and the highest slice
 BRAIN_SPACING_MM = 5.5
 BRAIN_RSS_SCALE = 4e-4  # images of raw fastMRI files are of this order
-FIELD_STRENGTH_T = 2.8936
+FIELD_STRENGTH_T = 2.8936  # of scanners sold as 3 T
 HEART_FIELD_STRENGTHS_T = (1.494, 2.8936)
 BLOOD_PHASE = 0.35  # radians, added to the phase of blood by fast flow
 N_STILLS = 5  # the chest drifts by less than a millimetre in a fifth of a series
@@ -154,14 +155,20 @@ class BrainScan(Scan):
         n_y, n_x = self.recon
         self.encoded = 2 * n_y, n_x
         low, high = BRAIN_LEVELS_MM
+        # many slices stand closer, so that all lie between the two levels
         spacing = min(BRAIN_SPACING_MM, (high - low) / self.n_slices) * self.rng.uniform(0.92, 1.0)
         levels = self.rng.uniform(low, high - spacing * (self.n_slices - 1)) + spacing * np.arange(self.n_slices)
         self.grid = [levels, *(axis(n, fov) for n, fov in zip(self.recon, BRAIN_FOV_MM, strict=True))]
         self.anatomy, self.phase = Brain(self.anatomy_rng), acquire.Phase(self.rng)
         self.coils = acquire.Coils(self.rng, self.n_coils, self.grid, (128, 118), 60)
         fov = (*BRAIN_FOV_MM, spacing)
-        self.header = {"encoded": (2 * n_y, n_x, 1), "encoded_fov_mm": (2 * fov[0], *fov[1:]), "recon": (n_y, n_x, 1),
-                       "recon_fov_mm": fov, "n_slices": self.n_slices}  # fmt: skip
+        self.header = {
+            "encoded": (2 * n_y, n_x, 1),
+            "encoded_fov_mm": (2 * fov[0], *fov[1:]),
+            "recon": (n_y, n_x, 1),
+            "recon_fov_mm": fov,
+            "n_slices": self.n_slices,
+        }
 
 
 class HeartScan(Scan):
@@ -187,12 +194,21 @@ class HeartScan(Scan):
         self.coils = acquire.Coils(self.rng, self.n_coils, middle, radii, 70, shading=0.1)
         self.field_strength = float(self.rng.choice(HEART_FIELD_STRENGTHS_T))
         self.header = {
-            "encoded": (2 * n_x, n_y, 1), "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
-            "recon": (n_x, n_y, 1), "recon_fov_mm": (fov[1], fov[0], self.thickness),
-            "n_slices": self.n_slices, "n_frames": self.n_frames,
-            "sequence": {"TR": f"{heart.cycle.rr_ms / self.n_frames:.2f}", "TE": 1.4, "TI": 0, "flipAngle_deg": 50,
-                         "sequence_type": "bSSFP", "echo_spacing": 2.8},
-        }  # fmt: skip
+            "encoded": (2 * n_x, n_y, 1),
+            "encoded_fov_mm": (2 * fov[1], fov[0], self.thickness),
+            "recon": (n_x, n_y, 1),
+            "recon_fov_mm": (fov[1], fov[0], self.thickness),
+            "n_slices": self.n_slices,
+            "n_frames": self.n_frames,
+            "sequence": {
+                "TR": f"{heart.cycle.rr_ms / self.n_frames:.2f}",
+                "TE": 1.4,
+                "TI": 0,
+                "flipAngle_deg": 50,
+                "sequence_type": "bSSFP",
+                "echo_spacing": 2.8,
+            },
+        }
 
     @functools.cached_property
     def _steady(self):
@@ -208,6 +224,7 @@ class HeartScan(Scan):
         """Complex images (frame, y, x): the beating heart, banding, background phase, phase of moving blood."""
         heart, shift, (steady, in_blood) = self.anatomy, self.breathing.shift, self._steady
         here = [self.grid[0][s : s + 1], *self.grid[1:]]
+        # the chest is drawn a few times and interpolated; the heart is drawn in every frame
         stills = [heart.still(breathe(here, shift(s, k / N_STILLS))) for k in range(N_STILLS + 1)]
         images = np.empty((self.n_frames, *self.encoded), np.complex64)
         for n in range(self.n_frames):

@@ -128,6 +128,7 @@ def _splits(write, subjects, make_mask, n_masks, mask_seed, calibrate, device, n
     volumes, splits = iter(hold(scans, device, name=everything.name)), []
     for i, split in enumerate(SPLITS):
         own = replace(scans, jobs=[job for job in jobs if job["split"] == split])
+        # the seeds of gleam.datasets.knees, so that the masks are the same
         slices = replace(everything, name=split, source=own, seed=3 * mask_seed + i)
         splits.append(resident(slices, device, volumes=[next(volumes) for _ in own.jobs]))
     return tuple(splits)

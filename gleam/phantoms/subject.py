@@ -43,7 +43,7 @@ def write_subject(job: dict) -> str:
         protocol=scan.acquisition,
         settings=settings_text(job),
     )
-    {"knee": _write_knee, "brain": _write_brain, "heart": _write_heart}[job["settings"]["kind"]](scan, header)
+    _write(scan, header, job)
     return job["path"]
 
 
@@ -52,29 +52,24 @@ def _measured(scan):
     images = scan.images()
     factor, sigma = scan.scales(images, scan.coils)
     for index, part in scan.coil_images(images, scan.coils):
-        part = _padded(part if factor == 1.0 else part * np.float32(factor), scan.encoded)
+        part = part if factor == 1.0 else part * np.float32(factor)
+        # zeros where the oversampled field of view reaches beyond the image
+        sides = [((m - n + 1) // 2, (m - n) // 2) for n, m in zip(part.shape[-2:], scan.encoded, strict=True)]
+        part = np.pad(part, [(0, 0)] * (part.ndim - 2) + sides) if np.any(sides) else part
         yield index, acquire.add_noise(scan.noise, fftc(part.astype(np.complex64, copy=False), scan.axes), sigma)
 
 
-def _padded(images, shape):
-    sides = [((m - n + 1) // 2, (m - n) // 2) for n, m in zip(images.shape[-2:], shape, strict=True)]
-    return np.pad(images, [(0, 0)] * (images.ndim - 2) + sides) if np.any(sides) else images
-
-
-def _write_knee(scan, header):
-    kspace = np.empty((scan.n_coils, scan.n_slices, *scan.encoded), np.complex64)
-    for (_, coil), part in _measured(scan):
-        kspace[coil] = part
-    write.write_mridata(scan.job["path"], kspace, header)
-
-
-def _write_brain(scan, header):
-    kspace = np.stack([part for _, part in _measured(scan)])
-    rss = cropped(acquire.rss(np.moveaxis(ifftc(kspace, (2, 3)), 1, 0)), scan.recon)
-    write.write_fastmri(scan.job["path"], kspace, rss, header, acquisition=scan.acquisition, patient_id=name(scan.job))
-
-
-def _write_heart(scan, header):
-    shape = scan.n_slices, scan.n_frames, scan.encoded[0]
-    series = (part for _, part in _measured(scan))
-    write.write_ocmr(scan.job["path"], series, shape, header, levels_mm=scan.levels)
+def _write(scan, header, job):
+    path, kind, measured = job["path"], job["settings"]["kind"], _measured(scan)
+    if kind == "knee":
+        kspace = np.empty((scan.n_coils, scan.n_slices, *scan.encoded), np.complex64)
+        for (_, coil), part in measured:  # coil by coil, of all slices
+            kspace[coil] = part
+        write.write_mridata(path, kspace, header)
+    elif kind == "brain":
+        kspace = np.stack([part for _, part in measured])
+        rss = cropped(acquire.rss(np.moveaxis(ifftc(kspace, (2, 3)), 1, 0)), scan.recon)
+        write.write_fastmri(path, kspace, rss, header, acquisition=scan.acquisition, patient_id=name(job))
+    else:
+        shape = scan.n_slices, scan.n_frames, scan.encoded[0]
+        write.write_ocmr(path, (part for _, part in measured), shape, header, levels_mm=scan.levels)

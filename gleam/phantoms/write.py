@@ -33,6 +33,7 @@ COUNTERS = [
         "segment",
     )
 ] + [("user", "<u2", (8,))]
+# AcquisitionHeader of ISMRMRD, version 1
 HEAD = np.dtype([
     ("version", "<u2"), ("flags", "<u8"), ("measurement_uid", "<u4"), ("scan_counter", "<u4"),
     ("acquisition_time_stamp", "<u4"), ("physiology_time_stamp", "<u4", (3,)), ("number_of_samples", "<u2"),
@@ -112,14 +113,21 @@ def header_xml(
         limits["phase"] = limit(n_frames)
     document = {
         "measurementInformation": {"patientPosition": "FFS" if encoded[2] > 1 else "HFS", "protocolName": protocol},
-        "acquisitionSystemInformation": {"systemVendor": vendor, "systemFieldStrength_T": field_strength,
-                                         "receiverChannels": n_coils},
+        "acquisitionSystemInformation": {
+            "systemVendor": vendor,
+            "systemFieldStrength_T": field_strength,
+            "receiverChannels": n_coils,
+        },
         "experimentalConditions": {"H1resonanceFrequency_Hz": round(PROTON_HZ_PER_TESLA * field_strength)},
-        "encoding": {"encodedSpace": _space(encoded, encoded_fov_mm), "reconSpace": _space(recon, recon_fov_mm),
-                     "encodingLimits": limits, "trajectory": "cartesian"},
+        "encoding": {
+            "encodedSpace": _space(encoded, encoded_fov_mm),
+            "reconSpace": _space(recon, recon_fov_mm),
+            "encodingLimits": limits,
+            "trajectory": "cartesian",
+        },
         **({"sequenceParameters": sequence} if sequence else {}),
         "userParameters": {"userParameterString": {"name": vendor.lower().replace(" ", "_"), "value": settings}},
-    }  # fmt: skip
+    }
     body = "".join(_element(key, value) for key, value in document.items())
     return f'<?xml version="1.0"?>\n<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">{body}</ismrmrdHeader>'
 
@@ -202,7 +210,7 @@ def _write_lines(path, header, n_lines, blocks):
 
     Its own `append_acquisition` takes a millisecond per line, so lines are written in blocks.
     """
-    first = next(blocks := iter(blocks))
+    first = next(blocks := iter(blocks))  # tells how much room a line takes
     with hdf5.written(path, n_lines * (HEAD.itemsize + 8 * first[1][0].size)) as file:
         _write_blocks(file, header, n_lines, itertools.chain([first], blocks))
 
@@ -218,7 +226,7 @@ def _write_blocks(file, header, n_lines, blocks):
         block["head"] = _heads(scan_counter, counters, n_lines, *samples.shape[1:])
         samples = np.ascontiguousarray(samples, np.complex64)
         for row, line in zip(block, samples.reshape(len(samples), -1).view(np.float32), strict=True):
-            row["traj"], row["data"] = np.empty(0, np.float32), line
+            row["traj"], row["data"] = np.empty(0, np.float32), line  # a Cartesian line has no trajectory
         lines[start : start + len(samples)] = block
         start += len(samples)
 
@@ -233,6 +241,7 @@ def _heads(scan_counter, counters, n_lines, n_coils, n_readout):
     heads["sample_time_us"] = 10
     heads["read_dir"], heads["phase_dir"], heads["slice_dir"] = (0, 0, 1), (0, 1, 0), (1, 0, 0)
     for name, value in counters.items():
+        # all others are encoding counters
         (heads if name == "position" else heads["idx"])[name] = value
     return heads
 

@@ -28,7 +28,9 @@ def build(profile, root):
     if log:
         write_text(root / "_build" / "book.log", log)
         print("book: FAILED, and the earlier pages stay (all output: _build/book.log)", file=sys.stderr)
-        print("\n".join(_complaints(log)), file=sys.stderr, flush=True)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", log).splitlines()  # without colours
+        complaints = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|Error:", line)]
+        print("\n".join(complaints[:20] or lines[-5:]), file=sys.stderr, flush=True)
         return False
     stamp.unlink(missing_ok=True)
     shutil.rmtree(pages, ignore_errors=True)
@@ -50,12 +52,6 @@ def _jupyter_book(root, fresh, profile):
         command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
     )
     return done.stdout if done.returncode else ""
-
-
-def _complaints(log):
-    text = re.sub(r"\x1b\[[0-9;]*m", "", log)
-    found = [line for line in text.splitlines() if re.search(r"WARNING|ERROR|SEVERE|Error:", line)]
-    return found[:20] or text.splitlines()[-5:]
 
 
 def _key(profile, root):

@@ -46,7 +46,7 @@ def _declared(path):
                 raise OSError(f"notebooks/{path.name}: the parameters cell is not Python ({error.msg}).") from error
             for node in ast.walk(tree):
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    declared.setdefault(node.id, None)
+                    declared.setdefault(node.id, None)  # assigned, but perhaps not a literal
                 elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
                     declared |= {target.id: node.value.value for target in node.targets if hasattr(target, "id")}
     return declared
@@ -58,6 +58,7 @@ def select(chapters, wanted):
     names = set()
     for word in words:
         prefix = word.removesuffix(".ipynb")
+        # "4" means the chapter 04, and not all those that begin with 4
         prefix = f"{int(prefix):02d}_" if prefix.isdecimal() else prefix
         matches = [chapter.name for chapter in chapters if chapter.name.startswith(prefix)]
         if not matches:

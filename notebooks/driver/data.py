@@ -56,7 +56,12 @@ def check_folder(given, data_dir, needed):
         raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
     if needed and not any(dataset.files(data_dir) for dataset in needed):
         names = " or ".join(dict.fromkeys(place for dataset in needed for place in dataset.patterns))
-        raise ValueError(f"The data folder '{given}' has no raw file {names} (DATA=dir, see data/README.md).")
+        why = "".join(f" {_left_out(dataset, data_dir)}" for dataset in needed if dataset.left_out(data_dir))
+        raise ValueError(f"The data folder '{given}' has no raw file {names} (DATA=dir, see data/README.md).{why}")
+
+
+def _left_out(dataset, data_dir):
+    return f"{len(dataset.left_out(data_dir))} files are left out: by their names they are {dataset.not_taken}."
 
 
 def fast_precision(device):
@@ -81,7 +86,7 @@ def provide(needed, data_dir, profile, phantoms, root, jobs):
     """
     for dataset in needed:
         if dataset.has_phantoms and not dataset.files_of_list(data_dir):
-            _check_settings(dataset, profile, phantoms)
+            _check_settings(dataset, profile, phantoms)  # all of them, before the first is written
     folders = {}
     for dataset in needed:
         n_files, n_listed = len(dataset.files(data_dir)), len(dataset.files_of_list(data_dir))
@@ -92,6 +97,8 @@ def provide(needed, data_dir, profile, phantoms, root, jobs):
         elif dataset.has_phantoms:
             if n_files:
                 print(f"{dataset.name} data: {n_files} real files in {place}, none on {dataset.splits}", flush=True)
+            elif dataset.left_out(data_dir):
+                print(f"{dataset.name} data: none in {place}. {_left_out(dataset, data_dir)}", flush=True)
             folders[dataset.parameter] = _phantom(dataset, profile, phantoms, root, jobs)
         else:
             print(f"{dataset.name} data: none in {place}, so archived records are shown", flush=True)
@@ -136,6 +143,7 @@ def _phantom(dataset, profile, phantoms, root, jobs):
         return folder
     check_writable(folder / dataset.raw, root)
     print(f"{line}, writing", flush=True)
+    # the stamp is written last, and a note of what was begun first
     begun = folder / f".{dataset.name}.begun.json"
     if not (begun.is_file() and begun.read_text() == manifest):  # else the files of an interrupted run can stay
         shutil.rmtree(folder / dataset.raw, ignore_errors=True)
@@ -167,6 +175,6 @@ def relative(folder, profile, root):
     link.parent.mkdir(parents=True, exist_ok=True)
     if link.is_symlink() and link.readlink() == folder:
         return f"../{link.relative_to(root).as_posix()}"
-    link.unlink(missing_ok=True)
+    link.unlink(missing_ok=True)  # to another folder
     link.symlink_to(folder, target_is_directory=True)
     return f"../{link.relative_to(root).as_posix()}"

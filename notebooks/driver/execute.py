@@ -173,6 +173,7 @@ class Children:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                # Ctrl-C reaches the driver alone, which then ends the whole session
                 start_new_session=True,
                 **options,
             )

@@ -16,7 +16,7 @@ def publish(executed, chapter, key, root):
     """Clean an executed notebook and move it into the book, together with the key it was made from."""
     notebook = read_notebook(executed)
     fill_in_time(notebook, notebook.metadata.pop("papermill", {}).get("duration"))
-    notebook.metadata["made_from"] = key | {"records": _records(chapter, key["profile"], root)}
+    notebook.metadata["made_from"] = key | {"records": _records(chapter, notebook, key["profile"], root)}
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
@@ -30,11 +30,18 @@ def publish(executed, chapter, key, root):
     write_text(chapter.published, nbformat.writes(notebook).replace(f"{root}/", ""))
 
 
-def _records(chapter, profile, root):
-    """Records of the chapter: names of its experiments begin with the first word of its own, as mridata_pgd_R12."""
+def _records(chapter, notebook, profile, root):
+    """Records of the chapter; when one is gone, the chapter is stale.
+
+    The first word of an experiment's name tells whose it is: the chapter's whose name has that word too, such as
+    mridata_pgd_R12 of 04_mridata, or else the one whose code quotes it, such as parallel_modl_R4.
+    """
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    others = {path.stem.split("_")[1] for path in chapter.source.parent.glob("[0-9][0-9]_*.ipynb")}
+    words = {chapter.name.split("_")[1]} | set(re.findall(r"""["']([a-z]+)_""", code)) - others
     folder = root / "_work" / profile / "records"
-    word = chapter.name.split("_")[1]
-    return [path.relative_to(folder).as_posix() for path in sorted(folder.glob(f"{word}_*/*.json"))]
+    found = (path.relative_to(folder) for path in sorted(folder.glob("*_*/*.json")))
+    return [path.as_posix() for path in found if path.parts[0].split("_")[0] in words]
 
 
 def fill_in_time(notebook, seconds):
@@ -95,26 +102,21 @@ def fill_in_missing(chapters):
             f'To run it: `make reproduce CHAPTERS="{chapter.name}"`\n:::\n'
         )
         fill_in_time(notebook, None)
-        cells, composed = [], _composed_labels(notebook)
+        cells, text = [], "\n".join(cell.source for cell in notebook.cells)
+        # labels of tables that the text refers to and no cell spells out: an f-string may make them
+        composed = set(re.findall(r"`(tab-[\w-]+)`", text)) - set(re.findall(r"""["'](tab-[\w-]+)["']""", text))
         for cell in notebook.cells:
             cells.append(cell)
-            cells += [_markdown(t, f"stand-in-{len(cells)}-{k}") for k, t in enumerate(_stand_ins(cell, composed))]
+            cells += [  # with fixed ids: the same page each time
+                nbformat.v4.new_markdown_cell(stand_in, id=f"stand-in-{len(cells)}-{k}")
+                for k, stand_in in enumerate(_stand_ins(cell, composed))
+            ]
         title = next(cell for cell in cells if cell.cell_type == "markdown")
         heading, _, rest = title.source.partition("\n")
         title.source = "\n".join([heading, note, rest])
         notebook.cells = cells
         notebook.metadata["language_info"] = {"name": "python"}  # stripped from clean notebooks; colours the code
         write_text(chapter.published, nbformat.writes(notebook))
-
-
-def _markdown(text, cell_id):
-    return nbformat.v4.new_markdown_cell(text, id=cell_id)  # a fixed id: the same page each time
-
-
-def _composed_labels(notebook):
-    """Labels of tables that the text refers to and no cell spells out: an f-string may make them."""
-    text = "\n".join(cell.source for cell in notebook.cells)
-    return set(re.findall(r"`(tab-[\w-]+)`", text)) - set(re.findall(r"""["'](tab-[\w-]+)["']""", text))
 
 
 def _stand_ins(cell, composed):

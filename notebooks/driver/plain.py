@@ -12,7 +12,9 @@ from driver.pages import label_caption
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 BOOK = NOTEBOOKS.parent / "book"
+# a role of the book; before {eq} the words "Eq. " belong to it
 ROLE = re.compile(r"(?:Eq\. (?=\{eq\}))?\{(doc|cite(?::t)?|term|numref|eq|published)\}`([^`]*)`")
+# a link to a file above the notebooks, but not a picture
 LINK_OUT = re.compile(r"(?<!!)\[([^\]]*)\]\(\.\./[^)]*\)")
 EQUATION = re.compile(r"\$\$\s*\((eq-[\w-]+)\)")
 DRAWING = re.compile(
@@ -41,7 +43,9 @@ class Plain:
             cells.append(cell)
             figure = cell.metadata.get("mystnb", {}).get("figure", {})
             if cell.cell_type == "markdown":
-                cell.source = DRAWING.sub(self._drawing, cell.source)
+                cell.source = DRAWING.sub(
+                    lambda m: f"![{m['alt']}]({m['file']})\n\n{self._caption(m['name'], m['caption'])}", cell.source
+                )
             elif "caption" in figure:
                 label_caption(cell)
                 text = self._caption(figure.get("name"), figure["caption"])
@@ -56,9 +60,6 @@ class Plain:
         self.headings = {i: h for i, cell in enumerate(cells) for h in re.findall(r"^#+ (.*)$", cell.source, re.M)}
         self.equations = {label for cell in cells for label in EQUATION.findall(cell.source)}
 
-    def _drawing(self, match):
-        return f"![{match['alt']}]({match['file']})\n\n" + self._caption(match["name"], match["caption"])
-
     def _caption(self, name, text):
         self.figures[name] = len(self.figures) + 1
         return f"**Figure {self.figures[name]}.** {text}"
@@ -68,8 +69,11 @@ class Plain:
 
         def written(match):
             role, content = match.groups()
+            # {cite:t} is `_cite_t`, and so on
             found = getattr(self, f"_{role.replace(':', '_')}")(content, place)
-            return found[0].upper() + found[1:] if _begins_a_sentence(source[: match.start()]) else found
+            before = source[: match.start()].rstrip(" -*")
+            begins_a_sentence = before[-1:] in ("", ".", "\n")
+            return found[0].upper() + found[1:] if begins_a_sentence else found
 
         return LINK_OUT.sub(r"\1", ROLE.sub(written, source))
 
@@ -84,6 +88,7 @@ class Plain:
             max((p for p in places if p < place), default=None),
             min((p for p in places if p > place), default=None),
         )
+        # "above" and "below" only where no other table comes between
         if found in nearest and places.count(found) == 1:
             return "the table above" if found < place else "the table below"
         return f"the table under *{self.headings[max(at for at in self.headings if at < found)]}*"
@@ -114,10 +119,6 @@ class Plain:
         from book_numbers import evaluate, look_up_published  # here and not above: it brings torch along
 
         return evaluate(reference, look_up_published).replace("-", "−")
-
-
-def _begins_a_sentence(before):
-    return before.rstrip(" -*")[-1:] in ("", ".", "\n")
 
 
 @cache

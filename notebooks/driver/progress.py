@@ -22,9 +22,10 @@ class Progress:
             self._last[name] = line
             now = time.monotonic()
             if self._live:
-                if now - self._printed.get("", 0) > 0.1:
+                if now - self._printed.get("", 0) > 0.1:  # ten times a second at most
                     self._printed[""] = now
                     self._draw()
+            # the first line after a while too: short chapters say nothing
             elif now - self._printed.setdefault(name, now) >= self._every_seconds:
                 self._printed[name] = now
                 print(f"{name}: {line}", file=self._stream, flush=True)
@@ -40,6 +41,7 @@ class Progress:
 
     def _erase(self):
         if self._n_drawn:
+            # up to the first line that was drawn, and clear all below
             self._stream.write(f"\x1b[{self._n_drawn}A\x1b[J")
             self._n_drawn = 0
 

@@ -25,7 +25,10 @@ def current_key(chapter, parameters, profile, folders, root):
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
     shows_archive = any(re.search(r"records\.archived|build\.report", source) for _, source, _ in cells)
     files += archived_records(root) if shows_archive else []
-    files += _named_results(root, [source for _, source, _ in cells])
+    quoted = re.findall(r"""["']\.\./results/([\w.-]+)["']""", "\n".join(source for _, source, _ in cells))
+    for named in (root / "results" / name for name in sorted(set(quoted))):  # files, or folders of records
+        paths = [named] if named.is_file() else sorted(named.rglob("*.*"))
+        files += [path for path in paths if path.is_file()]  # a folder may have a dot in its name, as noise_0.015
     return {
         "profile": profile,
         "notebook": hashlib.sha256(json.dumps(cells, sort_keys=True).encode()).hexdigest(),
@@ -43,14 +46,6 @@ def _code(root):
     modules = [path for room in UNGUARDED for path in sorted((root / "gleam" / room).glob("*.py"))]
     texts = {path.relative_to(root).as_posix(): normalised(path.read_text(encoding="utf-8")) for path in modules}
     return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-
-
-def _named_results(root, sources):
-    """The files of results/ that a cell names, and those of folders, such as "../results/real-anatomy"."""
-    named = {name for source in sources for name in re.findall(r"""["']\.\./results/([\w.-]+)["']""", source)}
-    found = [root / "results" / name for name in sorted(named)]
-    paths = [path for one in found for path in ([one] if one.is_file() else sorted(one.rglob("*.*")))]
-    return [path for path in paths if path.is_file()]  # a folder may have a dot in its name, as beyond_noise_0.015
 
 
 def published_key(chapter):

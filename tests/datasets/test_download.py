@@ -243,7 +243,12 @@ def test_a_table_that_is_none_is_not_kept(ocmr, tmp_path):
 
 
 def test_missing_cmrxrecon_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"cmrxrecon: no cine_\*\.mat is there; .* need registration"):
+    with pytest.raises(FileNotFoundError, match=r"cmrxrecon: no fully sampled cine_\*\.mat is there; .* registration"):
+        download.check_cmrxrecon(tmp_path)
+    undersampled = tmp_path / "cmrxrecon" / "AccFactor04" / "P001" / "cine_sax.mat"
+    undersampled.parent.mkdir(parents=True)
+    undersampled.touch()
+    with pytest.raises(FileNotFoundError, match="no fully sampled"):
         download.check_cmrxrecon(tmp_path)
     path = tmp_path / "cmrxrecon" / "FullSample" / "P001" / "cine_sax.mat"
     path.parent.mkdir(parents=True)

@@ -91,7 +91,7 @@ def test_second_call_computes_nothing(run, monkeypatch):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(module, "_prepare_one", forbidden)
-    monkeypatch.setattr(module, "_sha256", forbidden)
+    monkeypatch.setattr(module.hashlib, "file_digest", forbidden)
     assert run() == first
     assert times(first) == before
 

@@ -3,6 +3,7 @@
 import csv
 import math
 
+from gleam.datasets import cine
 from gleam.datasets.__main__ import main
 from gleam.datasets.sets import SETS, report
 from gleam.datasets.splits import PAPER_LISTS
@@ -56,6 +57,29 @@ def test_either_set_of_hearts_is_enough_and_real_anatomy_has_two_parts(tmp_path)
     assert HEART.missing(tmp_path) == [] and HEART.is_complete(tmp_path)
     assert ANATOMY.missing(tmp_path) == ["fastmri/multicoil_val/*.h5"] and ANATOMY.is_complete(tmp_path)
     assert "fastmri/multicoil_val" in section(report(tmp_path), "anatomy").partition("next:")[2]
+
+
+def test_hearts_that_the_loader_leaves_out_by_their_names_do_not_count(tmp_path):
+    others = [
+        "cmrxrecon/AccFactor04/P001/cine_sax.mat", "cmrxrecon/FullSample/P001/cine_sax_mask.mat",
+        "cmrxrecon/SingleCoil/FullSample/P001/cine_sax.mat", "ocmr/us_0001_3T.h5",
+    ]  # fmt: skip
+    put(tmp_path, *others)
+    assert HEART.files(tmp_path) == [] and not HEART.is_complete(tmp_path)
+    assert HEART.missing(tmp_path) == HEART.patterns
+    said = " ".join(section(report(tmp_path), "heart").split())
+    assert "there: 0 files, 0 MB" in said and "until then: phantoms stand in" in said
+    assert f"left out: 4 files, by their names undersampled, single-coil or masks: {others[0]}, " in said
+    put(tmp_path, "ocmr/fs_0001_3T.h5")
+    assert HEART.is_complete(tmp_path) and HEART.files(tmp_path) == cine.find(tmp_path)
+    assert "there: 1 files, 2 MB" in " ".join(section(report(tmp_path), "heart").split())
+
+
+def test_a_heart_on_the_list_counts_whatever_its_name(tmp_path):
+    put(tmp_path, "ocmr/us_0001_3T.h5", "ocmr/us_0002_3T.h5", "splits/cine_heart.csv")
+    (tmp_path / "splits" / "cine_heart.csv").write_text("file,split\nocmr/us_0001_3T.h5,train\n")
+    assert HEART.is_complete(tmp_path) and HEART.files(tmp_path) == [tmp_path / "ocmr" / "us_0001_3T.h5"]
+    assert "left out: 1 files, " in " ".join(section(report(tmp_path), "heart").split())
 
 
 def test_chapters_and_another_name_of_the_folder_are_told_where_they_are_given(tmp_path):

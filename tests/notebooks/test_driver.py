@@ -368,6 +368,32 @@ def test_a_chapter_whose_records_are_gone_runs_again(root, capfd):
     assert "01_one: up to date" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "experiments"),
+    [
+        ("04_mridata", ["mridata_modl_R4", "mridata_pgd_R12"]),
+        ("05_fastmri", ["fastmri_pgd"]),
+        ("06_cine", ["cine_modl", "cine_pgd"]),
+        ("07_timing", ["parallel_modl_R4"]),
+        ("08_interpretation", ["iterations_modl_R16", "iterations_pgd_R16"]),
+        ("09_real_anatomy", ["real_brains", "real_knees_pgd_fold1"]),
+        ("15_beyond", ["beyond_phantoms"]),
+        ("17_advice", []),  # quotes the records of other chapters
+    ],
+)
+def test_each_chapter_knows_the_records_that_it_makes(name, experiments, tmp_path):
+    every = "mridata_pgd_R12 mridata_modl_R4 fastmri_pgd cine_pgd cine_modl parallel_modl_R4 iterations_pgd_R16 "
+    every += "iterations_modl_R16 real_brains real_knees_pgd_fold1 beyond_phantoms"
+    for experiment in every.split():
+        (tmp_path / "_work" / "quick" / "records" / experiment).mkdir(parents=True)
+        (tmp_path / "_work" / "quick" / "records" / experiment / "gleam.json").touch()
+    source = REAL / f"{name}.ipynb"
+    chapter = chapters.Chapter(name, source, tmp_path / "page.ipynb", {})
+    pages.publish(source, chapter, {"profile": "quick", "parameters": {}}, tmp_path)
+    made_from = nbformat.read(chapter.published, as_version=4).metadata["made_from"]
+    assert made_from["records"] == [f"{experiment}/gleam.json" for experiment in experiments]
+
+
 def publish_as(root, name, profile):
     """Publish a chapter as if a run with the profile had made it."""
     chapter = next(chapter for chapter in chapters.discover(root) if chapter.name == name)
@@ -472,6 +498,23 @@ def test_hearts_without_a_list_are_complete_if_there_are_any(root):
         (folder / "splits" / heart.splits).write_text("\n".join(["file,split", *(f"{name},test" for name in listed)]))
         assert heart.is_complete(folder) is complete
         assert data.identity("heart_dir", folder, root) != found
+
+
+def test_hearts_that_the_loader_refuses_leave_the_set_to_phantoms_and_it_is_said(root, monkeypatch, capsys):
+    write_chapter(root, "06_cine", parameters="heart_dir = '../data'")
+    (root / "data" / "ocmr").mkdir()
+    (root / "data" / "ocmr" / "us_0001.h5").touch()
+    (root / "notebooks" / "quick.yaml").write_text("phantoms: {heart: {}}")
+    monkeypatch.setattr(data, "_phantom", lambda *_: "phantoms")
+    monkeypatch.setattr(data, "_check_settings", lambda *_: None)
+    why = "1 files are left out: by their names they are undersampled, single-coil or masks."
+    assert data.provide(data.sets()[2:3], root / "data", "quick", {"heart": {}}, root, 1) == {"heart_dir": "phantoms"}
+    assert f"heart data: none in data. {why}" in capsys.readouterr().out
+    assert run.main(["data", "--profile", "quick"], root=root) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out: 1 files, by their names undersampled, single-coil or masks: ocmr/us_0001.h5 chapters" in said
+    assert run.main(["data", "--data", str(root / "data")], root=root) == 2
+    assert why in capsys.readouterr().err
 
 
 def test_files_that_are_not_on_the_split_list_leave_the_set_to_phantoms(root, monkeypatch, capsys):
