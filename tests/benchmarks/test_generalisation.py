@@ -8,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import generalisation
+import lesions
 
 
 @pytest.fixture(scope="module")
@@ -15,12 +16,12 @@ def knee():
     """An even disc in air, on the grid of the real knees, with lesions and without."""
     y, x = (np.linspace(-1, 1, n) for n in (320, 256))
     image = (np.hypot(y[:, None], x) < 0.9).astype(np.float32) + 0.01
-    return image, *generalisation.lesioned(image, 0)
+    return image, *lesions.lesioned(image, 0)
 
 
 def test_lesions_lie_apart_in_tissue_and_have_the_contrast_asked_for(knee):
     image, changed, discs = knee
-    assert sorted((d, s) for *_, d, s in discs) == [(d, s) for d in generalisation.LESIONS_MM for s in (-1, 1)]
+    assert sorted((d, s) for *_, d, s in discs) == [(d, s) for d in lesions.LESIONS_MM for s in (-1, 1)]
     assert np.isclose(changed.max() / image.max(), 1.5) and np.isclose((changed / image).min(), 0.5)
     for i, (y, x, d, _) in enumerate(discs):
         assert all(np.hypot(y - v, x - u) > (d + e) / 2 for v, u, e, _ in discs[:i])
@@ -30,7 +31,7 @@ def test_lesions_lie_apart_in_tissue_and_have_the_contrast_asked_for(knee):
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_contrast_kept_is_the_share_of_the_change_that_is_reconstructed(knee, share):
     image, changed, discs = knee
-    scores = generalisation.lesion_scores((image + share * (changed - image), image), (changed, image), discs)
+    scores = lesions.lesion_scores((image + share * (changed - image), image), (changed, image), discs)
     assert all(np.isclose(value, share, atol=1e-4) for name, value in scores.items() if name.startswith("contrast"))
     assert scores["nrmse_same_place"] == 0 and (scores["nrmse_lesions"] == 0) == (share == 1)
 
