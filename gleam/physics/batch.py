@@ -143,6 +143,11 @@ class Batch:
     def _copies(self):
         return {}
 
+    @classmethod
+    def joined(cls, batches: list[Batch]) -> Batch:
+        """The examples of several batches as one; their arrays must have the same shapes but for the first axis."""
+        return cls(*(torch.cat([getattr(one, f.name) for one in batches]) for f in fields(cls)))
+
     def part(self, i: int, n: int) -> Batch:
         """Part `i` of `n`: every n-th example from the i-th on; empty if there are too few."""
         return self if n == 1 else type(self)(*(getattr(self, f.name)[i::n] for f in fields(self)))

@@ -8,7 +8,8 @@
   are written.
 - `comparisons`: methods compared in words. `intervals`: differences with intervals, and the rules for verdicts.
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
-- `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time.
+- `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time. `gap_reports`: the
+  same as tables and sentences. `conditions`: under several conditions, of which some may lack methods.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
   shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
@@ -23,7 +24,9 @@ Everything a table, a figure or a sentence of the book says about a run comes fr
 from gleam.records.archive import archived, finished
 from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
+from gleam.records.conditions import condition_gaps, conditions_report, gap_texts, load_conditions
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
+from gleam.records.gap_reports import cost_text, curve_in_seconds, gap_report, goal_text, trainings_report
 from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, still_gained
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
@@ -88,8 +91,12 @@ __all__ = [
     "by_subject",
     "compare",
     "compare_subjects",
+    "condition_gaps",
+    "conditions_report",
     "cost_report",
+    "cost_text",
     "cross_validation",
+    "curve_in_seconds",
     "difference",
     "difference_table",
     "differences_report",
@@ -98,13 +105,17 @@ __all__ = [
     "finished",
     "folds_report",
     "formats_table",
+    "gap_report",
     "gap_table",
     "gap_text",
+    "gap_texts",
     "gaps",
+    "goal_text",
     "groups_report",
     "half_width",
     "lesion_report",
     "load",
+    "load_conditions",
     "load_experiment",
     "load_shifts",
     "markdown_table",
@@ -128,5 +139,6 @@ __all__ = [
     "still_gained",
     "table",
     "table_rows",
+    "trainings_report",
     "work_table",
 ]

@@ -48,12 +48,17 @@ def cross_validation(
     return folds, {method: together[method] for method in methods if method in together}
 
 
-def over_folds(folder: str | Path, experiment: str, n_folds: int, methods: Sequence[str]) -> dict[str, Record]:
+def over_folds(
+    folder: str | Path, experiment: str, n_folds: int, methods: Sequence[str] | None = None
+) -> dict[str, Record]:
     """Records of `methods`, each over those folds of a cross-validation that have all of them; empty if none has.
 
-    The other parameters are those of :func:`cross_validation`, and errors raised those of :func:`pooled`.
+    Without `methods`, those that every fold has. The other parameters are those of :func:`cross_validation`, and errors
+    raised those of :func:`pooled`.
     """
     found = _folds(folder, experiment, n_folds)
+    if methods is None:
+        methods = [m for m in next(iter(found.values()), {}) if all(m in runs for runs in found.values())]
     whole = {fold: {m: runs[m] for m in methods} for fold, runs in found.items() if set(methods) <= set(runs)}
     return pooled(whole) if whole else {}
 

@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -234,3 +236,10 @@ def test_coils_are_combined_alike_with_and_without_a_compiler(monkeypatch):
     monkeypatch.setattr(execution, "compiled", lambda function: function)
     with execution.using(device_type="cpu", compiled=True):
         torch.testing.assert_close(operator.normal(x), expected)
+
+
+def test_batches_are_joined_as_they_were_parted():
+    batch = random_batch(n=4)
+    again = Batch.joined([batch.part(i, 4) for i in range(4)])
+    for f in fields(Batch):
+        assert torch.equal(getattr(again, f.name), getattr(batch, f.name)), f.name

@@ -1,0 +1,120 @@
+"""Gaps to end-to-end training and what they cost, as tables and sentences of the book."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time
+from gleam.records.intervals import SMALLEST_RATIO
+from gleam.records.storage import Record
+from gleam.records.tables import markdown_table
+
+
+def gap_report(
+    runs: dict[str, Record], bases: dict[str, str], costs: dict[str, Record], caption: str, name: str
+) -> str:
+    """The table of :func:`gap_table` in MyST.
+
+    Parameters
+    ----------
+    runs, bases, costs : dict
+        As for :func:`gap_table`.
+    caption : str
+        In it `{source}` stands for what the test data were, and `{n_subjects}` for the number of subjects.
+    name : str
+        Label of the table.
+    """
+    first = runs[next(method for method in bases if method in runs)]
+    words = {"source": first.source, "n_subjects": first.table["subject"].nunique()}
+    return markdown_table(gap_table(runs, bases, costs), caption.format(**words), name)
+
+
+def goal_text(
+    runs: dict[str, Record],
+    bases: dict[str, str],
+    costs: dict[str, Record],
+    *,
+    within: float,
+    longest: float = SMALLEST_RATIO,
+) -> str:
+    """Whether one of several methods reaches a goal, and how near each of them comes, in words (MyST).
+
+    Parameters
+    ----------
+    runs, bases, costs : dict
+        As for :func:`gap_table`; only methods of `bases` are tried.
+    within : float
+        By how many dB at most a method may be behind its base; the whole interval of the gap counts.
+    longest : float
+        How long its step may take, as a share of that of the base.
+
+    Returns
+    -------
+    str
+    """
+    is_reached, words = False, []
+    for method, gap in gaps(runs, bases).items():
+        own, base = costs[method], costs[bases[method]]
+        time = share_of_time(own, base)
+        is_reached |= gap.low > -within and time <= longest
+        words.append(
+            f"{method}: {gap_text(runs[method], runs[bases[method]])}, {share_of_activations(own, base):.2f} of the "
+            f"activations as measured, {time:.2f} of the time"
+        )
+    return f"**{'reached' if is_reached else 'not reached'}**. {'; '.join(words)}."
+
+
+def cost_text(own: Record, base: Record) -> str:
+    """What a step costs beside that of a base method, such as "2.1 times less memory, 1.02 times the time"."""
+    needs: list[Any] = [record.value("peak_bytes") for record in (base, own)]
+    return f"{needs[0] / needs[1]:.1f} times less memory, {share_of_time(own, base):.2f} times the time"
+
+
+def curve_in_seconds(run: Record, cost: Record, base: Record) -> tuple[list[float], list[float]]:
+    """The validation nRMSE of a training against its time.
+
+    Parameters
+    ----------
+    run : Record
+        Of the training.
+    cost : Record
+        What its step costs.
+    base : Record
+        What a step costs with which that one is compared (:func:`share_of_time`): the seconds are those of its run.
+
+    Returns
+    -------
+    seconds, nrmse : list of float
+    """
+    own: Any = base.cost
+    second = own["seconds_per_step"] * share_of_time(cost, base)
+    return [row["step"] * second for row in run.history], [row["nrmse"] for row in run.history]
+
+
+def trainings_report(trainings: Mapping[str, tuple[Record, Record]], base: Record, caption: str, name: str) -> str:
+    """Table (MyST) of trainings with what they cost and what they reach.
+
+    Parameters
+    ----------
+    trainings : dict
+        Of label to the record of a training, and the record of what its step costs.
+    base : Record
+        What the step of a base method costs: times are shares of its own.
+    caption, name : str
+        Caption and label of the table. In the caption `{peak_mb}` stands for the memory of the base method.
+    """
+    rows = {}
+    for label, (run, cost) in trainings.items():
+        rows[label] = {
+            "Memory (MB)": _megabytes(cost),
+            "Time of a step": f"{share_of_time(cost, base):.2f}",
+            "Parameters": f"{run.n_parameters:,}",
+            "Steps": f"{run.n_steps_done:,}",
+            "PSNR (dB)": f"{run.value('psnr'):.2f}",
+        }
+    return markdown_table(rows, caption.format(peak_mb=_megabytes(base)), name, index=["Training"])
+
+
+def _megabytes(cost):
+    return f"{cost.value('peak_bytes') / 1e6:.1f}"
