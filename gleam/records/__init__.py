@@ -26,7 +26,7 @@ from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.conditions import condition_gaps, conditions_report, gap_texts, load_conditions
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
-from gleam.records.gap_reports import cost_text, curve_in_seconds, gap_report, goal_text, trainings_report
+from gleam.records.gap_reports import curve_in_seconds, gap_report, goal_text, step_text, trainings_report
 from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, still_gained
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
@@ -94,7 +94,6 @@ __all__ = [
     "condition_gaps",
     "conditions_report",
     "cost_report",
-    "cost_text",
     "cross_validation",
     "curve_in_seconds",
     "difference",
@@ -136,6 +135,7 @@ __all__ = [
     "shift_verdicts",
     "shift_words",
     "slug",
+    "step_text",
     "still_gained",
     "table",
     "table_rows",

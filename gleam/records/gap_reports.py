@@ -65,7 +65,7 @@ def goal_text(
     return f"**{'reached' if is_reached else 'not reached'}**. {'; '.join(words)}."
 
 
-def cost_text(own: Record, base: Record) -> str:
+def step_text(own: Record, base: Record) -> str:
     """What a step costs beside that of a base method, such as "2.1 times less memory, 1.02 times the time"."""
     needs: list[Any] = [record.value("peak_bytes") for record in (base, own)]
     return f"{needs[0] / needs[1]:.1f} times less memory, {share_of_time(own, base):.2f} times the time"

@@ -42,7 +42,7 @@ def test_a_goal_asks_for_the_whole_interval_and_for_time(runs):
 
 
 def test_a_cost_is_told_beside_that_of_the_base(runs):
-    text = records.cost_text(runs["GLEAM"], runs["End-to-end"])
+    text = records.step_text(runs["GLEAM"], runs["End-to-end"])
     assert text == "4.0 times less memory, 1.05 times the time"
 
 
