@@ -19,10 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gleam.cost.simulation import simulate as simulate  # gleam.prediction has both
 from gleam.cost.step import copied, is_cuda, peak_split
+from gleam.files import named
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
-from gleam.physics.losses import complex_l1, named
+from gleam.physics.losses import complex_l1
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy

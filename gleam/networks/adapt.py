@@ -24,12 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.files import digest
+from gleam.files import digest, named
 from gleam.networks import protocol
 from gleam.networks.blocks import blocks, centred, channel_blocks, encoding, mrpro_blocks, once, pair_blocks
 from gleam.networks.unrolled import Unrolled
 from gleam.physics.batch import Batch
-from gleam.physics.losses import named
 
 __all__ = [
     "blocks", "centred", "channel_blocks", "encoding", "mrpro_blocks", "multicoil", "pair_blocks", "unfolded", "varnet",

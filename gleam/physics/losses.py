@@ -7,17 +7,15 @@ change `run_dir` if you change a function that it calls.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gleam import metrics
-from gleam.files import digest, weights_digest
+from gleam.files import named
 from gleam.physics.batch import Batch
 from gleam.physics.sense import Sense
 
@@ -227,39 +225,3 @@ def _splitting(loss):
         return _splitting(loss.loss)
     parts = [one for _, one in loss.parts] if isinstance(loss, Mixed) else loss
     return [own for part in parts for own in _splitting(part)] if isinstance(parts, list | tuple) else []
-
-
-def named(value: Any) -> str:
-    """A name of a callable that is the same in every process, for the name of a training run.
-
-    That of a function or class is its own; a partial function is named with its arguments, a module of torch with a
-    digest of its weights and attributes; others have their `repr`, and several are a list.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be named: a lambda, a function inside another one, a bound method, a partial with an array, or a
-        `repr` with an address in memory.
-    """
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(named, value))}]"
-    if isinstance(value, functools.partial):
-        given = [*value.args, *value.keywords.values()]
-        names = [*[""] * len(value.args), *(f"{key}=" for key in value.keywords)]
-        texts = [f"{key}{named(one) if callable(one) else repr(one)}" for key, one in zip(names, given, strict=True)]
-        arrays = any(hasattr(one, "shape") and hasattr(one, "dtype") for one in given)
-        return f"partial({', '.join([named(value.func), *texts])})" if not arrays else _refused(repr(value))
-    if isinstance(value, nn.Module):
-        simple = {key: v for key, v in sorted(vars(value).items()) if isinstance(v, int | float | str)}
-        return f"{type(value).__qualname__} {digest([repr(value), simple, weights_digest(value)])[:12]}"
-    name = getattr(value, "__qualname__", "") or repr(value)
-    if "<l" in name or " at 0x" in name or inspect.ismethod(value):  # <lambda>, <locals>
-        return _refused(name)
-    return name
-
-
-def _refused(name):
-    raise ValueError(
-        f"{name} cannot be named, so the training run could not be found again; expected a function defined with def "
-        "outside of others, or an object with a repr of its own"
-    )

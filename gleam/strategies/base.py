@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gleam import execution
-from gleam.files import plain
+from gleam.files import named, plain
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
-from gleam.physics.losses import Loss, complex_l1, named, splitting
+from gleam.physics.losses import Loss, complex_l1, splitting
 from gleam.processes.team import ALONE, Team
 
 

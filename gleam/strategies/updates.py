@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gleam.files import named
 from gleam.networks import protocol
-from gleam.physics.losses import named
 from gleam.strategies.base import Strategy
 
 BETAS = (0.9, 0.999)  # of Adam, Section V-C4

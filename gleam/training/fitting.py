@@ -15,7 +15,7 @@ from torch import nn
 from gleam.cost.prediction import explained
 from gleam.datasets.slices import Slices
 from gleam.execution import checked_device, numbered_device
-from gleam.physics.losses import named
+from gleam.files import named
 from gleam.processes.allocator import keep_freed_memory
 from gleam.strategies.base import Strategy
 from gleam.strategies.parallel import spread

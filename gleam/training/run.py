@@ -16,8 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from gleam.datasets.slices import Slices
-from gleam.files import locked
-from gleam.physics.losses import named
+from gleam.files import locked, named
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate

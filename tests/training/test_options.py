@@ -10,7 +10,7 @@ from problems import random_batch
 from torch import nn
 
 import gleam
-from gleam import EndToEnd, Greedy, losses
+from gleam import EndToEnd, Greedy, files, losses
 from gleam.training.identity import weights_digest
 
 SETTINGS = {"n_steps": 6, "batch_size": 2, "validate_every": 2, "learning_rate": 3e-3}
@@ -286,7 +286,7 @@ class Twice(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=losses.named
+    "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=files.named
 )
 def test_a_loss_is_computed_in_fp32_whatever_the_convolutions(loss):
     batch = random_batch(n=1, shape=(32, 28))
