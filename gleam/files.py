@@ -46,8 +46,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        if reason := _full(error):
-            raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk, which libraries tell in their own words
+            if getattr(error, "errno", None) == code or re.search(rf"(errno = |os error |Errno ){code}\b", str(error)):
+                reason = os.strerror(code)
+                raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
         raise
     finally:
         with suppress(OSError):
@@ -61,7 +63,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(".*.part"):
         made_by = re.search(r"\.(?:([0-9a-f]{4})-(\d+)-)?[0-9a-f]{8}\.part$", path.name)
-        with suppress(OSError):
+        with suppress(OSError):  # another process may be removing the same file
             if made_by and (
                 (made_by[1] == _here() and not is_running(int(made_by[2]))) or time.time() - path.stat().st_mtime > DAY
             ):
@@ -72,7 +74,7 @@ def remove_leftovers(folder: Path) -> None:
 def _here():
     """Four digits that name this machine or, where it runs several, this container: whose numbers processes have."""
     name = platform.node()
-    with suppress(OSError):
+    with suppress(OSError):  # only Linux has it
         name += os.readlink("/proc/self/ns/pid")
     return hashlib.sha256(name.encode()).hexdigest()[:4]
 
@@ -86,14 +88,6 @@ def is_running(process_id: int) -> bool:
     except OSError:  # somebody else's
         pass
     return True
-
-
-def _full(error):
-    """Whether a disk, quota or limit of size is the reason of an error, in the system's words; empty if it is not."""
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # libraries tell it in their words
-        if getattr(error, "errno", None) == code or re.search(rf"(errno = |os error |Errno ){code}\b", str(error)):
-            return os.strerror(code)
-    return ""
 
 
 def check_room(path: str | Path, n_bytes: int) -> None:
@@ -191,7 +185,7 @@ def plain(value: Any) -> Any:
     Anything else is returned as it is.
     """
     if isinstance(value, np.floating):
-        return float(str(value))
+        return float(str(value))  # by its text, since float() would give 0.0010000000474974513
     return value.item() if isinstance(value, np.generic) else value
 
 
@@ -236,7 +230,7 @@ def described(function: Callable) -> dict:
     ValueError
         For a lambda or a local function, whose name is not unique.
     """
-    partials = []
+    partials = []  # Python joins a partial of a partial to one, unless it has attributes
     inner = function
     while isinstance(inner, partial):
         partials.append(inner)
@@ -246,7 +240,7 @@ def described(function: Callable) -> dict:
     if module.startswith("gleam.") and short in sys.modules:
         module = short
     name = f"{module}.{getattr(inner, '__qualname__', repr(inner))}"
-    if "<" in name:
+    if "<" in name:  # <lambda>, <locals>
         raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
