@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gleam import metrics
 from gleam.files import named
-from gleam.physics.batch import Batch
+from gleam.physics.batch import Batch, per_example
 from gleam.physics.sense import Sense
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -44,7 +44,7 @@ def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
     """1 - SSIM of magnitudes, with the window and data range of :func:`gleam.metrics.ssim`; frames count as images."""
     x, truth = image.abs(), batch.target.abs()
     peak = _or_one(truth.flatten(1).amax(1))  # 0 in an empty slice
-    c1, c2 = ((k * peak).square().reshape(-1, *[1] * (x.ndim - 1)) for k in (0.01, 0.03))
+    c1, c2 = (per_example((k * peak).square(), x) for k in (0.01, 0.03))  # the usual constants of SSIM
     mean_x, mean_t = _blurred(x), _blurred(truth)
     var_x, var_t = _blurred(x * x) - mean_x.square(), _blurred(truth * truth) - mean_t.square()
     covariance = _blurred(x * truth) - mean_x * mean_t
@@ -179,7 +179,7 @@ class SelfSupervised:
     def split(self, batch: Batch) -> SplitBatch:
         """The batch with a random part of its samples held out."""
         y = batch.kspace
-        chosen = torch.rand(y[:, :1].shape).to(y.device) < self.share
+        chosen = torch.rand(y[:, :1].shape).to(y.device) < self.share  # drawn on the CPU: the same on every device
         chosen[..., [[0], [1], [-2], [-1]], [0, 1, -2, -1]] = False  # the centre, in FFT order
         held_out = batch.mask * chosen
         mask = batch.mask * ~chosen
@@ -221,7 +221,7 @@ def splitting(loss: Loss | Sequence[Loss]) -> SelfSupervised | None:
 def _splitting(loss):
     if isinstance(loss, SelfSupervised):
         return [loss]
-    if isinstance(loss, DataConsistent):
+    if isinstance(loss, DataConsistent):  # a loss around another one
         return _splitting(loss.loss)
     parts = [one for _, one in loss.parts] if isinstance(loss, Mixed) else loss
-    return [own for part in parts for own in _splitting(part)] if isinstance(parts, list | tuple) else []
+    return [one for part in parts for one in _splitting(part)] if isinstance(parts, list | tuple) else []
