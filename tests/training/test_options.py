@@ -154,7 +154,7 @@ def test_the_source_of_a_loss_is_part_of_the_run(splits, tmp_path, monkeypatch):
     strategy = Greedy(3, loss=losses.Mixed(((1.0, own_loss),)))
     trained(splits, tmp_path, strategy)
     monkeypatch.setattr(own_loss, "__code__", (lambda image, batch: (image - batch.target).abs().mean()).__code__)
-    monkeypatch.setattr("gleam.training.identity._source", lambda made: "changed")
+    monkeypatch.setattr("gleam.training.identity.normalised", lambda source: "changed")
     trained(splits, tmp_path, strategy)
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
