@@ -69,10 +69,10 @@ __all__ = [
 ]
 
 # the field's own modules have a short name as well: `from gleam.masks import poisson_disc`
-for _module in (
+for _python_module in (
     adapt, baselines, calibration, denoisers, fourier, losses, masks, parallel, prediction, roofline, solvers, unrolled,
 ):  # fmt: skip
-    sys.modules[f"gleam.{_module.__name__.rpartition('.')[2]}"] = _module
+    sys.modules[f"gleam.{_python_module.__name__.rpartition('.')[2]}"] = _python_module
 
 
 def __getattr__(name):

@@ -7,7 +7,7 @@ not to a thread: the threads of autograd repeat checkpointed and inverted iterat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -77,16 +77,17 @@ def using(
     ValueError
         If `precision` is another, or if `channel_multiple` is not a whole number of at least 1.
     """
+    global _current
     check(precision, channel_multiple)
-    with ExitStack() as stack:
-        stack.enter_context(_state(_Execution(compiled, channel_multiple)))
-        # the replay of a CUDA graph repeats each cast, so none may come from autocast's cache
-        stack.enter_context(
-            torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
-        )
-        if device_type == "cuda":
-            stack.enter_context(_cudnn("ieee" if precision == "fp32" else "tf32"))
-        yield
+    # the replay of a CUDA graph repeats each cast, so none may come from autocast's cache
+    autocast = torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False)
+    of_cudnn = _cudnn("ieee" if precision == "fp32" else "tf32") if device_type == "cuda" else nullcontext()
+    before, _current = _current, _Execution(compiled, channel_multiple)
+    try:
+        with autocast, of_cudnn:
+            yield
+    finally:
+        _current = before
 
 
 def check(precision: str, channel_multiple: int = 1) -> None:
@@ -134,7 +135,7 @@ def compiled(function: Callable) -> Callable:
 
 def padded(n_channels: int) -> int:
     """Number of channels with which a feature map of `n_channels` is currently computed."""
-    return -(-n_channels // _current.channel_multiple) * _current.channel_multiple
+    return -(-n_channels // _current.channel_multiple) * _current.channel_multiple  # -(-a // b) rounds up
 
 
 def channels_last(x: Tensor, n_features: int) -> bool:
@@ -158,7 +159,7 @@ def channels_last(x: Tensor, n_features: int) -> bool:
     of 16 channels, which fill whole vectors of the processor. In 3D it is True from 32 channels on; for fewer,
     :class:`gleam.networks.convolutions.Conv3d` has a faster way.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type):  # bf16
         return True
     if x.is_cuda:
         return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
@@ -177,19 +178,9 @@ def autocast_as_now(device_type: str) -> Callable[[], torch.autocast]:
         "device_type": device_type,
         "dtype": torch.get_autocast_dtype(device_type),
         "enabled": torch.is_autocast_enabled(device_type),
-        "cache_enabled": False,
+        "cache_enabled": False,  # as in `using`
     }
     return lambda: torch.autocast(**settings)
-
-
-@contextmanager
-def _state(new):
-    global _current
-    before, _current = _current, new
-    try:
-        yield
-    finally:
-        _current = before
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from torch import nn
 from tqdm.auto import tqdm
 
 DAY = 24 * 3600  # seconds; a file that is being written changes more often
@@ -45,8 +46,10 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except Exception as error:
-        if reason := _full(error):
-            raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # a full disk, which libraries tell in their own words
+            if getattr(error, "errno", None) == code or re.search(rf"(errno = |os error |Errno ){code}\b", str(error)):
+                reason = os.strerror(code)
+                raise OSError(f"cannot write {path}: {reason}; make room there and call again") from error
         raise
     finally:
         with suppress(OSError):
@@ -60,7 +63,7 @@ def remove_leftovers(folder: Path) -> None:
     """
     for path in folder.glob(".*.part"):
         made_by = re.search(r"\.(?:([0-9a-f]{4})-(\d+)-)?[0-9a-f]{8}\.part$", path.name)
-        with suppress(OSError):
+        with suppress(OSError):  # another process may be removing the same file
             if made_by and (
                 (made_by[1] == _here() and not is_running(int(made_by[2]))) or time.time() - path.stat().st_mtime > DAY
             ):
@@ -71,7 +74,7 @@ def remove_leftovers(folder: Path) -> None:
 def _here():
     """Four digits that name this machine or, where it runs several, this container: whose numbers processes have."""
     name = platform.node()
-    with suppress(OSError):
+    with suppress(OSError):  # only Linux has it
         name += os.readlink("/proc/self/ns/pid")
     return hashlib.sha256(name.encode()).hexdigest()[:4]
 
@@ -85,14 +88,6 @@ def is_running(process_id: int) -> bool:
     except OSError:  # somebody else's
         pass
     return True
-
-
-def _full(error):
-    """Whether a disk, quota or limit of size is the reason of an error, in the system's words; empty if it is not."""
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # libraries tell it in their words
-        if getattr(error, "errno", None) == code or re.search(rf"(errno = |os error |Errno ){code}\b", str(error)):
-            return os.strerror(code)
-    return ""
 
 
 def check_room(path: str | Path, n_bytes: int) -> None:
@@ -163,7 +158,7 @@ def write_json(path: str | Path, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def weights_digest(network: Any) -> str:
+def weights_digest(network: nn.Module) -> str:
     """Digest of the weights of a network, any module of torch."""
     return digest([[key, value.cpu().numpy().tobytes().hex()] for key, value in network.state_dict().items()])
 
@@ -173,15 +168,15 @@ def digest(content: object) -> str:
 
     Raises TypeError for anything else, since the text of an array or object may be the same for different ones.
     """
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()
 
+    def for_json(value):
+        if isinstance(value, np.generic):
+            return plain(value)
+        if isinstance(value, os.PathLike):
+            return str(value)
+        raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
 
-def _plain(value):
-    if isinstance(value, np.generic):
-        return plain(value)
-    if isinstance(value, os.PathLike):
-        return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot be part of a key; expected numbers, texts, lists and dicts")
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=for_json).encode()).hexdigest()
 
 
 def plain(value: Any) -> Any:
@@ -190,19 +185,23 @@ def plain(value: Any) -> Any:
     Anything else is returned as it is.
     """
     if isinstance(value, np.floating):
-        return float(str(value))
+        return float(str(value))  # by its text, since float() would give 0.0010000000474974513
     return value.item() if isinstance(value, np.generic) else value
+
+
+def is_whole(value: Any, least: int = 1, most: float = math.inf) -> bool:
+    """Whether `value` is a whole number from `least` to `most`, of Python or NumPy; True and False are none."""
+    try:
+        return not isinstance(value, bool | np.bool_) and least <= operator.index(value) <= most
+    except TypeError:
+        return False
 
 
 def whole_number(value: Any, name: str, least: int = 1) -> int:
     """The argument `name` as an int, also if it is of NumPy; ValueError unless it is whole and at least `least`."""
-    try:
-        found = None if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        found = None
-    if found is None or found < least:
+    if not is_whole(value, least):
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-    return found
+    return operator.index(value)
 
 
 def finite_number(value: Any, name: str) -> int | float:
@@ -217,12 +216,7 @@ def finite_number(value: Any, name: str) -> int | float:
 
 
 def described(function: Callable) -> dict:
-    """Name and arguments of a function or of a partial of one, for JSON: a key of its results.
-
-    Parameters
-    ----------
-    function : callable
-        A function of a module, or a `functools.partial` of one.
+    """Name and arguments of a function of a module, or of a `functools.partial` of one, for JSON: a key of its results.
 
     Returns
     -------
@@ -236,7 +230,7 @@ def described(function: Callable) -> dict:
     ValueError
         For a lambda or a local function, whose name is not unique.
     """
-    partials = []
+    partials = []  # Python joins a partial of a partial to one, unless it has attributes
     inner = function
     while isinstance(inner, partial):
         partials.append(inner)
@@ -246,13 +240,13 @@ def described(function: Callable) -> dict:
     if module.startswith("gleam.") and short in sys.modules:
         module = short
     name = f"{module}.{getattr(inner, '__qualname__', repr(inner))}"
-    if "<" in name:
+    if "<" in name:  # <lambda>, <locals>
         raise ValueError(f"{name} cannot be named in a cache; expected a function of a module or a partial of one")
     parameters = inspect.signature(function).parameters.values()
     arguments = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
     positional = [list(p.args) for p in partials if p.args]
-    own = {} if module.startswith("gleam.") else {"code": digest(_code(getattr(inner, "__code__", None)))[:16]}
-    return {"function": name, "arguments": arguments, "positional": positional} | own
+    code = {} if module.startswith("gleam.") else {"code": digest(_code(getattr(inner, "__code__", None)))[:16]}
+    return {"function": name, "arguments": arguments, "positional": positional} | code
 
 
 def _code(made):
@@ -262,6 +256,36 @@ def _code(made):
     if isinstance(made, tuple):
         return [_code(part) for part in made]
     return sorted(map(repr, made)) if isinstance(made, frozenset) else repr(made)  # whose order is not the same twice
+
+
+def named(value: Any) -> str:
+    """A name of a callable that is the same in every process, for the name of a training run.
+
+    That of a function or class is its own; a partial function is named with its arguments, a module of torch with a
+    digest of its weights and attributes; others have their `repr`, and several are a list. Raises ValueError for what
+    cannot be named: a lambda, a function inside another one, a bound method, a partial with an array, or a `repr` with
+    an address in memory.
+    """
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(named, value))}]"
+    if isinstance(value, nn.Module):
+        simple = {key: v for key, v in sorted(vars(value).items()) if isinstance(v, int | float | str)}
+        return f"{type(value).__qualname__} {digest([repr(value), simple, weights_digest(value)])[:12]}"
+    if isinstance(value, partial):
+        given = [*value.args, *value.keywords.values()]
+        keys = [*[""] * len(value.args), *(f"{key}=" for key in value.keywords)]
+        texts = [f"{key}{named(one) if callable(one) else repr(one)}" for key, one in zip(keys, given, strict=True)]
+        is_name = not any(hasattr(one, "shape") and hasattr(one, "dtype") for one in given)  # an array's text has gaps
+        name = f"partial({', '.join([named(value.func), *texts])})" if is_name else repr(value)
+    else:
+        name = getattr(value, "__qualname__", "") or repr(value)
+        is_name = not ("<l" in name or " at 0x" in name or inspect.ismethod(value))  # <lambda>, <locals>
+    if not is_name:
+        raise ValueError(
+            f"{name} cannot be named, so the training run could not be found again; expected a function defined with "
+            "def outside of others, or an object with a repr of its own"
+        )
+    return name
 
 
 def n_cores() -> int:

@@ -21,6 +21,7 @@ def _magnitudes(reconstruction, target):
             f"metrics: the reconstruction has shape {tuple(reconstruction.shape)}, "
             f"but the target has {tuple(target.shape)}; they must agree"
         )
+    # float64, since sums over a series of many pixels lose digits in float32
     x, reference = reconstruction.abs().double(), target.abs().double()
     return (x.flatten(1), reference.flatten(1)) if x.ndim > 2 else (x.flatten()[None], reference.flatten()[None])
 
@@ -75,7 +76,7 @@ _BORDER = slice(5, -5)  # scikit-image leaves half a window out of its mean
 def _ssim(reconstruction, target, average):
     from skimage.metrics import structural_similarity
 
-    _magnitudes(reconstruction, target)
+    _magnitudes(reconstruction, target)  # only for its check of the shapes
     x, reference = reconstruction.abs().cpu().numpy(), target.abs().cpu().numpy()
     x, reference = (x, reference) if target.ndim > 2 else (x[None], reference[None])
 

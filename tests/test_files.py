@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 from gleam import files, masks
@@ -115,3 +116,11 @@ def test_a_function_of_a_cell_has_the_same_key_in_another_process():
 
 def test_functions_of_the_project_are_known_by_their_name_alone():
     assert set(files.described(masks.random_columns)) == {"function", "arguments", "positional"}
+
+
+@pytest.mark.parametrize(
+    ("value", "is_whole"),
+    [(1, True), (np.int64(3), True), (4, False), (0, False), (2.0, False), ("2", False), (True, False)],
+)
+def test_whole_numbers_are_those_of_python_and_numpy_within_their_limits(value, is_whole):
+    assert files.is_whole(value, most=3) is is_whole

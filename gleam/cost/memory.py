@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # two blocks of one size are not the same
 class _Block:
     size: int
     kind: str
@@ -82,8 +82,8 @@ class LiveBytes(TorchDispatchMode):
         self.alive.add(block)
         self.live += block.size
         if self.live > self.peak:
-            self.peak, self.at_peak = self.live, set(self.alive)
-        weakref.finalize(storage, self._remove, block).atexit = False
+            self.peak, self.at_peak = self.live, set(self.alive)  # blocks and not sums: they may be labelled later
+        weakref.finalize(storage, self._remove, block).atexit = False  # when its last tensor is gone
 
     def _remove(self, block):
         self.alive.discard(block)

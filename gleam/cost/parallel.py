@@ -68,6 +68,7 @@ def measure(
     }
     of_processes = launch(_measure_blocks, n_processes, network, batch, methods, n_steps, n_rounds, device, n_threads=1)
     largest = {name: max((one[name] for one in of_processes), key=lambda c: c.peak_bytes) for name in methods}
+    # of time any process will do: all begin and end a block together
     return {
         name: replace(largest[name], seconds_per_step=cost.seconds_per_step, step_seconds=cost.step_seconds)
         for name, cost in of_processes[0].items()
@@ -81,7 +82,7 @@ def _measure_blocks(network, batch, methods, n_steps, n_rounds, device):
     steps = {name: Step(network, strategy, batch, device=device) for name, strategy in methods.items()}
     peaks = {}
     for name, step in steps.items():
-        team.wait_for_all()
+        team.wait_for_all()  # a step of P-GLEAM needs all processes
         peaks[name] = step.peak_split()
     seconds = paired(
         {name: partial(_block, team, step, n_steps) for name, step in steps.items()},

@@ -128,6 +128,7 @@ class Plan:
         rows = {"End-to-end": self._row(1, False), "Checkpointing": self._row(1, True)}
         for inside, checkpointed in {"": False, ", checkpoints": True}.items():
             fewest = self.memory.modules_that_fit(self.available_bytes, checkpointed=checkpointed)
+            # one module has its own rows, and checkpoints inside single iterations save nothing
             cuts = {fewest or 1, *(-(-n // 2**i) for i in range(n.bit_length()))} - {1, n if checkpointed else 1}
             rows |= {f"GLEAM, M = {m}{inside}": self._row(m, checkpointed) for m in sorted(cuts)}
         return pd.DataFrame(list(rows.values()), pd.Index(rows, name="way"))
@@ -291,8 +292,8 @@ def _check_alike(network):
 def _strategy(n_modules: int, checkpointed: bool, loss: Loss, precision: str | None) -> Strategy:
     """The strategy of a row."""
     way = Checkpointed if checkpointed else EndToEnd
-    own = way(loss) if n_modules == 1 else Greedy(n_modules, within=way(), loss=loss)
-    return own if precision is None else Fast(own, precision)
+    plain = way(loss) if n_modules == 1 else Greedy(n_modules, within=way(), loss=loss)
+    return plain if precision is None else Fast(plain, precision)
 
 
 def _size(n_bytes):

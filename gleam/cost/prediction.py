@@ -19,10 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gleam.cost.simulation import simulate as simulate  # gleam.prediction has both
 from gleam.cost.step import copied, is_cuda, peak_split
+from gleam.files import named
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
-from gleam.physics.losses import complex_l1, named
+from gleam.physics.losses import complex_l1
 from gleam.strategies.base import Strategy
 from gleam.strategies.fast import Fast
 from gleam.strategies.greedy import Checkpointed, EndToEnd, Greedy
@@ -70,17 +71,20 @@ class MemoryModel:
         plain, checkpointed = (
             [peak_split(n, way, batch, device=device) for n in those] for those, way in zip(networks, ways, strict=True)
         )
-        held = [s["weights"] + s["optimizer"] for s in plain]
+        stored = [s["weights"] + s["optimizer"] for s in plain]
         working = [tuple(sum(s.values()) - s["weights"] - s["optimizer"] for s in way) for way in (plain, checkpointed)]
         weights = [s["weights"] for s in plain]
         iterations: Any = network.iterations
+        first: Any = short[0]
+        with torch.no_grad():
+            iterate = first.start(protocol.setup(first, batch.to("cpu")))
         return cls(
             len(iterations),
-            fixed_bytes=2 * held[0] - held[1],
-            weight_bytes=held[1] - held[0],
+            fixed_bytes=2 * stored[0] - stored[1],  # one iteration minus what a second one adds
+            weight_bytes=stored[1] - stored[0],
             plain=working[0],
             checkpointed=working[1],
-            image_bytes=_iterate_bytes(short[0], batch.to("cpu")),
+            image_bytes=sum(t.nbytes for t in protocol.tensors_in(iterate)),
             gradient_bytes=weights[1] - weights[0],
         )
 
@@ -92,13 +96,13 @@ class MemoryModel:
         n_iterations = self.n_iterations if n_iterations is None else n_iterations
         longest = len(split(range(n_iterations), n_modules)[0])
         received = self.image_bytes * (n_modules > 1)  # a later module's input is not the batch's own image
-        held = self.fixed_bytes + n_iterations * self.weight_bytes
+        stored = self.fixed_bytes + n_iterations * self.weight_bytes
         if checkpointed:  # at the end of the backward pass all gradients are held, at its beginning all inputs
             (one, two), per_iteration = self.checkpointed, max(self.image_bytes, self.gradient_bytes)
         else:  # two - one includes what is held only once, such as the gradient of an input
             one, two, three = self.plain
             per_iteration = three - two
-        return held + received + (one if longest == 1 else two + (longest - 2) * per_iteration)
+        return stored + received + (one if longest == 1 else two + (longest - 2) * per_iteration)
 
     def modules_that_fit(
         self, available_bytes: int, n_iterations: int | None = None, *, checkpointed: bool = False
@@ -131,16 +135,12 @@ MAX_ITERATIONS = 1000  # no network of this field is as deep
 _WAYS = EndToEnd(), Checkpointed()
 
 
-def _iterate_bytes(network, batch):
-    with torch.no_grad():
-        return sum(t.nbytes for t in protocol.tensors_in(network.start(protocol.setup(network, batch))))
-
-
 def shortened(network: nn.Module, n_iterations: int) -> nn.Module:
     """A copy on the CPU with the first `n_iterations`; if there are fewer, the last one is repeated."""
     short: Any = copied(network, "cpu")
-    own: Any = network.iterations
-    short.iterations = nn.ModuleList(copied(own[min(i, len(own) - 1)], "cpu") for i in range(n_iterations))
+    full: Any = network.iterations
+    # copied one by one, so that a repeated one has weights of its own
+    short.iterations = nn.ModuleList(copied(full[min(i, len(full) - 1)], "cpu") for i in range(n_iterations))
     return short
 
 
@@ -222,6 +222,7 @@ def _does_not_fit(model, strategy, device, available_bytes, *, n_modules):
     peak = partial(model.peak_bytes, checkpointed=checkpointed)
     need = peak(n_modules=n_modules) if is_known else None
     start = f"a step of {strategy} {_need_and_room(need, device, available_bytes)}"
+    # advice must fit into the device, and need less than the step that has just failed
     limit = min(n for n in (available_bytes, need and need - 1) if n)
     fewest = model.modules_that_fit(limit, checkpointed=checkpointed)
     m = fewest or model.n_iterations

@@ -134,7 +134,7 @@ def work(network: nn.Module, strategy: Strategy, batch: Batch, *, computed: bool
     mode: Any = nullcontext() if computed else FakeTensorMode(allow_non_fake_inputs=True)
     with mode as shapes_only:
         if not computed:
-            network = copy.deepcopy(network)
+            network = copy.deepcopy(network)  # made in this mode, its weights are shapes alone
             batch = type(batch)(*(shapes_only.from_tensor(getattr(batch, f.name)) for f in fields(batch)))
         step = partial(strategy.step, network, batch, optimizers(strategy, network, learning_rate=1e-5))
         step()  # the first step also makes the state of the optimizers
@@ -143,13 +143,11 @@ def work(network: nn.Module, strategy: Strategy, batch: Batch, *, computed: bool
     return Work(counter.flops, counter.bytes)
 
 
-def _flops_of_fourier(x, axes, *_, **__):
-    return round(5 * x.numel() * sum(log2(x.shape[axis]) for axis in axes))
-
-
 # Torch's FlopCounterMode cannot be used: its hooks on modules fail when an inversion takes gradients inside a backward
 # pass.
-_ARITHMETIC = flop_registry | {torch.ops.aten._fft_c2c: _flops_of_fourier}
+_ARITHMETIC = flop_registry | {  # it knows no Fourier transform: 5 n log2(n) for n points
+    torch.ops.aten._fft_c2c: lambda x, axes, *_, **__: round(5 * x.numel() * sum(log2(x.shape[a]) for a in axes))
+}
 # operators that read and write nothing
 _WITHOUT_DATA = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 # operators that do not read their first input
@@ -182,6 +180,7 @@ def _moved(schema, name, args, kwargs, result):
     total = sum(map(_size, new))
     for i, argument in enumerate(schema.arguments):
         value = args[i] if i < len(args) else kwargs.get(argument.name)
+        # an output that is given as an argument is only written
         is_read = not (argument.is_out or (i == 0 and name in _OVERWRITING))
         is_written = argument.alias_info is not None and argument.alias_info.is_write
         total += (is_read + is_written) * sum(map(_size, tree_leaves(value)))
@@ -231,25 +230,20 @@ def limits(
     n, n_bytes = n or (8192 if on_cuda else 512), n_bytes or (2**31 if on_cuda else 2**28)
     formats = {"bf16": (torch.bfloat16, "ieee"), "tf32": (torch.float32, "tf32"), "fp32": (torch.float32, "ieee")}
     if not on_cuda:
-        del formats["tf32"]
-    found = {
-        f"{name}_flops_per_second": 2 * n**3 / _seconds_of_product(n, *how, device, seconds)
-        for name, how in formats.items()
-    }
+        del formats["tf32"]  # a CPU has no such format
+    found, matmul = {}, torch.backends.cuda.matmul
+    for name, (dtype, fp32_precision) in formats.items():
+        generator = torch.Generator(device).manual_seed(0)
+        a, b = (torch.randn(n, n, device=device, generator=generator).to(dtype) for _ in range(2))
+        before, matmul.fp32_precision = matmul.fp32_precision, fp32_precision
+        try:
+            product = _seconds_of(partial(torch.mm, a, b, out=torch.empty_like(a)), device, seconds)
+        finally:
+            matmul.fp32_precision = before
+        found[f"{name}_flops_per_second"] = 2 * n**3 / product
     source = torch.randint(256, (n_bytes,), dtype=torch.uint8, device=device)  # copying zeros might be faster
     copied = torch.empty_like(source)
     return found | {"copy_bytes_per_second": 2 * n_bytes / _seconds_of(partial(copied.copy_, source), device, seconds)}
-
-
-def _seconds_of_product(n, dtype, fp32_precision, device, seconds):
-    generator = torch.Generator(device).manual_seed(0)
-    a, b = (torch.randn(n, n, device=device, generator=generator).to(dtype) for _ in range(2))
-    matmul = torch.backends.cuda.matmul
-    before, matmul.fp32_precision = matmul.fp32_precision, fp32_precision
-    try:
-        return _seconds_of(partial(torch.mm, a, b, out=torch.empty_like(a)), device, seconds)
-    finally:
-        matmul.fp32_precision = before
 
 
 def _seconds_of(call, device, seconds):

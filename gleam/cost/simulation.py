@@ -66,18 +66,17 @@ def _finish_times(module_seconds, device_of, message_seconds, n_in_flight, n_ste
     """When all devices have finished each step."""
     devices = range(max(device_of) + 1)
     free, link_free, taken_up, done = [0.0 for _ in devices], [0.0 for _ in devices], [[] for _ in devices], []
-    senders = [
-        a if a != b else None for a, b in pairwise([*device_of, device_of[-1]])
-    ]  # device that sends a module's output, if any
+    # device that sends a module's output, if the next module is on another one; the last module sends nothing
+    senders = [a if a != b else None for a, b in pairwise([*device_of, device_of[-1]])]
     for _ in range(n_steps):
         arrival, sender = 0.0, None
         for (forward, backward), d, sends in zip(module_seconds, device_of, senders, strict=True):
             start = max(arrival, free[d])
             if sender is not None:
-                taken_up[sender].append(start)
+                taken_up[sender].append(start)  # when the message of this sender was received
             arrival = free[d] = start + forward
             if sends is not None:
-                if len(taken_up[d]) >= n_in_flight:
+                if len(taken_up[d]) >= n_in_flight:  # as `Place.wait_for_sent`
                     free[d] = max(free[d], taken_up[d][-n_in_flight])
                 arrival = link_free[d] = max(free[d], link_free[d]) + message_seconds
             free[d] += backward

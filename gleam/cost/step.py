@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,11 @@ class Step:
         live = LiveBytes(device=self.device)
         for kind, tensors in self._held().items():
             live.label(kind, tensors)
-        with live, _labelled_gradients(live, self.network):
+        with live, ExitStack() as hooks:
+            for p in (p for p in self.network.parameters() if p.requires_grad):
+                # labelled as soon as they exist, wherever the peak is
+                hook = p.register_post_accumulate_grad_hook(lambda p: live.label("gradients", [p.grad]))
+                hooks.callback(hook.remove)
             self._eagerly()
         split = {kind: live.split.get(kind, 0) for kind in KINDS}
         if not is_cuda(self.device):
@@ -105,6 +109,7 @@ class Step:
         self.strategy.eager.step(self.network, self.batch, self.optimizers)
 
     def _held(self):
+        """Tensors that exist between steps, by kind. (Gradients do not: an update frees them.)"""
         state = [t for optimizer in self.optimizers for s in optimizer.state.values() for t in s.values()]
         held = {
             "weights": [*self.network.parameters(), *self.network.buffers()],
@@ -142,18 +147,3 @@ def synchronize(device: str | torch.device) -> None:
     """Wait until a GPU has finished its work; does nothing on a CPU."""
     if is_cuda(device):
         torch.cuda.synchronize(device)
-
-
-@contextmanager
-def _labelled_gradients(live, network):
-    """Context in which gradients are labelled as soon as they exist, wherever the peak was."""
-    hooks = [
-        p.register_post_accumulate_grad_hook(lambda p: live.label("gradients", [p.grad]))
-        for p in network.parameters()
-        if p.requires_grad
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -94,8 +94,9 @@ def measure(
 
     Parameters
     ----------
-    methods : dict of name to (network, strategy)
-        The networks are not changed. With `network`, a dict of name to strategy.
+    methods : dict of name to (network, strategy), or of name to strategy
+        The first where the networks of the methods differ, for example in depth; the second with `network`, to compare
+        strategies on one network. Networks are not changed.
     batch : Batch
     network : Module, optional
         That of all methods.
@@ -119,9 +120,9 @@ def measure(
     keep_freed_memory()
     steps, peaks = {}, {}
     given: Any = methods if network is None else {name: (network, strategy) for name, strategy in methods.items()}
-    for name, (own, strategy) in given.items():
-        with explained(own, strategy, lambda: batch, device=device):
-            steps[name] = Step(own, strategy, batch, device=device)
+    for name, (of_method, strategy) in given.items():
+        with explained(of_method, strategy, lambda: batch, device=device):
+            steps[name] = Step(of_method, strategy, batch, device=device)
             peaks[name] = steps[name].peak_split()
             steps[name].settle()  # before _Laps adds hooks, which must not be recorded
     laps = {name: _Laps(step) for name, step in steps.items()}
@@ -223,21 +224,20 @@ class _Laps:
     def medians(self, n_rounds):
         """Seconds of forward and backward passes over the last `n_rounds` calls, as fields of :class:`Cost`."""
         n = len(self.modules)
-        if any(len(stamps) != 2 * n + 1 for stamps in self.laps):
+        if any(len(stamps) != 2 * n + 1 for stamps in self.laps):  # a replay of a CUDA graph calls no hooks
             return {}
         chain = [key for m in range(n) for key in (("begin", m), ("end", m))] + [("begin", n)]
-        laps = [[_between(s[a], s[b]) for a, b in pairwise(chain)] for s in self.laps[-n_rounds:]]
+        laps = [
+            # events of CUDA count in milliseconds
+            [s[a].elapsed_time(s[b]) / 1000 if is_cuda(self.step.device) else s[b] - s[a] for a, b in pairwise(chain)]
+            for s in self.laps[-n_rounds:]  # without those of the warm-up
+        ]
         medians = [statistics.median(times) for times in zip(*laps, strict=True)]
         return {
             "forward_seconds": statistics.median(sum(lap[::2]) for lap in laps),
             "backward_seconds": statistics.median(sum(lap[1::2]) for lap in laps),
             "module_seconds": tuple(zip(medians[::2], medians[1::2], strict=True)),
         }
-
-
-def _between(a, b):
-    """Seconds from `a` to `b`, which are times of a clock or CUDA events."""
-    return b - a if isinstance(a, float) else a.elapsed_time(b) / 1000
 
 
 def timed(step: Callable[[], object], device: str | torch.device) -> float:

@@ -24,16 +24,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.files import digest
+from gleam.files import digest, named
 from gleam.networks import protocol
 from gleam.networks.blocks import blocks, centred, channel_blocks, encoding, mrpro_blocks, once, pair_blocks
 from gleam.networks.unrolled import Unrolled
 from gleam.physics.batch import Batch
-from gleam.physics.losses import named
 
 __all__ = [
-    "blocks", "centred", "channel_blocks", "encoding", "mrpro_blocks", "multicoil", "pair_blocks", "unfolded", "varnet",
-]  # fmt: skip
+    "blocks",
+    "centred",
+    "channel_blocks",
+    "encoding",
+    "mrpro_blocks",
+    "multicoil",
+    "pair_blocks",
+    "unfolded",
+    "varnet",
+]
 
 
 # --- VarNets
@@ -212,7 +219,7 @@ class _Unfolded(Unrolled):
     def start(self, batch):
         y, physics = once(self.measured, batch)
         x = self.custom_init
-        if x is None:
+        if x is None:  # as in deepinv: iterate and auxiliary variable
             x = (physics.A_adjoint(y),) * 2
         elif callable(x):
             x = x(y, physics)
@@ -225,7 +232,7 @@ class _Unfolded(Unrolled):
         return torch.view_as_complex(x.moveaxis(1, -1).contiguous().to(batch.target.real.dtype))
 
 
-def _estimate(x):
+def _estimate(x):  # of this module, since a lambda cannot be sent to another process
     return x["est"][0]
 
 
@@ -280,7 +287,7 @@ def unfolded(network: Any, measured: Callable[[Batch], tuple[Tensor, Any]] = mul
 def _told(function):
     """Name of a function, with a digest of its source if it is not of this package."""
     text = named(function)
-    with suppress(OSError, TypeError):
-        is_own = function.__module__.startswith("gleam.")
-        return text if is_own else f"{text} {digest(inspect.getsource(function))[:12]}"
+    with suppress(OSError, TypeError):  # no source: an object, or defined in an interpreter that keeps none
+        is_ours = function.__module__.startswith("gleam.")
+        return text if is_ours else f"{text} {digest(inspect.getsource(function))[:12]}"
     return text

@@ -22,7 +22,7 @@ def centred(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def once(make: Callable, batch: Any) -> Any:
     """`make(batch)`, kept with the batch as its own cached properties are."""
-    kept = vars(batch).setdefault("_given", {})
+    kept = vars(batch).setdefault("_given", {})  # a frozen dataclass refuses attributes, but not this
     if make not in kept:
         kept[make] = make(batch)
     return kept[make]
@@ -41,7 +41,7 @@ class _Block(nn.Module):
 
     def forward(self, x, batch):
         more = self.inputs(batch)[: self.n_more] if self.n_more else ()
-        found = self.block(x, *more)
+        found = self.block(x, *more)  # operators of mrpro return (x,)
         return found[0] if isinstance(found, tuple) and len(found) == 1 else found
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from gleam import execution
 
-FRAMES_PER_BLOCK = 4
+FRAMES_PER_BLOCK = 4  # of Conv3d: frames are stacked three times, so more of them need more memory at a time
 
 
 class Conv2d(nn.Conv2d):
@@ -48,26 +48,23 @@ class Conv3d(nn.Conv3d):
         if x.device.type != "cpu" or (self.kernel_size, self.padding) not in _FAST:
             return self._conv_forward(x, weight, bias)
         if torch.is_autocast_enabled("cpu"):
-            return self._in_bf16(x, weight, bias)
-        if x.is_contiguous(memory_format=torch.channels_last_3d):
+            # oneDNN's bf16 results are wrong for fewer frames than the kernel has: append frames of zeros
+            n_frames, n_more = x.shape[2], max(0, self.kernel_size[0] - x.shape[2])
+            if n_more:
+                x = nn.functional.pad(x, (0, 0, 0, 0, 0, n_more))
+            y = self._conv_forward(x, weight, bias)
+            return y[:, :, :n_frames] if n_more else y
+        if x.is_contiguous(memory_format=torch.channels_last_3d):  # 32 channels or more (execution.channels_last)
             return self._conv_forward(x, weight, bias)
         if self.kernel_size == (1, 1, 1):
-            y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])
+            y = torch.conv2d(x.transpose(1, 2).flatten(0, 1), weight[:, :, 0])  # frame by frame
             y = y.unflatten(0, (len(x), -1)).transpose(1, 2)
         else:
             y = _FramesAsChannels.apply(x, weight)
         return y if bias is None else y + bias[:, None, None, None]
 
-    def _in_bf16(self, x, weight, bias):
-        """Append frames of zeros up to the length of the kernel: oneDNN's bf16 results are wrong for fewer frames."""
-        n_frames = x.shape[2]
-        n_more = max(0, self.kernel_size[0] - n_frames)
-        if not n_more:
-            return self._conv_forward(x, weight, bias)
-        x = nn.functional.pad(x, (0, 0, 0, 0, 0, n_more))
-        return self._conv_forward(x, weight, bias)[:, :, :n_frames]
 
-
+# (size of the kernel, padding)
 _FAST = [((1, 1, 1), (0, 0, 0)), ((3, 3, 3), (1, 1, 1))]
 CONVOLUTIONS = {2: Conv2d, 3: Conv3d}
 _LAYOUTS: dict[type[nn.Module], torch.memory_format] = {Conv2d: torch.channels_last, Conv3d: torch.channels_last_3d}
@@ -122,11 +119,11 @@ class _FramesAsChannels(torch.autograd.Function):
         kernel, to_x = _as_2d(weight), torch.zeros_like(x)
         to_kernel = torch.zeros_like(kernel)
         for first, last in _blocks(x.shape[2]):
-            to_block, own, _ = torch.ops.aten.convolution_backward(
+            to_block, of_block, _ = torch.ops.aten.convolution_backward(
                 gradient[:, :, first:last].transpose(1, 2).flatten(0, 1), _neighbours(x, first, last), kernel,
                 None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, True, False],
             )  # fmt: skip
-            to_kernel += own
+            to_kernel += of_block
             parts = to_block.unflatten(0, (-1, last - first)).transpose(1, 2).chunk(3, dim=1)
             for shift, part in zip((-1, 0, 1), parts, strict=True):
                 # the frame of zeros beside the first and the last one needs no gradient

@@ -94,6 +94,7 @@ class Layers(nn.Sequential):
 
 
 def _through(layers, channels):
+    """One function for the compiler; the method of each object would be compiled anew."""
     return layers.through(channels)
 
 
@@ -127,7 +128,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, channels: Tensor) -> Tensor:
         """(batch, n_in, ...) to (batch, n_out, ...)."""
-        between = _relu_in_place(self.first(torch.relu(channels)))
+        between = _relu_in_place(self.first(torch.relu(channels)))  # the skip connection needs `channels` unchanged
         return self.second(between).add_(self.skip(channels))  # in place: the peak has one feature map less
 
 
@@ -246,9 +247,11 @@ class PlainCNN(nn.Module):
         NotConverged
             If the smallest step was larger than `tolerance` (:class:`gleam.solvers.NotConverged`, a ValueError).
         """
+        # once for all iterations, as it does not depend on x
         scale = 1.0 if self.lipschitz is None else self._scale()
         x, residual = fixed_point(lambda x: y - scale * self._convolutions(x), y, n_iterations=n_iterations)
         worst = float(residual.max())
+        # "not <=", since NaN counts as a failure
         if not worst <= tolerance:
             raise NotConverged(
                 f"the inverse of {type(self).__name__} did not converge: its last step still changed x by {worst:.1g} "

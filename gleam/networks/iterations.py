@@ -86,6 +86,7 @@ class MoDLIteration(nn.Module):
         # its logarithm is trained, so that mu stays above 0
         log_mu = torch.tensor(math.log(mu))
         self.log_mu = nn.Parameter(log_mu) if learn_mu else None
+        # the number that was given is part of the `repr` and so of a run's name, also where mu is learned
         self._mu, self.n_cg, self.implicit = float(mu), whole_number(n_cg, "n_cg"), implicit
 
     @property

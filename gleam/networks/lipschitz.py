@@ -33,7 +33,7 @@ def steepest(function: Callable[[Tensor], Tensor], x: Tensor, *, n_iterations: i
     """
     generator = torch.Generator(x.device).manual_seed(seed)
     direction = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-    short = 1e-3 * _lengths(x)
+    short = 1e-3 * _lengths(x)  # so short that few ReLUs switch
     for _ in range(n_iterations):
         step = direction * (short / _lengths(direction))
         with torch.no_grad():
@@ -74,6 +74,7 @@ def operator_norm(weight: Tensor) -> Tensor:
     size = weight.shape[2:]
     n = _N_FREQUENCIES[len(size)]
     with torch.no_grad():
+        # half of the frequencies: those of a real kernel come in conjugate pairs of equal norm
         matrices = torch.fft.rfftn(weight, s=[n] * len(size), dim=list(range(2, weight.ndim))).movedim((0, 1), (-2, -1))
         grid, matrices = matrices.shape[:-2], matrices.flatten(0, -3)
         worst, vector, bound = _largest_singular_value(matrices)
@@ -84,7 +85,8 @@ def operator_norm(weight: Tensor) -> Tensor:
         wave = torch.polar(torch.ones_like(bound), -2 * math.pi / n * turns.to(bound.dtype))
     # with frequency and vector held fixed, the derivative of this is that of the norm
     norm = torch.linalg.vector_norm((weight.flatten(2).to(wave.dtype) @ wave) @ vector)
-    margin = math.cos(math.pi / n) ** len(size)
+    margin = math.cos(math.pi / n) ** len(size)  # see Notes
+    # the value is the bound, and the gradient that of the norm, in proportion
     return norm * (bound / norm.clamp_min(torch.finfo(norm.dtype).tiny)).detach() / margin
 
 

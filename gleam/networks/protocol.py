@@ -20,8 +20,8 @@ from gleam.physics.batch import Batch
 
 def setup(network: nn.Module, batch: Batch) -> Any:
     """What the iterations of `network` get as their batch: `network.setup(batch)`, or `batch` without that method."""
-    own: Any = network
-    found = own.setup(batch) if hasattr(network, "setup") else batch
+    untyped: Any = network
+    found = untyped.setup(batch) if hasattr(network, "setup") else batch
     if not hasattr(found, "target"):
         raise ValueError(
             f"setup(batch) of {type(network).__name__} gives a {type(found).__name__}; expected the batch that its "
@@ -38,8 +38,8 @@ def image(network: nn.Module, x: Any, batch: Any) -> Tensor:
     ValueError
         If it has not the shape of the target; it would broadcast against it without a word.
     """
-    own: Any = network
-    found = own.image(x, batch) if hasattr(network, "image") else x
+    untyped: Any = network
+    found = untyped.image(x, batch) if hasattr(network, "image") else x
     expected = tuple(batch.target.shape)
     if not isinstance(found, Tensor) or tuple(found.shape) != expected:
         given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"type {type(found).__name__}"
@@ -53,8 +53,8 @@ def image(network: nn.Module, x: Any, batch: Any) -> Tensor:
 @torch.no_grad()
 def check_chain(network: nn.Module, iterations: Iterable[nn.Module], x: Any, batch: Any) -> None:
     """Raise ValueError naming the first of these iterations that cannot take what comes before it, `x` at first."""
-    own: Any = network
-    numbers = {id(iteration): i for i, iteration in enumerate(own.iterations)}
+    all_iterations: Any = network.iterations
+    numbers = {id(iteration): i for i, iteration in enumerate(all_iterations)}
     for iteration in iterations:
         try:
             x = iteration(x, batch)
@@ -77,6 +77,7 @@ def mapped(function: Callable, value: Any, kind: type = Tensor) -> Any:
     if isinstance(value, list | tuple):
         new: Any = [mapped(function, v, kind) for v in value]
         is_same = all(a is b for a, b in zip(new, value, strict=True))
+        # a named tuple takes its values one by one
         return value if is_same else type(value)(*new) if hasattr(value, "_fields") else type(value)(new)
     if isinstance(value, dict):
         new = {key: mapped(function, v, kind) for key, v in value.items()}
@@ -100,6 +101,7 @@ def detached(value: Any) -> Any:
     """
 
     def one(tensor):
+        # a leaf, or a view of one
         is_weight = tensor.is_leaf or (tensor._base is not None and tensor._base.is_leaf)
         found = tensor.detach() if tensor.requires_grad else tensor
         return found.clone() if tensor.requires_grad and is_weight else found
@@ -111,6 +113,7 @@ def on_device(value: Any, device: str | torch.device) -> Any:
     """`value` on another device; a :class:`gleam.physics.Batch` is copied there once."""
     if isinstance(value, Batch):
         return value.to(device)
+    # to the CPU one waits: the host could read values before they arrive
     return mapped(lambda t: t.to(device, non_blocking=torch.device(device).type != "cpu"), value)
 
 
@@ -145,7 +148,7 @@ def taken_apart(value: Any, known: Sequence[Tensor]) -> tuple[Any, list[Tensor]]
 
     def hole(tensor):
         for number, one in enumerate(known):
-            if tensor is one:
+            if tensor is one:  # the same object, since comparing values would wait for the device
                 return Hole(True, number)
         new.append(tensor)
         return Hole(False, len(new) - 1)

@@ -1,7 +1,6 @@
 """Unrolled networks: a start and a list of iterations, each of them data consistency and a CNN.
 
-Every strategy in :mod:`gleam.strategies` trains any network that has a method `start(batch)` and an attribute
-`iterations`, an `nn.ModuleList` of modules called as `iteration(x, batch)` (:mod:`gleam.networks.protocol`).
+:mod:`gleam.networks.protocol` says what strategies ask of any network.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.files import plain, whole_number
+from gleam.files import is_whole, plain, whole_number
 from gleam.networks import protocol
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 from gleam.networks.iterations import MoDLIteration, PGDIteration
@@ -132,6 +131,7 @@ def pgd(
     n_iterations, n_features = whole_number(n_iterations, "n_iterations"), whole_number(n_features, "n_features")
     n_dims, step_size, seed = plain(n_dims), plain(step_size), whole_number(seed, "seed", 0)
     arguments = dict(n_iterations=n_iterations, n_features=n_features, n_dims=n_dims, step_size=step_size, seed=seed)
+    # named only if set, as recipes from before these options existed are
     changed = {"consistent": consistent, "learn_step_size": learn_step_size}
     arguments |= {name: True for name, is_set in changed.items() if is_set}
     iterations = [
@@ -204,12 +204,12 @@ def split(iterations: Sequence, n_modules: int) -> list[Sequence]:
     Raises ValueError unless 1 <= n_modules <= N.
     """
     n_iterations = len(iterations)
-    if not hasattr(n_modules, "__index__") or not 1 <= n_modules <= n_iterations:
+    if not is_whole(n_modules, most=n_iterations):
         raise ValueError(
             f"n_modules={n_modules!r} cannot cut a network of {n_iterations} iterations; "
             f"choose a whole number from 1 to {n_iterations}"
         )
-    base, extra = divmod(n_iterations, n_modules)
+    base, extra = divmod(n_iterations, n_modules)  # the first `extra` modules have one more
     ends = [base * (m + 1) + min(m + 1, extra) for m in range(n_modules)]
     return [list(iterations[a:b]) for a, b in pairwise([0, *ends])]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gleam.files import whole_number
+from gleam.metrics import nrmse
 from gleam.physics.batch import Batch
 from gleam.physics.sparse import l1_terms, primal_dual, wavelet_slice
 
@@ -175,8 +176,6 @@ def choose_lamda(
     the middle of every grid and changes one weight at a time as long as the score falls. Past its ends a grid goes on
     by its ratio, but never below 0. At the end, no neighbour of any weight on either side is better.
     """
-    from gleam.metrics import nrmse
-
     if not len(lamdas):
         raise ValueError("lamdas is empty; expected at least one weight, or one grid of weights for each")
     n_slices, n_extensions = whole_number(n_slices, "n_slices"), whole_number(n_extensions, "n_extensions", 0)
@@ -188,7 +187,7 @@ def choose_lamda(
 
     def score(place):
         key = tuple(grid[i] for (grid, _), i in zip(grids, place, strict=True))
-        if key not in scores:
+        if key not in scores:  # each is tried once
             method = make(*key)
             of_slices = [nrmse(method(one), one.target).item() for one in slices]
             if wrong := [i for i, value in zip(numbers, of_slices, strict=True) if not math.isfinite(value)]:
@@ -201,7 +200,7 @@ def choose_lamda(
     else:
         place = min(((i,) for i in grids[0][1]), key=score)
     start = None
-    while place != start:
+    while place != start:  # until no step of any weight, up or down, lowers the score
         start = place
         for axis, step in itertools.product(range(len(grids)), (-1, 1)):
             beside = (*place[:axis], place[axis] + step, *place[axis + 1 :])
@@ -219,6 +218,7 @@ def choose_lamda(
 def _extended(lamdas, n_extensions):
     """The grid in ascending order, continued at both ends by its ratio, and the indices of the given weights."""
     grid = sorted({float(lamda) for lamda in lamdas})
+    # 0 has no ratio to the next weight
     positive = [lamda for lamda in grid if lamda > 0]
     if not grid or (len(grid) > 1 and len(positive) < 2):
         raise ValueError(f"grid {list(lamdas)!r} of weights: expected one weight, or at least two above 0 and maybe 0")

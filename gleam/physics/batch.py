@@ -87,8 +87,13 @@ class Batch:
             k-space holds nothing outside the mask, or zeros between its samples: it is then not fully sampled.
         """
         y, maps, measured = _slice(kspace, mask, sens_maps)
+        # a fully sampled slice has noise where the mask is 0
         is_masked = not measured.all() and not (y * ~measured[:, None].bool()).any()
-        if is_masked or _share_inside(y[0].any(0)) < LEAST_SHARE:
+        sampled = y[0].any(0)
+        rows, columns = (torch.nonzero(sampled.any(axis))[:, 0] for axis in (1, 0))
+        # zeros around the samples are padding; k-space without any sample is an empty slice
+        inside = sampled[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] if len(rows) else torch.ones(1)
+        if is_masked or inside.float().mean() < LEAST_SHARE:
             where = "wherever mask is" if is_masked else "between its samples"
             raise ValueError(
                 f"kspace is zero {where}, so the slice is not fully sampled and has no target; expected all samples, "
@@ -156,12 +161,6 @@ class Batch:
         return len(self.target)
 
 
-def _share_inside(sampled):
-    """Share of positions (y, x) with a sample, between the first and the last row and column that have any."""
-    y, x = (torch.nonzero(sampled.any(axis))[:, 0] for axis in (1, 0))
-    return sampled[y.min() : y.max() + 1, x.min() : x.max() + 1].float().mean() if len(y) else 1.0
-
-
 def brightness(magnitude: Tensor) -> Tensor:
     """95th percentile over all pixels of each magnitude image, but at least half the level of its object.
 
@@ -181,9 +180,8 @@ def brightness(magnitude: Tensor) -> Tensor:
     """
     m = magnitude.flatten(1)
     peak = m.amax(1)
-    energy = (
-        m / peak.clamp_min(torch.finfo(m.dtype).tiny)[:, None]
-    ).square()  # relative to the peak, so that no unit underflows
+    # relative to the peak, so that no unit underflows
+    energy = (m / peak.clamp_min(torch.finfo(m.dtype).tiny)[:, None]).square()
     level = peak * (energy.square().sum(1) / energy.sum(1).clamp_min(1)).sqrt()
     return torch.maximum(torch.quantile(m, 0.95, dim=1), level / 2)
 

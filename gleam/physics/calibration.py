@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gleam.physics.fourier import central
+
 
 class EmptyMapsError(ValueError):
     """A slice has no sensitivity map: it holds too little signal for the settings."""
@@ -58,7 +60,7 @@ def jsense(
         max_inner_iter=n_inner_iterations,
         show_pbar=False,
     )
-    app.alg = _alternation(app)
+    app.alg = _alternation(app)  # in place of SigPy's own, coil by coil
     return _normalised(app.run())
 
 
@@ -152,10 +154,7 @@ def _checked(kspace, kernel_width, calibration_width):
             f"kernel_width {kernel_width} and calibration_width {calibration_width} do not fit a slice of "
             f"{sides[0]} x {sides[1]}; expected kernel <= calibration <= both sides"
         )
-    center = (
-        slice(n // 2 - calibration_width // 2, n // 2 - calibration_width // 2 + calibration_width) for n in sides
-    )
-    n_missing = int((kspace[:, *center] == 0).all(axis=0).sum())
+    n_missing = int((kspace[:, *central(sides, calibration_width)] == 0).all(axis=0).sum())
     if n_missing and kspace.any():
         raise ValueError(
             f"{n_missing} samples of the central {calibration_width} x {calibration_width} of kspace are zero in every "

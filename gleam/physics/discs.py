@@ -7,11 +7,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from gleam.physics.fourier import central
+
 
 def center(shape: Sequence[int], width: int) -> np.ndarray:
     """True in the central square of `width` points."""
     mask = np.zeros(shape, bool)
-    mask[tuple(slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)] = True
+    mask[central(shape, width)] = True
     return mask
 
 
@@ -24,9 +26,10 @@ def distance_from_center(shape: Sequence[int]) -> np.ndarray:
 @lru_cache(maxsize=32)
 def slope_of(shape: tuple[int, int], acceleration: float, n_calibration: int) -> float:
     """Growth of the disc radius with distance for which slightly more samples are left than R asks for."""
+    # samples can be removed afterwards and none added
     wanted = 1.02 * shape[0] * shape[1] / acceleration
     low, high = 0.0, 4 * np.sqrt(acceleration)
-    for _ in range(14):
+    for _ in range(14):  # bisection; with one seed, so that the slope is the same for all masks
         middle = (low + high) / 2
         n_sampled = (center(shape, n_calibration) | discs(shape, middle, np.random.default_rng(0))).sum()
         low, high = (middle, high) if n_sampled > wanted else (low, middle)
@@ -40,7 +43,7 @@ def discs(shape: Sequence[int], slope: float, generator: np.random.Generator) ->
     priority = generator.permutation(inside.size)
     is_open, taken = inside.ravel().copy(), np.zeros(inside.size, bool)
     while first.size:
-        best = np.full(inside.size, -1)
+        best = np.full(inside.size, -1)  # highest priority among the open points within the disc; -1: none
         np.maximum.at(best, first, priority[second])
         np.maximum.at(best, second, priority[first])
         winner = is_open & (priority > best)

@@ -22,6 +22,11 @@ AXES = (-2, -1)
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 
+def central(shape: Sequence[int], width: int) -> tuple[slice, ...]:
+    """Slices of the central square (or cube) of `width` samples in a centred array of `shape`."""
+    return tuple(slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)
+
+
 def fft2(x: Array) -> Array:
     """Uncentred orthonormal FFT of complex `x` (..., y, x)."""
     if isinstance(x, Tensor):

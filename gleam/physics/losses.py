@@ -7,18 +7,16 @@ change `run_dir` if you change a function that it calls.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gleam import metrics
-from gleam.files import digest, weights_digest
-from gleam.physics.batch import Batch
+from gleam.files import named
+from gleam.physics.batch import Batch, per_example
 from gleam.physics.sense import Sense
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -46,7 +44,7 @@ def one_minus_ssim(image: Tensor, batch: Batch) -> Tensor:
     """1 - SSIM of magnitudes, with the window and data range of :func:`gleam.metrics.ssim`; frames count as images."""
     x, truth = image.abs(), batch.target.abs()
     peak = _or_one(truth.flatten(1).amax(1))  # 0 in an empty slice
-    c1, c2 = ((k * peak).square().reshape(-1, *[1] * (x.ndim - 1)) for k in (0.01, 0.03))
+    c1, c2 = (per_example((k * peak).square(), x) for k in (0.01, 0.03))  # the usual constants of SSIM
     mean_x, mean_t = _blurred(x), _blurred(truth)
     var_x, var_t = _blurred(x * x) - mean_x.square(), _blurred(truth * truth) - mean_t.square()
     covariance = _blurred(x * truth) - mean_x * mean_t
@@ -181,7 +179,7 @@ class SelfSupervised:
     def split(self, batch: Batch) -> SplitBatch:
         """The batch with a random part of its samples held out."""
         y = batch.kspace
-        chosen = torch.rand(y[:, :1].shape).to(y.device) < self.share
+        chosen = torch.rand(y[:, :1].shape).to(y.device) < self.share  # drawn on the CPU: the same on every device
         chosen[..., [[0], [1], [-2], [-1]], [0, 1, -2, -1]] = False  # the centre, in FFT order
         held_out = batch.mask * chosen
         mask = batch.mask * ~chosen
@@ -223,43 +221,7 @@ def splitting(loss: Loss | Sequence[Loss]) -> SelfSupervised | None:
 def _splitting(loss):
     if isinstance(loss, SelfSupervised):
         return [loss]
-    if isinstance(loss, DataConsistent):
+    if isinstance(loss, DataConsistent):  # a loss around another one
         return _splitting(loss.loss)
     parts = [one for _, one in loss.parts] if isinstance(loss, Mixed) else loss
-    return [own for part in parts for own in _splitting(part)] if isinstance(parts, list | tuple) else []
-
-
-def named(value: Any) -> str:
-    """A name of a callable that is the same in every process, for the name of a training run.
-
-    That of a function or class is its own; a partial function is named with its arguments, a module of torch with a
-    digest of its weights and attributes; others have their `repr`, and several are a list.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be named: a lambda, a function inside another one, a bound method, a partial with an array, or a
-        `repr` with an address in memory.
-    """
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(named, value))}]"
-    if isinstance(value, functools.partial):
-        given = [*value.args, *value.keywords.values()]
-        names = [*[""] * len(value.args), *(f"{key}=" for key in value.keywords)]
-        texts = [f"{key}{named(one) if callable(one) else repr(one)}" for key, one in zip(names, given, strict=True)]
-        arrays = any(hasattr(one, "shape") and hasattr(one, "dtype") for one in given)
-        return f"partial({', '.join([named(value.func), *texts])})" if not arrays else _refused(repr(value))
-    if isinstance(value, nn.Module):
-        simple = {key: v for key, v in sorted(vars(value).items()) if isinstance(v, int | float | str)}
-        return f"{type(value).__qualname__} {digest([repr(value), simple, weights_digest(value)])[:12]}"
-    name = getattr(value, "__qualname__", "") or repr(value)
-    if "<l" in name or " at 0x" in name or inspect.ismethod(value):  # <lambda>, <locals>
-        return _refused(name)
-    return name
-
-
-def _refused(name):
-    raise ValueError(
-        f"{name} cannot be named, so the training run could not be found again; expected a function defined with def "
-        "outside of others, or an object with a repr of its own"
-    )
+    return [one for part in parts for one in _splitting(part)] if isinstance(parts, list | tuple) else []

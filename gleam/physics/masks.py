@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from gleam.files import described, digest, written_whole
+from gleam.files import described, digest, is_whole, written_whole
 from gleam.physics import discs
 
 VERSION = 1  # of the generators; raise it when the same seed gives another mask, so that banks are made again
@@ -139,7 +139,7 @@ def poisson_disc(shape: Sequence[int], acceleration: float, *, n_calibration: in
     center = discs.center(shape, n_calibration)
     slope = discs.slope_of(shape, acceleration, n_calibration)
     mask = center | discs.discs(shape, slope, generator)
-    surplus = max(0, mask.sum() - n_sampled)
+    surplus = max(0, mask.sum() - n_sampled)  # about 2 %, by the slope
     mask.flat[generator.choice(np.flatnonzero(mask & ~center), surplus, replace=False)] = False
     return _checked(mask, acceleration)
 
@@ -184,28 +184,23 @@ def kt_variable_density(shape: Sequence[int], acceleration: float, *, n_center: 
         )
     generator = np.random.default_rng(seed)
     center = np.arange(n_center) + n_y // 2 - n_center // 2
-    counts = np.diff(np.arange(n_frames + 1) * n_lines // n_frames) - n_center
+    counts = np.diff(np.arange(n_frames + 1) * n_lines // n_frames) - n_center  # lines beside the centre, by frame
     lines = np.zeros((n_frames, n_y), bool)
-    rate = _rate(n_y, center, n_lines / n_frames - n_center)
+    distance = np.abs(np.arange(n_y) - n_y // 2) / (n_y / 2)
+    weight = 0.3 + (1 - distance).clip(0) ** 2  # 0.3: the frames together measure the edges of k-space, too
+    weight[center] = 0
+    rate = (n_lines / n_frames - n_center) * weight / max(weight.sum(), 1e-9)
     overdue = (np.arange(n_y) * (np.sqrt(5) - 1) / 2 + generator.random() + _PLAY * generator.random(n_y)) % 1
     for frame, count in zip(lines, counts, strict=True):
         overdue = overdue + rate
         overdue[center] = -np.inf  # the centre is measured anyway
         taken = np.argsort(-overdue, kind="stable")[:count]
-        overdue[taken] -= 1
+        overdue[taken] -= 1  # due again after one interval
         frame[taken] = frame[center] = True
     return _checked(np.broadcast_to(lines[..., None], shape).copy(), acceleration, SERIES)
 
 
 _PLAY = 0.5  # width of the random part of the phases of lines, in intervals
-
-
-def _rate(n_y, center, n_lines):
-    """How often each line y is measured, per frame, so that the rates outside `center` add up to `n_lines`."""
-    distance = np.abs(np.arange(n_y) - n_y // 2) / (n_y / 2)
-    weight = 0.3 + (1 - distance).clip(0) ** 2  # 0.3: the frames together measure the edges of k-space, too
-    weight[center] = 0
-    return n_lines * weight / max(weight.sum(), 1e-9)
 
 
 def bank(
@@ -229,24 +224,19 @@ def bank(
     """
     settings = [described(generate), n_masks, seed, VERSION]
     path = cache_dir and Path(cache_dir) / f"masks-{digest(settings)[:12]}.npy"
-    if path and (kept := _kept(path)) is not None:
-        return kept
+    if path and path.exists():
+        content = path.read_bytes()
+        if hashlib.sha256(content[:-32]).digest() == content[-32:]:
+            return np.load(io.BytesIO(content), allow_pickle=False)
     seeds = np.random.SeedSequence(seed).spawn(n_masks)
     masks = np.stack([generate(seed=s) for s in tqdm(seeds, desc="masks", unit="mask", leave=False)])
     if path:
         stream = io.BytesIO()
         np.save(stream, masks)
         with written_whole(path) as temporary:
+            # the digest lies behind the array, where np.load does not look
             temporary.write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
     return masks
-
-
-def _kept(path):
-    """The bank in a file, or None if there is none or its digest, the last 32 bytes, is not that of the rest."""
-    content = path.read_bytes() if path.exists() else b""
-    if hashlib.sha256(content[:-32]).digest() != content[-32:]:
-        return None
-    return np.load(io.BytesIO(content), allow_pickle=False)
 
 
 def _checked_shape(shape, acceleration, names=("n_y", "n_x")):
@@ -260,7 +250,7 @@ def _checked_shape(shape, acceleration, names=("n_y", "n_x")):
 
 def _check_center(**width):
     ((name, n),) = width.items()
-    if not hasattr(n, "__index__") or n < 1:
+    if not is_whole(n):
         raise ValueError(f"{name}={n!r} leaves no centre to calibrate on; expected a whole number of at least 1")
 
 

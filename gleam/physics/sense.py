@@ -69,8 +69,9 @@ class Sense:
 
     def normal(self, x: Tensor, shift: float | Tensor = 0.0) -> Tensor:
         """A^H A x + shift x for an image (batch, [time,] y, x); `shift` is a number or, if it is learned, a tensor."""
-        if isinstance(shift, Tensor):
+        if isinstance(shift, Tensor):  # it gets a gradient, which _Normal does not give
             return self.normal(x) + shift * x
+        # nor does it give one to learned maps
         if self.sens_maps.requires_grad or self.mask.requires_grad:
             return self.adjoint(self.forward(x)) + shift * x
         if self._lines_along_x:  # transforms are fastest along the contiguous axis
@@ -106,7 +107,7 @@ class _Normal(torch.autograd.Function):
     def forward(ctx, x, sens_maps, signs, shift):
         ctx.save_for_backward(sens_maps, signs)
         ctx.shift = shift
-        first, *others = sens_maps.split(max(1, AT_ONCE // x.numel()), COIL)
+        first, *others = sens_maps.split(max(1, AT_ONCE // x.numel()), COIL)  # at least one coil at a time
         total = _normal_of(first, x, signs)
         for maps in others:
             total.add_(_normal_of(maps, x, signs))
@@ -121,7 +122,7 @@ def _normal_of(sens_maps, x, signs):
     """The contribution of some coils to A^H A x."""
     axes = [axis for axis in AXES if signs.shape[axis - 1] > 1]
     kspace = fft_unscaled(sens_maps * x.unsqueeze(COIL), axes)
-    torch.view_as_real(kspace).mul_(signs)
+    torch.view_as_real(kspace).mul_(signs)  # mask, conjugation and scale in one pass over memory
     images = fft_unscaled(kspace, axes)
     if not execution.compiles():
         return images.mul_(sens_maps).sum(COIL).conj_physical_()

@@ -50,8 +50,8 @@ def conjugate_gradient(
 
     Notes
     -----
-    It never waits for the device. First derivatives exist with respect to `b` and
-    everything that `operator` depends on. By default they are those of the iterations: exact for the computed result,
+    It never waits for the device. First derivatives exist with respect to `b` and everything that `operator` depends
+    on. By default they are those of the iterations: exact for the computed result,
     but their memory grows with the number of iterations. With `implicit` they are those of the solution H^-1 b, by a
     second solve in the backward pass: memory of one vector, but inexact as far as either solve has not converged.
     """
@@ -197,7 +197,7 @@ def fixed_point(
     if n_iterations < 1:
         raise ValueError(f"n_iterations={n_iterations!r} of a fixed-point iteration must be at least 1")
     tolerance = 10 * torch.finfo(start.dtype).eps if tolerance is None else tolerance
-    x = best = start
+    x = best = start  # x goes on after `best`, since a later step may be smaller again
     residual = torch.full_like(_norm(start), torch.inf)
     since_best, size = torch.zeros_like(residual), None
     for _ in range(n_iterations):

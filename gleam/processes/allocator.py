@@ -6,7 +6,7 @@ import ctypes
 from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt, from malloc.h
-_NEVER, _LARGEST = -1, 32 << 20
+_NEVER, _LARGEST = -1, 32 << 20  # 32 MiB is the most that glibc takes for the second
 
 
 @cache

@@ -140,7 +140,7 @@ def _pickled_failure(error):
 def _collect(members, store, on_progress):
     """Results by rank; or raises the first failure, preferring one that is not the consequence of another."""
     waiting = {ours: (rank, process) for rank, (process, ours) in enumerate(members)}
-    results, failures, deadline = {}, [], None
+    results, failures, deadline = {}, [], None  # after a first failure the others have ten seconds to tell theirs
     while waiting and (deadline is None or time.monotonic() < deadline):
         for pipe in wait(list(waiting), timeout=0.2):
             rank, process = waiting.pop(pipe)

@@ -43,7 +43,7 @@ def _made(host, port, serves):
             made.set_exception(error)
 
     threading.Thread(target=make, daemon=True).start()
-    return made.result(PATIENCE + 5)
+    return made.result(PATIENCE + 5)  # longer than torch's own timeout, whose error says more
 
 
 def _wait_for_port(host, port, seconds):

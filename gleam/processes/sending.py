@@ -61,9 +61,11 @@ def _culprit(value):
     name, seen, part = "the work", {id(value)}, value
     while part is not None:
         if not isinstance(part, list | tuple | dict | partial):
-            own = getattr(part, "__qualname__", None) or type(part).__qualname__
+            called = getattr(part, "__qualname__", None) or type(part).__qualname__
             module = getattr(part, "__module__", None) or type(part).__module__
-            name = name if module in ("builtins", "_thread", "_io") else f"{module}.{own}"
+            # of a lock or an open file the object that holds it is named
+            name = name if module in ("builtins", "_thread", "_io") else f"{module}.{called}"
+        # objects may refer to each other in a circle
         parts = (one for one in _parts(part) if id(one) not in seen and not _can_be_sent(one))
         part = next(parts, None)
         seen.add(id(part))

@@ -72,7 +72,7 @@ class Team:
         parts: list[Any] = [None] * self.size
         with self.talking():
             dist.all_gather_object(parts, {k: v.cpu() if torch.is_tensor(v) else v for k, v in entries.items()})
-        return {key: value for part in reversed(parts) for key, value in part.items()}
+        return {key: value for part in reversed(parts) for key, value in part.items()}  # rank 0 last: its entries stay
 
     def wait_for_all(self) -> None:
         """Wait until every process has called this."""
@@ -96,8 +96,9 @@ class Team:
         except RuntimeError as error:
             if self._watch is None or isinstance(error, torch.OutOfMemoryError):
                 raise
-            reason = self._watch.why_lost()
-            raise TeamError(reason or f"an exchange between processes failed: {_first_line(error)}") from error
+            first_line = (str(error).splitlines() or [type(error).__name__])[0]  # torch adds its stack
+            reason = self._watch.why_lost() or f"an exchange between processes failed: {first_line}"
+            raise TeamError(reason) from error
 
     @contextmanager
     def telling_failures(self) -> Iterator[None]:
@@ -105,6 +106,7 @@ class Team:
         try:
             yield
         except BaseException as error:
+            # an error that only passes on the failure of another process is not told again
             if self._watch and not (isinstance(error, TeamError) and self._watch.failure()):
                 message = str(error) if isinstance(error, TeamError) else f"{type(error).__name__}: {error}"
                 self._watch.tell(message)
@@ -125,7 +127,10 @@ def join() -> Team:
     OSError
         If the others cannot be reached.
     """
-    size = _world_size(os.environ.get("WORLD_SIZE", "1"))
+    given = os.environ.get("WORLD_SIZE", "1")
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"WORLD_SIZE={given!r} must be the number of processes, at least 1; start them with torchrun")
+    size = int(given)
     if dist.is_initialized() and dist.get_world_size() != size:
         raise ValueError(
             f"torch.distributed has {dist.get_world_size()} processes, and WORLD_SIZE says {size}; start them with "
@@ -145,12 +150,6 @@ def join() -> Team:
     if not 0 < port < 65536:
         raise ValueError(f"MASTER_PORT={port} is no port; expected a number from 1 to 65535")
     return _joined(rank, size, host, port)
-
-
-def _world_size(text):
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"WORLD_SIZE={text!r} must be the number of processes, at least 1; start them with torchrun")
-    return int(text)
 
 
 def _joined(rank, size, host, port):
@@ -203,10 +202,6 @@ def _leave(team, serves):
     if dist.is_initialized() and not failed:
         with suppress(RuntimeError):
             dist.destroy_process_group()
-
-
-def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def failure(store: dist.Store) -> str:

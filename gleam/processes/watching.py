@@ -52,12 +52,12 @@ class Watch(threading.Thread):
                 self.listen()
                 failure = self.failure() or self.silence(PATIENCE)
                 if failure and not self.over.is_set():
-                    self._note(failure)
+                    self._note(failure)  # so that all processes name the same reason
             except RuntimeError:
                 failure = "" if 0 in self.left else "the store where the processes meet is gone"
             if failure and not self.over.is_set():
                 self._end(failure)
-            if 0 in self.left:
+            if 0 in self.left:  # the store may end with the first process
                 return
 
     def beat(self) -> None:
@@ -125,7 +125,7 @@ class Watch(threading.Thread):
 
     def _note(self, failure):
         with self.lock, suppress(RuntimeError):
-            self.store.compare_set("failed", "", failure)
+            self.store.compare_set("failed", "", failure)  # writes only if nothing is there
 
     def _guard(self):
         """End the process if the rounds of the watching thread have stopped: its store does not answer."""

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gleam import execution
-from gleam.files import plain
+from gleam.files import named, plain
 from gleam.networks import protocol
 from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
-from gleam.physics.losses import Loss, complex_l1, named, splitting
+from gleam.physics.losses import Loss, complex_l1, splitting
 from gleam.processes.team import ALONE, Team
 
 
@@ -60,7 +60,7 @@ class Strategy(ABC):
     is_pipelined: bool = True
     team: Team = ALONE
     replica: int = 0
-    loss: Loss | Sequence[Loss] = staticmethod(complex_l1)
+    loss: Loss | Sequence[Loss] = staticmethod(complex_l1)  # a plain function would become a method of the strategy
 
     @abstractmethod
     def modules(self, network: nn.Module) -> list[Sequence[nn.Module]]:
@@ -94,8 +94,8 @@ class Strategy(ABC):
 
     def given(self, batch: Batch) -> Batch:
         """What a network gets of `batch` in training: without the samples that a loss holds out."""
-        own = splitting(self.loss)
-        return own.split(batch) if own else batch
+        self_supervised = splitting(self.loss)
+        return self_supervised.split(batch) if self_supervised else batch
 
     def mine(self, network: nn.Module) -> list[int]:
         """Numbers of the modules that this process trains."""
@@ -129,8 +129,7 @@ class Strategy(ABC):
 
     def __repr__(self) -> str:
         """Code that makes the strategy; the paper's loss goes without saying, since it is part of a run's name."""
-        own: Any = self
-        declared: Any = fields(own) if is_dataclass(self) else ()
+        declared: Any = fields(self) if is_dataclass(self) else ()
         shown = {f.name: repr(plain(getattr(self, f.name))) for f in declared if f.repr and f.name != "loss"}
         if self.loss is not complex_l1:
             shown["loss"] = named(self.loss)
@@ -139,17 +138,17 @@ class Strategy(ABC):
 
 def paired(strategy: Strategy, modules: Sequence[Sequence[nn.Module]]) -> list[tuple[Sequence[nn.Module], Loss]]:
     """Modules with the losses of a strategy; ValueError if there are more or fewer losses than modules."""
-    own, n = strategy.loss, len(modules)
-    found: Any = own if isinstance(own, list | tuple) else [own] * n
-    if len(found) != n:
-        raise ValueError(f"{strategy} has {len(found)} losses and {n} modules; expected one loss, or {n}")
-    for one in found:
-        if not callable(one) or isinstance(one, type):
+    loss, n = strategy.loss, len(modules)
+    losses: Any = loss if isinstance(loss, list | tuple) else [loss] * n
+    if len(losses) != n:
+        raise ValueError(f"{strategy} has {len(losses)} losses and {n} modules; expected one loss, or {n}")
+    for one in losses:
+        if not callable(one) or isinstance(one, type):  # a class, given instead of an object of it
             raise ValueError(
                 f"loss={one!r} is not a function of (image, batch); expected one such as gleam.losses.complex_l1, or "
                 "gleam.losses.DataConsistent(0.9)"
             )
-    return list(zip(modules, found, strict=True))
+    return list(zip(modules, losses, strict=True))
 
 
 class WholeNetwork(Strategy):
@@ -169,6 +168,7 @@ def decoupled_step(strategy, network, batch, optimizers):
     """Algorithm 1. The next module gets x(m) as computed before the update of module m, as in the paper."""
     batch = protocol.setup(network, strategy.given(batch))
     x, losses = network.start(batch), []
+    # weights outside all iterations are trained with the first module only, though images of later ones may need them
     of_first = protocol.outside_iterations(network) if hasattr(network, "image") else []
     for m, (part, optimizer) in enumerate(zip(strategy.parts(network), optimizers, strict=True)):
         x, loss = forward_module(strategy, network, part, x, batch, of_first if m else ())
@@ -209,13 +209,14 @@ def forward_module(
     try:
         x = strategy.propagate(module, received, batch)
     except RuntimeError as error:
+        # look for iterations that do not fit together, which torch reports by shapes deep inside a layer
         if not isinstance(error, torch.OutOfMemoryError) and not execution.is_capturing():
             protocol.check_chain(network, module, received, batch)
         raise
-    batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))
+    batch = protocol.on_device(batch, protocol.device_of(x, batch.target.device))  # the module may be on another one
     with fixed(untrained):
         image = protocol.image(network, x, batch)
-    with torch.autocast(image.device.type, enabled=False):
+    with torch.autocast(image.device.type, enabled=False):  # losses are always float32
         loss = loss_of(image, batch)
     if not isinstance(loss, Tensor) or loss.ndim or loss.is_complex():
         found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

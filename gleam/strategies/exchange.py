@@ -46,7 +46,7 @@ class Place:
                 f"{team.size} processes cannot form n_replicas={strategy.n_replicas} equal replicas; start a multiple"
             )
         self.replica, self.device = divmod(team.rank, n_devices)
-        of_device = strategy.assignment(n_devices)
+        of_device = strategy.assignment(n_devices)  # "device": a process of the replica
         self.mine = of_device[self.device]
         self.rank_of = {m: self.replica * n_devices + d for d, ms in enumerate(of_device) for m in ms}
         self.mesh_shape = n_replicas, n_devices
@@ -57,7 +57,7 @@ class Place:
         """(x(m), batch) from the process that trains module m, as :meth:`send` has sent them."""
         new: list[Tensor] = []
         parts: Any
-        if is_plain:
+        if is_plain:  # an image like the target, so no header says what comes
             like = batch.target.shape, torch.empty(batch.target.shape, device="meta").stride(), batch.target.dtype
             shapes, parts = [like], (protocol.Hole(False, 0), batch)
         else:
@@ -120,6 +120,7 @@ class Place:
 
     def _average(self, weight, group, loss, parameters):
         parameters = [p for p in parameters if p.requires_grad]
+        # zeros where this replica has no slice or no use for a weight: all replicas must send the same
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         for dtype in dict.fromkeys([loss.dtype, *(g.dtype for g in gradients)]):
             chosen = [g for g in [loss, *gradients] if g.dtype == dtype]

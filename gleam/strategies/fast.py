@@ -129,6 +129,7 @@ class Fast(Strategy):
         """The same with "auto" replaced by the number format for `device`."""
         if self.precision != AUTO:
             return self
+        # tf32 is never chosen: where it exists, bf16 is fast as well
         is_fast = execution.has_fast_bf16(device) and not self.needs_fp32
         return replace(self, precision="bf16" if is_fast else "fp32")
 
@@ -147,7 +148,7 @@ class Fast(Strategy):
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One step of `strategy` in this precision, on CUDA from a graph if possible; returns its losses."""
-        if self.settled(batch.target.device).precision != "fp32":
+        if self.settled(batch.target.device).precision != "fp32":  # in fp32 the layout is that of the input
             lay_out(network, optimizers)
         with self._execution(batch.target.device.type):
             if batch.target.is_cuda and self.is_captured:
@@ -164,7 +165,7 @@ class Fast(Strategy):
 
     def _replay(self, optimizer):
         made_by, replay = _REPLAYS.get(optimizer, (None, None))
-        if made_by != self:
+        if made_by != self:  # other options, so another step
             replay = Replay(self.strategy)
             _REPLAYS[optimizer] = self, replay
         return replay

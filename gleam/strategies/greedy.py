@@ -49,8 +49,8 @@ class Checkpointed(WholeNetwork):
 
     Parameters
     ----------
-    loss : callable
-        Of (image, batch).
+    loss
+        As in :class:`gleam.EndToEnd`.
     """
 
     loss: Loss | Sequence[Loss] = complex_l1
@@ -80,14 +80,14 @@ def buffers_of(iteration: nn.Module) -> list[Tensor]:
 def as_before(iteration: nn.Module, before: Sequence[Tensor]) -> Iterator[None]:
     """Context for computing an iteration again: its buffers are those of `before`, and afterwards what they were."""
     # `before` is empty, and no buffer is touched, if the iteration does not train (buffers_of)
-    own = list(iteration.buffers())[: len(before)]
-    now = [b.clone() for b in own]
-    for buffer, value in zip(own, before, strict=True):
+    buffers = list(iteration.buffers())[: len(before)]
+    now = [b.clone() for b in buffers]
+    for buffer, value in zip(buffers, before, strict=True):
         buffer.copy_(value)
     try:
         yield
     finally:
-        for buffer, value in zip(own, now, strict=True):
+        for buffer, value in zip(buffers, now, strict=True):
             buffer.copy_(value)
 
 
@@ -118,5 +118,5 @@ class Greedy(Within):
         return split(iterations, self.n_modules)
 
     def step(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
-        """Forward, local loss, backward and update, module by module; the next module gets the output detached."""
+        """One step of Algorithm 1; returns the loss of each module."""
         return decoupled_step(self, network, batch, optimizers)

@@ -44,8 +44,8 @@ class Invertible(WholeNetwork):
     ----------
     n_checkpoints : int
         Number of inputs that are kept, evenly spaced over the N iterations. With 1 that is the start of the unroll,
-        which costs nothing, since the batch holds it; with 0 the start is recovered as well. More than N keeps all,
-        which is :class:`Checkpointed`.
+        which costs nothing, since the batch holds it; with 0 the start is recovered as well. From N on all are kept
+        and nothing is inverted, as with :class:`Checkpointed`.
     tolerance : float
         Largest relative error of a recovered input.
     monitor : Monitor
@@ -88,6 +88,7 @@ class Invertible(WholeNetwork):
                 )
         # evenly spaced, from the start on
         places = {i * len(iterations) // self.n_checkpoints for i in range(self.n_checkpoints)}
+        # given as inputs, so that autograd asks for their gradients; each once, also if iterations share it
         parameters = {id(p): p for iteration in iterations for p in _trained(iteration)}
         return _ByInversion.apply(iterations, batch, places, self.tolerance, self.monitor, x, *parameters.values())
 
@@ -112,7 +113,7 @@ class _ByInversion(torch.autograd.Function):
         ctx.places, ctx.parameters = list(inputs), parameters
         ctx.autocast = execution.autocast_as_now(x.device.type)
         ctx.make_inputs = lambda *saved: _Inputs(iterations, batch, tolerance, monitor, buffers, *saved)
-        ctx.save_for_backward(x, start, *signatures, *inputs.values())
+        ctx.save_for_backward(x, start, *signatures, *inputs.values())  # sliced in this order in backward
         return x
 
     @staticmethod
@@ -126,8 +127,8 @@ class _ByInversion(torch.autograd.Function):
             with ctx.autocast():
                 x = inputs.before(i, x_next)
                 with as_before(inputs.iterations[i], inputs.buffers[i]):
-                    gradient, own = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
-            for p, g in own:  # summed, since iterations may share a parameter
+                    gradient, to_weights = _local_gradients(inputs.iterations[i], x, inputs.batch, gradient)
+            for p, g in to_weights:  # summed, since iterations may share a parameter
                 totals[id(p)] = totals[id(p)] + g if id(p) in totals else g
             x_next = x
         return None, None, None, None, None, gradient, *[totals.get(id(p)) for p in ctx.parameters]
@@ -139,9 +140,9 @@ def _local_gradients(iteration, x, batch, gradient):
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         y = iteration(x, batch)
-    to_x, *own = torch.autograd.grad(y, [x, *parameters], gradient, allow_unused=True)
+    to_x, *to_weights = torch.autograd.grad(y, [x, *parameters], gradient, allow_unused=True)
     to_x = torch.zeros_like(x) if to_x is None else to_x
-    return to_x, [(p, g) for p, g in zip(parameters, own, strict=True) if g is not None]
+    return to_x, [(p, g) for p, g in zip(parameters, to_weights, strict=True) if g is not None]
 
 
 def _trained(iteration):
@@ -167,17 +168,18 @@ class _Inputs:
             x = self._recovered(i, x_next)
             if x is not None:
                 return x
+            # from the nearest checkpoint, or the start, forward to x(i); what lies between is kept for the next calls
             first = max((k for k in self.kept if k < i), default=0)
             x = self.kept.setdefault(first, self.start)
             for k in range(first, i):
                 with as_before(self.iterations[k], self.buffers[k]):
                     self.kept[k + 1] = x = self.iterations[k](x, self.batch)
-        return self.kept.pop(i)
+        return self.kept.pop(i)  # asked for once: its memory is free after the iteration
 
     def _recovered(self, i, x_next):
         try:
             x = self.iterations[i].inverse(x_next, self.batch)
-        except NotConverged as failure:
+        except NotConverged as failure:  # any other error is one of the iteration and is not hidden
             self.monitor.replace(i, str(failure))
             return None
         error = _relative_error(_signature(x), self.signatures[i])
@@ -239,13 +241,13 @@ def _signature(x):
     Linear in x, and ||signature(e)|| estimates ||e|| to several percent, also if e is large in one row or place alone.
     """
     flat = x.flatten(1)
-    generator = torch.Generator(x.device).manual_seed(0)
+    generator = torch.Generator(x.device).manual_seed(0)  # the same signs in both passes
     signs = 1 - 2 * torch.randint(2, flat.shape[1:], generator=generator, device=x.device, dtype=torch.int8)
     signed = torch.nn.functional.pad(flat * signs, (0, -flat.shape[1] % _N_SUMS))
     return signed.unflatten(1, (-1, _N_SUMS)).sum(1)
 
 
 def _relative_error(x, truth):
-    """||x - truth|| / ||truth||, the largest over the batch. The host waits for the device here and only here."""
+    """||x - truth|| / ||truth||, the largest over the batch; a number of Python, so the host waits for the device."""
     difference, size = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (x - truth, truth))
     return float((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).max())

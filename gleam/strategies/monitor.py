@@ -15,7 +15,7 @@ class Monitor:
     """Counts inversions, and those that were replaced by a recomputation."""
 
     def __init__(self):
-        self.has_warned = False
+        self.has_warned = False  # not cleared: one warning per strategy, however often its counts are read
         self._clear()
 
     def _clear(self):

@@ -48,6 +48,7 @@ class Offloaded(WholeNetwork):
         weights = [t for iteration in iterations for t in (*iteration.parameters(), *iteration.buffers())]
         at = protocol.device_of(x, batch.target.device)
         staying: list[Tensor] = list(weights)
+        # the batch has a copy on every device of the network (Batch.to)
         for device in {at, *(t.device for t in weights)}:
             staying += protocol.tensors_in(protocol.on_device(batch, device))
         storages = {t.untyped_storage().data_ptr() for t in staying}
@@ -76,6 +77,7 @@ def _from_host(packed):
     if isinstance(packed, torch.Tensor):
         return packed
     device, copy, is_conj = packed
+    # on a CPU a clone, so that the tensor counts as one that came back to the device
     tensor = copy.clone() if device.type == "cpu" else copy.to(device, non_blocking=True)
     return tensor.conj() if is_conj else tensor
 

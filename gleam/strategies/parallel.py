@@ -1,8 +1,9 @@
 """P-GLEAM: greedy modules trained in parallel, by several processes or on several devices of one process.
 
-Module m needs only the detached output of module m - 1. So each process trains its own modules and sends x(m), in most
-networks an image, to the next one; no gradients, weights or data are sent. Every process reads the mini-batch itself,
-in the same seeded order.
+Module m needs only the detached output of module m - 1. So each process trains some of the modules and sends x(m), in
+most networks an image, to the process of the next one, with what `setup` has learned of the batch, if the network has
+one. Gradients are exchanged only between replicas, which average them; weights and optimizer states only at validations
+and checkpoints. Every process reads the mini-batch itself, in the same seeded order.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class ParallelGreedy(Within):
     n_replicas: int = 1
     n_in_flight: int = 2
     loss: Loss | Sequence[Loss] = complex_l1
+    # the place of this process, and what was checked: a frozen dataclass can change the content of a dict
     _state: dict = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self):
@@ -120,22 +122,23 @@ class ParallelGreedy(Within):
         batch = self.given(batch.part(place.replica, self.n_replicas))
         average = place.averaging(len(batch) / n_slices, batch.target.device)
         parts = self.parts(network)
-        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in parts]
+        losses = [torch.zeros_like(batch.target.real[:0].sum()) for _ in parts]  # scalars, also of an empty batch
         unrolled: Any = network
         x: Any = None
-        own: Any = batch  # as setup has made it
+        prepared: Any = batch  # as setup has made it
         for m in place.mine:
             if len(batch):
                 if m == 0:
-                    own = protocol.setup(network, batch)
-                    x = unrolled.start(own)
+                    prepared = protocol.setup(network, batch)
+                    x = unrolled.start(prepared)
                 elif m - 1 not in place.mine:
-                    x, own = place.receive(m - 1, batch, is_plain)
-                self._check_image(network, x, own)
-                x, loss = forward_module(self, network, parts[m], x, own)
-                x, own = protocol.detached((x, own))
+                    x, prepared = place.receive(m - 1, batch, is_plain)
+                self._check_image(network, x, prepared)
+                x, loss = forward_module(self, network, parts[m], x, prepared)
+                x, prepared = protocol.detached((x, prepared))
+                # before the backward pass, so that the next process begins at once
                 if m + 1 < len(parts) and m + 1 not in place.mine:
-                    place.send(m + 1, (x, own), batch, is_plain, self.n_in_flight)
+                    place.send(m + 1, (x, prepared), batch, is_plain, self.n_in_flight)
             else:  # more replicas than slices: no gradient here, but the average over replicas needs every process
                 loss = losses[m]
             losses[m] = update_module(loss, optimizers[m], average)
@@ -156,7 +159,7 @@ class ParallelGreedy(Within):
     def diagnostics(self) -> dict:
         """Those of `within`, of all processes together; every process must call this."""
         found = list(self.team.merge({self.team.rank: self.within.diagnostics()}).values())
-        return combined(found) if all(found) else {}
+        return combined(found) if all(found) else {}  # only `Invertible` counts anything
 
     def finish(self) -> None:
         """Wait until all that was sent has been received; call it before another exchange between processes."""
@@ -227,4 +230,5 @@ def spread(network: nn.Module, strategy: Strategy, devices: Sequence[str | torch
 
 
 def _bring(device, iteration, arguments):
+    """Hook before the forward pass of an iteration; a function of the module, since a network may be pickled."""
     return tuple(protocol.on_device(value, device) for value in arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -42,7 +41,8 @@ class Replay:
         offset: Callable[[torch.device], int] | None = None,
     ):
         self.strategy = strategy
-        self.record, self.offset = record or _record_graph, offset or _random_offset
+        self.record = record or _record_graph
+        self.offset = offset or (lambda device: torch.cuda.default_generators[device.index].get_offset())
         self.n_steps: Counter[tuple] = Counter()
         self.recorded: tuple | None = None
         self.replay: Any = None
@@ -50,7 +50,7 @@ class Replay:
 
     def __call__(self, network: nn.Module, batch: Batch, optimizers: Sequence[Optimizer]) -> list[Tensor]:
         """One step on `batch`; returns the losses."""
-        shapes = _shapes(batch)
+        shapes = tuple((t.shape, t.dtype) for t in _tensors(batch))
         if self.is_ordinary or self.recorded not in (None, shapes):
             return self.strategy.step(network, batch, optimizers)
         self.n_steps[shapes] += 1
@@ -87,44 +87,28 @@ class Replay:
     def _capture(self, network, batch, optimizers):
         # A batch of its own, into which later batches are copied. Operators derived from it (Batch.sense) are computed
         # inside the recording, so a replay computes them from the new contents.
-        own = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
-        with _capturable(optimizers):
-            try:
-                self.replay, self.losses = self.record(
-                    lambda: self.strategy.step(network, own, optimizers), batch.target.device
-                )
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                raise RuntimeError(
-                    f"a step of {self.strategy} with this network cannot be recorded as a CUDA graph, since it may not "
-                    f"wait for the device ({str(error).splitlines()[0]}); give gleam.Fast captured=False"
-                ) from error
-
-
-@contextmanager
-def _capturable(optimizers):
-    """Mark optimizers as capturable, which torch requires in a recording and warns of outside one."""
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    for group in groups:
-        group["capturable"] = True
-    try:
-        yield
-    finally:
+        static = self.batch = type(batch)(*(t.clone() for t in _tensors(batch)))
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group in groups:
-            group["capturable"] = False
+            group["capturable"] = True  # torch requires it in a recording and warns of it outside one
+        try:
+            self.replay, self.losses = self.record(
+                lambda: self.strategy.step(network, static, optimizers), batch.target.device
+            )
+        except torch.OutOfMemoryError:  # a RuntimeError, too
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"a step of {self.strategy} with this network cannot be recorded as a CUDA graph, since it may not "
+                f"wait for the device ({str(error).splitlines()[0]}); give gleam.Fast captured=False"
+            ) from error
+        finally:
+            for group in groups:
+                group["capturable"] = False
 
 
 def _tensors(batch):
     return [getattr(batch, f.name) for f in fields(batch)]
-
-
-def _shapes(batch):
-    return tuple((t.shape, t.dtype) for t in _tensors(batch))
-
-
-def _random_offset(device):
-    return torch.cuda.default_generators[device.index].get_offset()
 
 
 def _record_graph(step, device):

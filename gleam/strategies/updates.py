@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gleam.files import named
 from gleam.networks import protocol
-from gleam.physics.losses import named
 from gleam.strategies.base import Strategy
 
 BETAS = (0.9, 0.999)  # of Adam, Section V-C4
@@ -28,7 +28,7 @@ def parameters_by_module(strategy: Strategy, network: nn.Module) -> list[list[nn
     """
     groups = [[p for iteration in module for p in iteration.parameters()] for module in strategy.modules(network)]
     owners = [{id(p) for p in group} for group in groups]
-    if shared := [name for name, p in network.named_parameters() if sum(id(p) in own for own in owners) > 1]:
+    if shared := [name for name, p in network.named_parameters() if sum(id(p) in ids for ids in owners) > 1]:
         raise ValueError(
             f"{strategy} cannot train modules that share weights, such as {shared[0]}; give each iteration its own"
         )
@@ -75,6 +75,7 @@ def optimizers(
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate without synchronising with the device."""
     (group,) = optimizer.param_groups
+    # a tensor on the device, which a captured step reads again at each replay
     if torch.is_tensor(group["lr"]):
         group["lr"].fill_(rate)
     else:
@@ -87,7 +88,7 @@ class Accumulated:
     def __init__(self, optimizer: torch.optim.Optimizer, n: int) -> None:
         self.optimizer, self.n, self.n_calls = optimizer, n, 0
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # what is not here: param_groups, state, state_dict, ...
         return getattr(self.optimizer, name)
 
     def step(self) -> None:
@@ -95,7 +96,7 @@ class Accumulated:
         self.n_calls += 1
         if self.n_calls % self.n == 0:
             gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-            torch._foreach_div_(gradients, self.n) if gradients else None
+            torch._foreach_div_(gradients, self.n) if gradients else None  # all in one kernel; it takes no empty list
             self.optimizer.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:

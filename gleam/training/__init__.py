@@ -19,6 +19,15 @@ from gleam.training.several import fit_all, fit_parallel
 from gleam.training.steps import take_steps
 
 __all__ = [
-    "RESULTS_VERSION", "Fit", "evaluate", "experiments", "fit", "fit_all", "fit_parallel", "load", "reconstruct",
-    "runs", "take_steps",
-]  # fmt: skip
+    "RESULTS_VERSION",
+    "Fit",
+    "evaluate",
+    "experiments",
+    "fit",
+    "fit_all",
+    "fit_parallel",
+    "load",
+    "reconstruct",
+    "runs",
+    "take_steps",
+]

@@ -81,7 +81,7 @@ class Checkpoint:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(f"{m}.", self.optimizer_state).items():
             i, name = key.split(".", 1)
-            if i != "group":
+            if i != "group":  # those are for `numbers_of`
                 state.setdefault(int(i), {})[name] = value
         return state
 
@@ -108,13 +108,14 @@ class Checkpoint:
         """
         if self.fit.settings != settings:
             raise ValueError(f"{self.path} is a checkpoint of a run with other settings; delete it to train anew")
-        own, found = ({k: tuple(v.shape) for k, v in state.items()} for state in (network.state_dict(), self.weights))
-        if own != found:
-            key = min(k for k in own.keys() | found.keys() if own.get(k) != found.get(k))
+        here, there = ({k: tuple(v.shape) for k, v in state.items()} for state in (network.state_dict(), self.weights))
+        if here != there:
+            key = min(k for k in here.keys() | there.keys() if here.get(k) != there.get(k))
             raise ValueError(
-                f"{self.path} is a checkpoint of another network or version: {key} is {found.get(key, 'missing')} "
-                f"there and {own.get(key, 'missing')} here; delete it to train anew"
+                f"{self.path} is a checkpoint of another network or version: {key} is {there.get(key, 'missing')} "
+                f"there and {here.get(key, 'missing')} here; delete it to train anew"
             )
+        # an optimizer of one's own may keep state of any shape
         for m, optimizer in {} if "optimizer" in settings else optimizers.items():
             shapes = dict(enumerate(p.shape for p in optimizer.param_groups[0]["params"]))
             for i, state in self.state_of(m).items():  # a parameter that the network does not use has no state
@@ -161,7 +162,7 @@ def load(path: Path) -> Checkpoint:
         if words.get("digest") not in (None, _digest(words, tensors)):  # earlier ones have none
             raise ValueError("its content is not what was written: the digest differs")
     weights = _under("network.", tensors)
-    best = _under("best.", tensors) or weights
+    best = _under("best.", tensors) or weights  # not written twice
     return Checkpoint(path, fit, weights, best, _under("optimizer.", tensors), words["about"])
 
 
@@ -205,7 +206,7 @@ def _digest(words, tensors):
     """Digest of all that a checkpoint holds."""
     found = []
     for key, tensor in sorted(tensors.items()):
-        raw = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()
+        raw = tensor.contiguous().reshape(-1).view(torch.uint8).cpu().numpy()  # NumPy knows no bf16
         found.append([key, str(tensor.dtype), list(tensor.shape), hashlib.sha256(raw).hexdigest()])
     return digest([words["fit"], words["about"], found])
 

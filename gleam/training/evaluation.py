@@ -37,7 +37,7 @@ def reconstruct(method: nn.Module | Callable[[Batch], Tensor], batch: Batch) -> 
     with torch.no_grad(), execution.using("fp32", device_type=batch.target.device.type):
         if not isinstance(method, nn.Module):
             return method(batch)
-        method.eval()
+        method.eval()  # for example dropout off
         network: Any = method
         batch = protocol.setup(method, batch)
         return protocol.image(method, EndToEnd().propagate(network.iterations, network.start(batch), batch), batch)

@@ -106,16 +106,16 @@ class Experiment:
         dict
             Of method, or name in `others`, to :class:`gleam.cost.Cost`.
         """
-        own = {name: method for name, method in self.methods.items() if method.same_step_as is None}
-        steps = {name: (self.make_network(method.n_iterations), method.strategy) for name, method in own.items()}
+        different = {name: method for name, method in self.methods.items() if method.same_step_as is None}
+        steps = {name: (self.make_network(method.n_iterations), method.strategy) for name, method in different.items()}
         measured = measure(steps | (others or {}), batch, device=device, n_rounds=n_rounds)
         return measured | {name: measured[method.same_step_as or name] for name, method in self.methods.items()}
 
     def fit_arguments(self, method: str, network: nn.Module) -> dict:
         """Arguments of :func:`gleam.fit` for one method, without data, folder and device."""
-        own = self.methods[method]
-        named = {"network": network, "strategy": own.fast, "name": f"{self.name}: {method}"}
-        return named | {"n_steps": own.n_steps} | self.training
+        chosen = self.methods[method]
+        of_method = {"network": network, "strategy": chosen.fast, "name": f"{self.name}: {method}"}
+        return of_method | {"n_steps": chosen.n_steps} | self.training
 
 
 def knees_pgd(
@@ -160,8 +160,7 @@ def knees_modl(
     """
     methods = _modl_methods(n_iterations, n_modules, n_steps, precision)
     mel = Method(Invertible(n_checkpoints), n_iterations, n_steps, "fp32")
-    methods = {"End-to-end": methods["End-to-end"], "Checkpointing": methods["Checkpointing"], "MEL": mel,
-               "GLEAM": methods["GLEAM"]}  # fmt: skip
+    methods |= {"MEL": mel, "GLEAM": methods.pop("GLEAM")}  # in the order of the table
     wanted = [name for name in trained or methods if seed == 0 or name != "MEL"]
     return Experiment(
         f"mridata_modl_R{acceleration:g}", "II", "knees", acceleration,
@@ -209,7 +208,7 @@ def hearts_modl(
 
     The parameters are those of :func:`knees_modl`.
     """
-    methods = _modl_methods(n_iterations, n_iterations, n_steps, precision)
+    methods = _modl_methods(n_iterations, n_iterations, n_steps, precision)  # as many modules as iterations
     return Experiment(
         "cine_modl", "V", "hearts", acceleration, partial(modl, n_features=n_features, n_dims=3, mu=mu, seed=seed),
         {name: methods[name] for name in trained or methods}, training | {"seed": seed},

@@ -68,6 +68,7 @@ def data_fault(data: Slices, batch: Any) -> str:
         )
     if not any(not_finite(batch)):
         return ""
+    # slice by slice, since a training batch does not say which slices it was made of
     for (i,), one in data.batches(1) if hasattr(data, "batches") else ():
         for _, name in not_finite(one):
             return f"the {name} of {slice_named(data, i)} is not finite; leave the slice out or mend its file"

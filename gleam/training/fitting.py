@@ -1,4 +1,4 @@
-"""Training with any strategy: resumable, several runs in parallel, one run in several processes."""
+"""One training run with any strategy: its arguments are checked, and it goes on from its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import nn
 from gleam.cost.prediction import explained
 from gleam.datasets.slices import Slices
 from gleam.execution import checked_device, numbered_device
-from gleam.physics.losses import named
+from gleam.files import named
 from gleam.processes.allocator import keep_freed_memory
 from gleam.strategies.base import Strategy
 from gleam.strategies.parallel import spread
@@ -122,13 +122,13 @@ def fit(
     )  # fmt: skip
     check_kinds(network, {"train": train, "val": val}, {"optimizer": optimizer, "callback": callback})
     keep_freed_memory()
-    team = strategy.team
+    team = strategy.team  # of P-GLEAM: connects to the other processes and waits for them
     with team.telling_failures():
-        devices = [numbered_device(d) for d in devices]
-        own: Any = strategy.settled(devices[0])
+        devices = [numbered_device(d) for d in devices]  # after joining, which chooses the GPU of this process
+        settled: Any = strategy.settled(devices[0])
         # "auto" may differ between machines: all processes take the number format of the first
-        precision = team.merge({"precision": own.precision})["precision"]
-        strategy = replace(own, precision=precision) if own != strategy and precision else own
+        precision = team.merge({"precision": settled.precision})["precision"]
+        strategy = replace(settled, precision=precision) if settled != strategy and precision else settled
         named_by: dict[str, Any] = {"strategy": repr(strategy.equivalent), "precision": strategy.precision, **numbers}
         named_by |= {"optimizer": named(optimizer)} if optimizer else {}  # one that is as usual is not named
         check_rates(named_by, len(strategy.parts(network)))
@@ -143,9 +143,9 @@ def fit(
             n_devices=max(len(devices), team.size),
             note=lambda: kept if run.path.exists() else "",
         )
-        with _unchanged_on_failure(network), memory_advice, run.held(name or strategy):
+        with _unchanged_on_failure(network), memory_advice, run.opened(name or strategy):
             run.train(name or named_by["strategy"], max_seconds, callback)
-        network.load_state_dict(run.best)
+        network.load_state_dict(run.best)  # not the last weights
     return run.fit
 
 

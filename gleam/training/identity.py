@@ -50,11 +50,11 @@ def run_identity(
     The project's own code is represented by `RESULTS_VERSION`, which tests/test_golden.py guards. So training results
     stay valid when comments, docstrings or names of variables change.
     """
-    own = [settings, repr(network), list(sources(network, strategy, optimizer).values()), weights_digest(network)]
+    of_run = [settings, repr(network), list(sources(network, strategy, optimizer).values()), weights_digest(network)]
     foreign = {type(part) for part in network.modules() if not _is_known(type(part))}
     if numbers := attributes(network, foreign):  # which their `repr` may not show
-        own.append(numbers)
-    return digest([RESULTS_VERSION, *own, train.fingerprint, val.fingerprint])[:12]
+        of_run.append(numbers)
+    return digest([RESULTS_VERSION, *of_run, train.fingerprint, val.fingerprint])[:12]
 
 
 def sources(network: nn.Module, strategy: Strategy, optimizer: Any = None) -> dict[Any, str]:
@@ -65,8 +65,15 @@ def sources(network: nn.Module, strategy: Strategy, optimizer: Any = None) -> di
     strategies = _nested(strategy)
     classes = {type(part) for part in (*strategies, *network.modules())}
     classes |= {*_made_of([optimizer, *(s.loss for s in strategies)])}
-    own = (c for c in classes if not _is_known(c))
-    return {c: _told.get(c) or _source(c) for c in sorted(own, key=lambda c: c.__qualname__)}
+    foreign = (c for c in classes if not _is_known(c))
+    # sorted, since the order of a set differs between processes
+    found = {c: _told.get(c, "") for c in sorted(foreign, key=lambda c: c.__qualname__)}
+    for made in (c for c in found if not found[c]):
+        try:
+            found[made] = normalised(textwrap.dedent(inspect.getsource(made)))
+        except (OSError, TypeError):  # defined in an interpreter that keeps no source
+            found[made] = made.__qualname__
+    return found
 
 
 def attributes(network: nn.Module, kinds: Collection[type] | None = None) -> dict[str, Any]:
@@ -79,6 +86,7 @@ def attributes(network: nn.Module, kinds: Collection[type] | None = None) -> dic
         for name, part in network.named_modules()
         if kinds is None or type(part) in kinds
         for key, value in vars(part).items()
+        # `training` is the mode of the moment
         if isinstance(value, int | float | str) and key != "training" and not key.startswith("_")
     }
 
@@ -110,20 +118,13 @@ def _made_of(loss):
     return [type(loss), *_made_of(list(getattr(loss, "__dict__", {}).values()))] if callable(loss) else []
 
 
-def _source(made):
-    try:
-        return normalised(textwrap.dedent(inspect.getsource(made)))
-    except (OSError, TypeError):  # defined in an interpreter that keeps no source
-        return made.__qualname__
-
-
 @cache
 def normalised(source: str) -> str:
     """The syntax tree of `source` as text: comments, docstrings and names of local variables make no difference."""
     tree = ast.parse(source)
     stored = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     numbers = {name: f"_{i}" for i, name in enumerate(dict.fromkeys(node.id for node in stored))}
-    for node in ast.walk(tree):
+    for node in ast.walk(tree):  # arguments and attributes keep their names: callers use them
         if isinstance(node, ast.Name):
             node.id = numbers.get(node.id, node.id)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:

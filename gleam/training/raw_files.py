@@ -22,7 +22,7 @@ from gleam.datasets.slices import Slices
 from gleam.execution import checked_device
 from gleam.physics import calibration, masks
 from gleam.physics.batch import Batch
-from gleam.physics.fourier import fftshift2, ifft2c, ifftshift2
+from gleam.physics.fourier import central, fftshift2, ifft2c, ifftshift2
 from gleam.physics.sense import without_readout
 from gleam.training import checkpoints
 from gleam.training.evaluation import SCORES, reconstruct
@@ -139,7 +139,7 @@ def reconstruct_file(
         (prepared,) = prepare([path], read=read, calibrate=calibrate, cache_dir=folder, n_jobs=1, progress=False)
         with h5py.File(prepared) as scan:
             left_out = [int(n) for n in scan.attrs.get("left_out", ())]
-            mask, measured = _mask(scan, about["train"]["mask"], acceleration, seed, path)
+            mask, measured = _mask(scan, about["train"]["mask"], acceleration, seed, path)  # one, or one per slice
             numbers = tqdm(range(len(scan["kspace"])), "reconstructing", unit="slice", disable=not progress)
             found = [_one_slice(network, scan, s, mask[s % len(mask)], device) for s in numbers]
             spacing: Any = tuple(map(float, scan.attrs["spacing"]))
@@ -184,19 +184,17 @@ def maps_of_centre(
     """
     measured: Any = kspace.any(axis=0)
     width = min(calibration_width, *measured.shape)
-    while width > 1 and not measured[_square(measured.shape, width)].all():
+    while width > 1 and not measured[central(measured.shape, width)].all():
         width -= 1
     make: Any = getattr(calibration, method)
     maps = make(kspace, kernel_width=min(kernel_width, width), calibration_width=width, **settings)
-    return maps * _phase(kspace, maps, width) if phase else maps
-
-
-def _phase(kspace, maps, width):
-    """exp(i phase) of the image that the central `width` x `width` samples show."""
-    window = np.zeros(kspace.shape[1:])
-    window[_square(window.shape, width)] = np.outer(*[np.hanning(width + 2)[1:-1]] * 2)
+    if not phase:
+        return maps
+    window = np.zeros(measured.shape)
+    # a Hann window without its zeros at the ends: its image of low resolution has no ringing
+    window[central(window.shape, width)] = np.outer(*[np.hanning(width + 2)[1:-1]] * 2)
     image = np.sum(np.conj(maps) * ifft2c(kspace * window), axis=0)
-    return np.exp(1j * np.angle(image)).astype(np.complex64)
+    return maps * np.exp(1j * np.angle(image)).astype(np.complex64)
 
 
 def _calibration(train, name):
@@ -210,11 +208,6 @@ def _calibration(train, name):
     if settings["method"] == "jsense":
         return settings, f"JSENSE, which leaves the image nearly without phase; {why}"
     return settings | {"phase": True}, f"ESPIRiT with the phase of the image in them; {why}"
-
-
-def _square(shape, width):
-    y, x = (slice(n // 2 - width // 2, n // 2 - width // 2 + width) for n in shape)
-    return y, x
 
 
 def _checked(about, file, path):
@@ -277,6 +270,7 @@ def _with_empty(images, left_out):
 def _warnings(name, about, source, achieved, mask, left_out):
     train, said = about["train"], []
     trained = train["mask"]["arguments"].get("acceleration")
+    # an axis of length 1 is the readout (gleam.physics.sense)
     found = "whole columns" if mask.shape[-2] == 1 else "whole rows" if mask.shape[-1] == 1 else "single points"
     if source["acquisition"] != train["acquisition"]:
         said.append(f"the file says {source['acquisition']!r}, and the network was trained on {train['acquisition']!r}")

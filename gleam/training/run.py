@@ -16,8 +16,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from gleam.datasets.slices import Slices
-from gleam.files import locked
-from gleam.physics.losses import named
+from gleam.files import locked, named
 from gleam.processes.team import Team
 from gleam.strategies.base import Strategy
 from gleam.strategies.updates import Accumulated, optimizers, set_learning_rate
@@ -27,7 +26,7 @@ from gleam.training.checkpoints import Fit
 from gleam.training.evaluation import evaluate
 from gleam.training.faults import check_scores, data_fault, first_divergence
 from gleam.training.identity import attributes, run_identity
-from gleam.training.runs import described
+from gleam.training.runs import network_in_words
 from gleam.training.seeding import seeded
 
 
@@ -66,12 +65,13 @@ class TrainingRun:
         self.device, self.team = device, team
         self.n_batches = settings.get("n_accumulated", 1)
         rates = learning_rates_at(0, settings, len(strategy.modules(network)))
+        # rates[0] serves to make them all: before each step every optimizer gets the rate of its module
         self.optimizers: Any = optimizers(
             strategy, network, learning_rate=rates[0], weight_decay=settings["weight_decay"], make=optimizer
         )
         if self.n_batches > 1:
             self.strategy = strategy.eager  # a recorded step updates every time
-            self.optimizers = [Accumulated(own, self.n_batches) for own in self.optimizers]
+            self.optimizers = [Accumulated(one, self.n_batches) for one in self.optimizers]
         self.mine = strategy.mine(network)
         name = run_identity(network, strategy.equivalent, train, val, settings, optimizer)
         self.path = run_dir / name / checkpoints.NAME
@@ -79,21 +79,23 @@ class TrainingRun:
         self.best: dict[str, torch.Tensor] = {}
 
     @contextmanager
-    def held(self, name: object) -> Iterator[None]:
-        """Hold the lock of the run and start from its checkpoint; in a team the first process holds the lock for all.
+    def opened(self, name: object) -> Iterator[None]:
+        """Lock the run and start from its checkpoint; in a team the first process holds the lock for all.
 
         Raises ValueError if the processes of a team do not see the same run at the same step.
         """
         waiting = f"{name}: another process trains this very network, waiting for it"
         lock = self.path.with_name("training.lock")
-        with ExitStack() as holding:
+        with ExitStack() as stack:
             if self.team.is_first:
                 try:
-                    holding.enter_context(locked(lock, waiting))
+                    stack.enter_context(locked(lock, waiting))
                 except OSError:
-                    if not self._is_complete():  # of a complete run nothing is written
+                    # of a complete run nothing is written, so its folder need not be writable
+                    n_done = checkpoints.load_fit(self.path).n_steps_done if self.path.exists() else None
+                    if n_done != self.fit.settings["n_steps"]:
                         raise
-            self.team.wait_for_all()
+            self.team.wait_for_all()  # nobody reads the checkpoint before the first process has the lock
             self.resume()
             steps = self.team.merge({self.team.rank: [self.path.parent.name, self.fit.n_steps_done]})
             if any(other != steps[self.team.rank] for other in steps.values()):
@@ -106,11 +108,7 @@ class TrainingRun:
                     "they share"
                 )
             yield
-            self.team.wait_for_all()
-
-    def _is_complete(self) -> bool:
-        """Whether the checkpoint holds all steps of the run."""
-        return self.path.exists() and checkpoints.load_fit(self.path).n_steps_done == self.fit.settings["n_steps"]
+            self.team.wait_for_all()  # nor is it unlocked while others still work
 
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None
@@ -120,7 +118,9 @@ class TrainingRun:
         Training stops at the first validation after `max_seconds`, or if `callback` returns something true.
         """
         n_steps, deadline = self.fit.settings["n_steps"], time.perf_counter() + (max_seconds or math.inf)
+        # a complete run takes no step: its checkpoint holds all of them, and `fit` loads the result from there
         done = self.fit.n_steps_done
+        # masks that cannot be made are found now and not in the middle of the training
         if done < n_steps and isinstance(self.train_data, Slices) and isinstance(self.val, Slices):
             check_masks(self.train_data, self.val)
         self.team.report(done)
@@ -142,6 +142,7 @@ class TrainingRun:
         """Take the steps up to the next validation; ValueError if a loss is not finite."""
         settings, started, losses = self.fit.settings, time.perf_counter(), []
         first = self.fit.n_steps_done
+        # the next multiple of validate_every, so that a resumed run validates at the same steps
         last = min(settings["n_steps"], (first // settings["validate_every"] + 1) * settings["validate_every"])
         self.network.train()
         self.strategy.diagnostics()  # clears counts of steps before this run, such as measurements of cost
@@ -156,6 +157,7 @@ class TrainingRun:
                 for i in range(step * self.n_batches, (step + 1) * self.n_batches):
                     seed(i)
                     batch = self.train_data.training_batch(i, settings["batch_size"], settings["seed"])
+                    # tensors, turned to numbers after the last step only: a number would wait for the device
                     losses.append(self.strategy.step(self.network, batch.to(self.device), self.optimizers))
                 bar.update()
                 self.team.report(step + 1)
@@ -168,7 +170,7 @@ class TrainingRun:
     def _diverged(self, first: int, losses: list) -> str:
         """Where the first loss of the team is not finite, and whether the data or the learning rate are the reason."""
         found = self.team.merge({self.team.rank: first_divergence(losses)}).values()
-        i, m = min(one for one in found if one is not None)
+        i, m = min(one for one in found if one is not None)  # the first mini-batch, and in it the first module
         step, settings, n_modules = first + i // self.n_batches, self.fit.settings, len(self.optimizers)
         number = first * self.n_batches + i
         batch = self.train_data.training_batch(number, settings["batch_size"], settings["seed"])
@@ -187,7 +189,7 @@ class TrainingRun:
         """Bring the weights of all modules to every process of the team; returns the losses of all modules."""
         if self.team.size == 1:
             return losses
-        self.strategy.finish()
+        self.strategy.finish()  # what is still on its way would be mixed up with the weights
         state = self.network.state_dict()
         owners = _module_of_key(self.strategy, self.network)
         everything = self.team.merge(
@@ -215,34 +217,26 @@ class TrainingRun:
 
     def save(self) -> None:
         """Write the checkpoint: the first process writes, with the optimizer states of all."""
-        state = self.team.merge(
-            {
-                f"{m}.{i}.{name}": torch.as_tensor(value)
-                for m in self.mine
-                for i, kept in self._kept(self.optimizers[m]).items()
-                for name, value in kept.items()
-                if value is not None
-            }
-        )
+        tensors: dict[str, torch.Tensor] = {}
+        for m in self.mine:
+            found = self.optimizers[m].state_dict()
+            state = found["state"]  # by number of the parameter
+            if "optimizer" in self.fit.settings:  # one of your own may also change numbers of its group
+                (group,) = found["param_groups"]
+                numbers = {name: value for name, value in group.items() if type(value) in (int, float) and name != "lr"}
+                state = state | {"group": {name: torch.tensor(v, dtype=torch.float64) for name, v in numbers.items()}}
+            for i, values in state.items():
+                tensors |= {f"{m}.{i}.{name}": torch.as_tensor(v) for name, v in values.items() if v is not None}
+        tensors = self.team.merge(tensors)
         if self.team.is_first:
-            best = {} if self.fit.best_step == self.fit.n_steps_done else self.best
-            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, state, self.about())
-
-    def _kept(self, optimizer):
-        """State by number of the parameter; one's own optimizer may also change numbers of its group, as "group"."""
-        found = optimizer.state_dict()
-        if "optimizer" not in self.fit.settings:
-            return found["state"]
-        (group,) = found["param_groups"]
-        numbers = {name: value for name, value in group.items() if type(value) in (int, float) and name != "lr"}
-        numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
-        return found["state"] | {"group": numbers}
+            best = {} if self.fit.best_step == self.fit.n_steps_done else self.best  # the same weights are written once
+            checkpoints.save(self.path, self.fit, self.network.state_dict(), best, tensors, self.about())
 
     def about(self) -> dict[str, Any]:
         """What the checkpoint says of network, data and date, so that the run can be found and loaded again."""
         data = {"train": self.train_data, "val": self.val}
         return {
-            "network": described(self.network),
+            "network": network_in_words(self.network),
             "recipe": getattr(self.network, "recipe", None),
             "attributes": attributes(self.network),
             "date": datetime.now(UTC).date().isoformat(),
@@ -271,7 +265,7 @@ class TrainingRun:
                 for i, of_weight in found.state_of(m).items()
             }
             (group,) = optimizer.state_dict()["param_groups"]
-            groups = [group | {name: type(group[name])(v) for name, v in found.numbers_of(m).items()}]
+            groups = [group | {name: type(group[name])(v) for name, v in found.numbers_of(m).items()}]  # int stays int
             optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

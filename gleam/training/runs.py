@@ -97,13 +97,14 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
             raise ValueError(f"{path} does not say how its network was made; give an untrained one as network=")
         network = MAKERS[recipe["function"]](**recipe["arguments"])
     theirs, ours = found.about.get("attributes", {}), attributes(network)
-    own_recipe: Any = getattr(network, "recipe", None)
-    if recipe and own_recipe and recipe["function"] == own_recipe["function"]:
-        theirs, ours = theirs | _switches(recipe), ours | _switches(own_recipe)
+    our_recipe: Any = getattr(network, "recipe", None)
+    if recipe and our_recipe and recipe["function"] == our_recipe["function"]:
+        theirs, ours = theirs | _switches(recipe), ours | _switches(our_recipe)
+    # a step size or mu that is not learned is in no state dict: loading weights would not notice another one
     if changed := [name for name in theirs if ours.get(name) != theirs[name]]:
-        own = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
+        here = f"{changed[0]} = {ours.get(changed[0])}" if changed[0] in ours else f"no {changed[0]}"
         raise ValueError(
-            f"{path} has the weights of a network with {changed[0]} = {theirs[changed[0]]}, and this one has {own}; "
+            f"{path} has the weights of a network with {changed[0]} = {theirs[changed[0]]}, and this one has {here}; "
             "give the one that was trained as network="
         )
     try:
@@ -116,12 +117,14 @@ def load(run: str | Path, network: nn.Module | None = None) -> nn.Module:
 
 def _switches(recipe):
     """What a recipe says and no attribute of a part of the network shows."""
+    # recipes from before the argument existed do not have it
     return {"consistent": recipe["arguments"].get("consistent", False)}
 
 
 def find(run: str | Path) -> Path:
     """The file of a run that :func:`load` is given; ValueError if there is none."""
     path = Path(run)
+    # a record or model card stands for the weights beside it
     beside = path.with_suffix("") if path.suffix in (".json", ".md") else path
     for one in (path / checkpoints.NAME, Path(f"{beside}.safetensors"), path):
         if one.is_file() and one.suffix == ".safetensors":
@@ -132,13 +135,10 @@ def find(run: str | Path) -> Path:
     )
 
 
-def described(network: nn.Module) -> str:
+def network_in_words(network: nn.Module) -> str:
     """How a network was made, such as `pgd(n_iterations=8, ...)`, or its class and number of parameters."""
     recipe: Any = getattr(network, "recipe", None)
-    n_parameters = sum(p.numel() for p in network.parameters())
-    return _text(recipe) if recipe else f"{type(network).__name__} of {n_parameters:,} parameters"
-
-
-def _text(recipe):
+    if not recipe:
+        return f"{type(network).__name__} of {sum(p.numel() for p in network.parameters()):,} parameters"
     arguments = ", ".join(f"{name}={value!r}" for name, value in recipe["arguments"].items())
     return f"{recipe['function']}({arguments})"

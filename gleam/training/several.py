@@ -64,10 +64,11 @@ def fit_parallel(
     settings(**arguments)
     if whole_number(n_processes, "n_processes") != 1:
         _without_callback(arguments)
-        own = arguments | {"network": unpacked(packed(network)).cpu(), "strategy": strategy}
+        # a copy on the CPU: each process brings it to its own device
+        sent = arguments | {"network": unpacked(packed(network)).cpu(), "strategy": strategy}
         with tqdm(total=n_steps, desc=name or repr(strategy.equivalent), unit="step") as bar:
-            launch(_fit_one, n_processes, _with_sources(own), on_progress=lambda n: bar.update(max(0, n - bar.n)))
-            bar.update(n_steps - bar.n)
+            launch(_fit_one, n_processes, _with_sources(sent), on_progress=lambda n: bar.update(max(0, n - bar.n)))
+            bar.update(n_steps - bar.n)  # progress is asked for now and then, so the last steps may be missing
     return fit(network, strategy=strategy.equivalent, **arguments)  # loads the complete run from its checkpoint
 
 
@@ -99,22 +100,22 @@ def fit_all(runs: dict, *, n_jobs: int = 1, on_done: Callable | None = None) -> 
         If a process dies. Also what :func:`fit` raises in a run, after the others have finished; numbers that make no
         sense are found before the first one begins.
     """
-    for own in runs.values():  # before the first one is trained
-        settings(**inspect.signature(fit).bind(**own).arguments)
+    for arguments in runs.values():  # before the first one is trained
+        settings(**inspect.signature(fit).bind(**arguments).arguments)
     runs = {key: _with_number_format(arguments) for key, arguments in runs.items()}
     n_jobs = whole_number(n_jobs, "n_jobs")
     if n_jobs == 1 or len(runs) <= 1:
         return {key: _fit_and_report(key, runs, on_done) for key in runs}
-    for own in runs.values():
-        _without_callback(own)
-    work = {key: _with_sources(own) for key, own in runs.items()}
+    for arguments in runs.values():
+        _without_callback(arguments)
+    work = {key: _with_sources(arguments) for key, arguments in runs.items()}
     n_threads, fits, failures = max(1, torch.get_num_threads() // n_jobs), {}, {}
     for key, trained in in_processes(_fit_one, work, n_jobs, work="training", n_threads=n_threads):
         if error := trained.exception():
             failures[key] = error
         else:
             fits[key] = _fit_and_report(key, runs, on_done)
-    for key in runs:
+    for key in runs:  # in their order, not in that of time
         if key in failures:
             raise failures[key]
     return {key: fits[key] for key in runs}

@@ -41,6 +41,7 @@ def take_steps(
     name : str, optional
         For the progress bar.
     """
+    # torch's plain Adam, without the weight decay, schedule and fused kernel of gleam.fit
     adam = optimizers(strategy, network, learning_rate=learning_rate, make=torch.optim.Adam)
     for step in tqdm(steps, desc=name):
         batch = train.training_batch(step, batch_size, seed).to(device)

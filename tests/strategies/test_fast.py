@@ -204,7 +204,7 @@ def test_a_replay_is_one_step_each_on_the_batch_it_is_given():
         step = Replay(strategy, record=recorder, offset=lambda device: 0) if recorded else strategy.step
         found.append(trained(step, net, optimizers, order))
     (losses, state), (replayed_losses, replayed_state) = found
-    assert recorder.n_recorded == 1 and step.recorded == recording._shapes(even[0])
+    assert recorder.n_recorded == 1 and step.recorded == tuple((t.shape, t.dtype) for t in recording._tensors(even[0]))
     assert all(map(torch.equal, before, [t for b in order for t in recording._tensors(b)]))
     assert torch.equal(losses, replayed_losses)
     assert weights_equal(state, replayed_state)
@@ -238,10 +238,15 @@ def test_only_a_gpu_pads_channels_and_the_options_arrive():
 
 
 def test_optimizers_are_capturable_in_a_recording_only():
-    net, seen = network(), []
+    def recorder(step, device):
+        seen.extend(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
+        return lambda: None, []
+
+    net, seen, replay = network(), [], Replay(gleam.Greedy(2), record=recorder, offset=lambda device: 0)
     optimizers = strategies.optimizers(gleam.Greedy(2), net, learning_rate=1e-3)
-    with recording._capturable(optimizers):
-        seen += [optimizer.param_groups[0]["capturable"] for optimizer in optimizers]
+    for batch in batches(4):
+        assert not any(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
+        replay(net, batch, optimizers)
     assert seen == [True, True]
     assert not any(optimizer.param_groups[0]["capturable"] for optimizer in optimizers)
 

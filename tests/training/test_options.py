@@ -10,7 +10,7 @@ from problems import random_batch
 from torch import nn
 
 import gleam
-from gleam import EndToEnd, Greedy, losses
+from gleam import EndToEnd, Greedy, files, losses
 from gleam.training.identity import weights_digest
 
 SETTINGS = {"n_steps": 6, "batch_size": 2, "validate_every": 2, "learning_rate": 3e-3}
@@ -154,7 +154,7 @@ def test_the_source_of_a_loss_is_part_of_the_run(splits, tmp_path, monkeypatch):
     strategy = Greedy(3, loss=losses.Mixed(((1.0, own_loss),)))
     trained(splits, tmp_path, strategy)
     monkeypatch.setattr(own_loss, "__code__", (lambda image, batch: (image - batch.target).abs().mean()).__code__)
-    monkeypatch.setattr("gleam.training.identity._source", lambda made: "changed")
+    monkeypatch.setattr("gleam.training.identity.normalised", lambda source: "changed")
     trained(splits, tmp_path, strategy)
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
@@ -286,7 +286,7 @@ class Twice(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=losses.named
+    "loss", [losses.complex_l1, losses.one_minus_ssim, losses.DataConsistent(0.5)], ids=files.named
 )
 def test_a_loss_is_computed_in_fp32_whatever_the_convolutions(loss):
     batch = random_batch(n=1, shape=(32, 28))
