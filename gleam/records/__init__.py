@@ -13,6 +13,7 @@
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
   shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
+- `summaries`: what chapters say of data, methods, costs and comparisons in groups.
 - `build`: what a chapter does with an experiment: train, score, report. `untrained`: its rows without training.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
@@ -55,6 +56,14 @@ from gleam.records.subjects import (
     paired,
     pooled,
 )
+from gleam.records.summaries import (
+    compare_groups,
+    comparison_report,
+    cost_text,
+    count_changes,
+    methods_text,
+    splits_text,
+)
 from gleam.records.tables import (
     ARCHIVED,
     PAPER,
@@ -90,10 +99,14 @@ __all__ = [
     "baseline_note",
     "by_subject",
     "compare",
+    "compare_groups",
     "compare_subjects",
+    "comparison_report",
     "condition_gaps",
     "conditions_report",
     "cost_report",
+    "cost_text",
+    "count_changes",
     "cross_validation",
     "curve_in_seconds",
     "difference",
@@ -118,6 +131,7 @@ __all__ = [
     "load_experiment",
     "load_shifts",
     "markdown_table",
+    "methods_text",
     "over_folds",
     "paired",
     "pooled",
@@ -135,6 +149,7 @@ __all__ = [
     "shift_verdicts",
     "shift_words",
     "slug",
+    "splits_text",
     "step_text",
     "still_gained",
     "table",

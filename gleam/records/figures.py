@@ -32,7 +32,7 @@ from gleam.training import Fit
 __all__ = [
     "COLORS", "ERROR_GAIN", "STYLE", "Figure", "compare", "compare_methods", "curves", "depths",
     "differences", "intervals", "kspace_magnitude", "learning_curves", "masks", "panels", "per_slice", "predictions",
-    "roofline", "saved", "source", "stacked", "traces", "tradeoff",
+    "roofline", "saved", "source", "stacked", "step_memory", "traces", "tradeoff",
 ]  # fmt: skip
 
 
@@ -247,3 +247,18 @@ def intervals(
         axis.set(xlabel=xlabel, ylim=(len(lines) - 0.4, -0.6))  # the first line is at the top
         figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def step_memory(bytes_held: dict[str, Sequence[float]], *, top: float | None = None) -> Figure:
+    """Bytes that a step holds after each of its operations, drawn in MB by :func:`traces`.
+
+    Parameters
+    ----------
+    bytes_held : dict
+        Of label to what :meth:`gleam.cost.Step.trace` returned.
+    top : float, optional
+        Bytes that the y axis reaches at least.
+    """
+    lines: dict[str, Sequence[float]] = {name: [n / 1e6 for n in trace] for name, trace in bytes_held.items()}
+    top = None if top is None else top / 1e6
+    return traces(lines, xlabel="operations of the step", ylabel="memory of the step (MB)", top=top)

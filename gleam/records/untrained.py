@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gleam.datasets.slices import Slices
 from gleam.files import described, digest, write_json
@@ -43,6 +45,17 @@ class Untrained:
         """What records keep of the choice, by method."""
         name = "lamdas" if isinstance(self.lamda, tuple) else "lamda"
         return {"CS": {name: self.lamda, "validation_nrmse": self.validation_nrmse}}
+
+    @property
+    def tried_text(self) -> str:
+        """Weights that were tried and their nRMSE, such as "0.01 (0.1203), 0.02 (0.1184)".
+
+        Of tuples of weights those that differ from the best one in one weight.
+        """
+        tried: dict[Any, float] = self.tried
+        if isinstance(self.lamda, tuple):
+            tried = {w: tried[w] for w in tried if sum(map(operator.ne, w, self.lamda)) == 1}
+        return ", ".join(f"{_weights(w)} ({error:.4f})" for w, error in sorted(tried.items()))
 
 
 def untrained(
@@ -81,6 +94,10 @@ def untrained(
     found = {"lamda": lamda, "tried": [*tried], "errors": [*tried.values()], "validation_nrmse": float(error)}
     write_json(kept, found)
     return _of(found, make)
+
+
+def _weights(lamda):
+    return ", ".join(f"{w:.3g}" for w in (lamda if isinstance(lamda, tuple) else (lamda,)))
 
 
 def _compressed_sensing(make, lamda):
