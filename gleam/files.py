@@ -189,7 +189,7 @@ def plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def is_whole(value: Any, least: int = 1, most: float = math.inf) -> bool:
+def is_whole_number(value: Any, least: int = 1, most: float = math.inf) -> bool:
     """Whether `value` is a whole number from `least` to `most`, of Python or NumPy; True and False are none."""
     try:
         return not isinstance(value, bool | np.bool_) and least <= operator.index(value) <= most
@@ -199,7 +199,7 @@ def is_whole(value: Any, least: int = 1, most: float = math.inf) -> bool:
 
 def whole_number(value: Any, name: str, least: int = 1) -> int:
     """The argument `name` as an int, also if it is of NumPy; ValueError unless it is whole and at least `least`."""
-    if not is_whole(value, least):
+    if not is_whole_number(value, least):
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
     return operator.index(value)
 

@@ -237,10 +237,11 @@ def limits(
         a, b = (torch.randn(n, n, device=device, generator=generator).to(dtype) for _ in range(2))
         before, matmul.fp32_precision = matmul.fp32_precision, fp32_precision
         try:
-            product = _seconds_of(partial(torch.mm, a, b, out=torch.empty_like(a)), device, seconds)
+            of_product = _seconds_of(partial(torch.mm, a, b, out=torch.empty_like(a)), device, seconds)
         finally:
             matmul.fp32_precision = before
-        found[f"{name}_flops_per_second"] = 2 * n**3 / product
+        found[f"{name}_flops_per_second"] = 2 * n**3 / of_product
+        del a, b  # no two pairs at a time
     source = torch.randint(256, (n_bytes,), dtype=torch.uint8, device=device)  # copying zeros might be faster
     copied = torch.empty_like(source)
     return found | {"copy_bytes_per_second": 2 * n_bytes / _seconds_of(partial(copied.copy_, source), device, seconds)}

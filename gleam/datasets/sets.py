@@ -76,7 +76,8 @@ class DataSet:
             return []
         found = sorted(path for pattern in self.patterns for path in visible(folder, pattern))
         others = [path for path in found if not self.takes(path.relative_to(folder))]
-        return [path for path in others if not _names(path, folder) & set(self.listed(folder))]
+        listed = set(self.listed(folder)) if others else set()
+        return [path for path in others if not _names(path, folder) & listed]
 
     def files_of_list(self, folder: str | Path) -> list[Path]:
         """Raw files in the folder that its split list names; without a list, all of them."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gleam.files import is_whole, plain, whole_number
+from gleam.files import is_whole_number, plain, whole_number
 from gleam.networks import protocol
 from gleam.networks.denoisers import PlainCNN, ResidualCNN
 from gleam.networks.iterations import MoDLIteration, PGDIteration
@@ -204,7 +204,7 @@ def split(iterations: Sequence, n_modules: int) -> list[Sequence]:
     Raises ValueError unless 1 <= n_modules <= N.
     """
     n_iterations = len(iterations)
-    if not is_whole(n_modules, most=n_iterations):
+    if not is_whole_number(n_modules, most=n_iterations):
         raise ValueError(
             f"n_modules={n_modules!r} cannot cut a network of {n_iterations} iterations; "
             f"choose a whole number from 1 to {n_iterations}"

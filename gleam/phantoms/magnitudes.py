@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from gleam.datasets.volume import REAL_ANATOMY
-from gleam.files import digest, whole_number
+from gleam.files import digest, is_whole_number, whole_number
 from gleam.phantoms import acquire
 from gleam.phantoms.scan import KNEE_FOV_MM, axis, cropped
 from gleam.phantoms.write import header_xml, is_current, write_fastmri
@@ -87,7 +87,7 @@ def write(
     """
     images = _read(source)
     sides = list(matrix or images.shape[1:])
-    fits = [hasattr(n, "__index__") and 1 <= n <= limit for n, limit in zip(sides, images.shape[1:], strict=False)]
+    fits = [is_whole_number(n, most=limit) for n, limit in zip(sides, images.shape[1:], strict=False)]
     if len(sides) != 2 or not all(fits):
         raise ValueError(
             f"matrix={matrix!r} must be two whole numbers, at most those of the images, {images.shape[1:]}"

@@ -21,9 +21,8 @@ from gleam.phantoms.heart_motion import Breathing, breathe
 from gleam.phantoms.knee_anatomy import Knee
 from gleam.physics.fourier import Array
 
-# (s, y, x), and the middle of the first, from the joint
-KNEE_FOV_MM = (120.0, 160.0, 153.6)
-KNEE_CENTRE_MM = 5.0
+KNEE_FOV_MM = (120.0, 160.0, 153.6)  # (s, y, x)
+KNEE_CENTRE_MM = 5.0  # of s, from the joint
 BRAIN_FOV_MM = (224.0, 224.0)
 BRAIN_LEVELS_MM = (-14.0, 62.0)  # of the lowest and the highest slice
 BRAIN_SPACING_MM = 5.5

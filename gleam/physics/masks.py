@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from gleam.files import described, digest, is_whole, written_whole
+from gleam.files import described, digest, is_whole_number, written_whole
 from gleam.physics import discs
 
 VERSION = 1  # of the generators; raise it when the same seed gives another mask, so that banks are made again
@@ -250,7 +250,7 @@ def _checked_shape(shape, acceleration, names=("n_y", "n_x")):
 
 def _check_center(**width):
     ((name, n),) = width.items()
-    if not is_whole(n):
+    if not is_whole_number(n):
         raise ValueError(f"{name}={n!r} leaves no centre to calibrate on; expected a whole number of at least 1")
 
 

@@ -102,8 +102,8 @@ def conditions_report(groups: Mapping[str, Conditions], pairs: Pairs, caption: s
     Returns
     -------
     str
-        A row per condition: PSNR of compressed sensing and of the methods that are compared with, then the differences
-        to them. Empty if there is no record.
+        A row per condition that has a pair: PSNR of compressed sensing and of the methods that are compared with, then
+        the differences to them. Empty if no condition has one.
     """
     rows, flat = {}, []
     for heading, conditions in condition_gaps(groups, pairs).items():
@@ -133,5 +133,7 @@ def _psnr(run):
 
 
 def gap_texts(conditions: Conditions, ours: str, theirs: str) -> dict[str, str]:
-    """The difference in PSNR of two methods under each condition, of label to what :func:`gap_text` says."""
-    return {label: gap_text(runs[ours], runs[theirs]) for label, runs in conditions.items()}
+    """The difference in PSNR under each condition that has both methods, of label to what :func:`gap_text` says."""
+    return {
+        label: gap_text(runs[ours], runs[theirs]) for label, runs in conditions.items() if {ours, theirs} <= runs.keys()
+    }

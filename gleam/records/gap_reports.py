@@ -24,8 +24,15 @@ def gap_report(
         In it `{source}` stands for what the test data were, and `{n_subjects}` for the number of subjects.
     name : str
         Label of the table.
+
+    Returns
+    -------
+    str
+        Empty if no method of `bases` has a record.
     """
-    first = runs[next(method for method in bases if method in runs)]
+    first = next((runs[method] for method in bases if method in runs), None)
+    if first is None:
+        return ""
     words = {"source": first.source, "n_subjects": first.table["subject"].nunique()}
     return markdown_table(gap_table(runs, bases, costs), caption.format(**words), name)
 
@@ -43,7 +50,8 @@ def goal_text(
     Parameters
     ----------
     runs, bases, costs : dict
-        As for :func:`gap_table`; only methods of `bases` are tried.
+        As for :func:`gap_table`; the methods of `bases` are tried, except those that are their own base. Each needs its
+        cost.
     within : float
         By how many dB at most a method may be behind its base; the whole interval of the gap counts.
     longest : float
@@ -54,7 +62,8 @@ def goal_text(
     str
     """
     is_reached, words = False, []
-    for method, gap in gaps(runs, bases).items():
+    compared = {method: base for method, base in bases.items() if method != base}
+    for method, gap in gaps(runs, compared).items():
         own, base = costs[method], costs[bases[method]]
         time = share_of_time(own, base)
         is_reached |= gap.low > -within and time <= longest
@@ -100,7 +109,7 @@ def trainings_report(trainings: Mapping[str, tuple[Record, Record]], base: Recor
     trainings : dict
         Of label to the record of a training, and the record of what its step costs.
     base : Record
-        What the step of a base method costs: times are shares of its own.
+        What the step of a base method costs: times are shares of its own. All records of costs have `peak_bytes`.
     caption, name : str
         Caption and label of the table. In the caption `{peak_mb}` stands for the memory of the base method.
     """

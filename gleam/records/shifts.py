@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from gleam.records.comparisons import with_interval
+from gleam.records.conditions import Conditions, Pairs
 from gleam.records.intervals import HOLDS, Difference, difference, is_as_good, is_better
 from gleam.records.scores import HEADS, MISSING, score_text
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import markdown_table
 
-Pairs = Mapping[str, tuple[str, str]]  # of a name to (our method, the one it is compared with)
-LESION_SCORES = {  # scores of benchmarks/generalisation.py, and the heads of their columns
+LESION_SCORES = {  # what benchmarks/lesions.py measures, and the heads of their columns
     **{f"contrast_{d}mm": f"Kept, {d} mm" for d in (4, 8, 16)},
     "contrast_bright": "Kept, bright",
     "contrast_dark": "Kept, dark",
@@ -53,9 +53,7 @@ def load_shifts(
     return {one: {label: runs for label, runs in named.items() if runs} for one, named in found.items()}
 
 
-def shift_gaps(
-    shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric: str = "psnr"
-) -> dict[str, dict[str, Difference]]:
+def shift_gaps(shifts: Conditions, pairs: Pairs, metric: str = "psnr") -> dict[str, dict[str, Difference]]:
     """Differences under each shift, of shift to name of the pair to :class:`gleam.records.Difference`.
 
     The parameters are those of :func:`shift_table`.
@@ -66,9 +64,7 @@ def shift_gaps(
     }
 
 
-def shift_scores(
-    shifts: Mapping[str, Mapping[str, Record]], methods: Sequence[str], *, base: str, of: str
-) -> pd.DataFrame:
+def shift_scores(shifts: Conditions, methods: Sequence[str], *, base: str, of: str) -> pd.DataFrame:
     """Scores under each shift as a table of text, with the difference in PSNR to one method and its 95 % interval.
 
     Parameters
@@ -98,7 +94,7 @@ def shift_scores(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis([of, "Method"])
 
 
-def shift_table(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric: str = "psnr") -> pd.DataFrame:
+def shift_table(shifts: Conditions, pairs: Pairs, metric: str = "psnr") -> pd.DataFrame:
     """Differences under each shift as a table of text, a row per shift and a column per pair.
 
     Parameters
@@ -120,9 +116,7 @@ def shift_table(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("Shift")
 
 
-def shift_verdicts(
-    shifts: Mapping[str, Mapping[str, Record]], pair: tuple[str, str], metric: str = "psnr"
-) -> dict[str, list[str]]:
+def shift_verdicts(shifts: Conditions, pair: tuple[str, str], metric: str = "psnr") -> dict[str, list[str]]:
     """Under which shifts one method is better than another.
 
     Parameters
@@ -156,7 +150,7 @@ def shift_verdicts(
     return found
 
 
-def shift_words(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric: str = "psnr") -> str:
+def shift_words(shifts: Conditions, pairs: Pairs, metric: str = "psnr") -> str:
     """The verdicts of :func:`shift_verdicts` as a list in MyST, an item per pair."""
     lines = []
     for head, pair in pairs.items():
@@ -166,7 +160,7 @@ def shift_words(shifts: Mapping[str, Mapping[str, Record]], pairs: Pairs, metric
 
 
 def shift_report(
-    shifts: Mapping[str, Mapping[str, Record]],
+    shifts: Conditions,
     pairs: Pairs,
     title: str,
     name: str,

@@ -10,9 +10,9 @@ import pandas as pd
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.datasets.slices import Slices
 from gleam.records.comparisons import compare
+from gleam.records.conditions import Conditions
 from gleam.records.intervals import SMALLEST, difference
 from gleam.records.scores import METRICS, score_name
-from gleam.records.storage import Record
 from gleam.records.tables import markdown_table, scores_table
 from gleam.training.experiments import Experiment
 
@@ -71,7 +71,7 @@ def cost_text(costs: Mapping[str, Cost], paper: pd.DataFrame, *, base: str = "En
 
 
 def compare_groups(
-    groups: Mapping[str, Mapping[str, Record]],
+    groups: Conditions,
     ours: str = "GLEAM",
     theirs: str = "End-to-end",
     metrics: Sequence[str] = METRICS,
@@ -100,9 +100,7 @@ def compare_groups(
     return "\n".join(f"- {group}: {compare(runs[ours], runs[theirs], metrics)}" for group, runs in groups.items())
 
 
-def count_changes(
-    groups: Mapping[str, Mapping[str, Record]], metric: str, ours: str = "GLEAM", theirs: str = "End-to-end"
-) -> str:
+def count_changes(groups: Conditions, metric: str, ours: str = "GLEAM", theirs: str = "End-to-end") -> str:
     """In how many groups a score changes by more than the smallest difference that matters, as a sentence.
 
     The groups are those of :func:`compare_groups`, the smallest difference is that of :data:`gleam.records.SMALLEST`.
@@ -116,7 +114,7 @@ def count_changes(
 
 
 def comparison_report(
-    groups: Mapping[str, Mapping[str, Record]],
+    groups: Conditions,
     caption: str,
     name: str,
     *,

@@ -77,7 +77,7 @@ def _from_host(packed):
     if isinstance(packed, torch.Tensor):
         return packed
     device, copy, is_conj = packed
-    # on a CPU a clone, so that the tensor counts as one that came back to the device
+    # on a CPU a clone: whoever counts memory sees a tensor come back, as on a GPU
     tensor = copy.clone() if device.type == "cpu" else copy.to(device, non_blocking=True)
     return tensor.conj() if is_conj else tensor
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from gleam.networks.unrolled import split
 from gleam.physics.batch import Batch
 from gleam.physics.losses import Loss, complex_l1
 from gleam.strategies.base import Strategy, WholeNetwork, fixed, forward_module, paired, update_module
-from gleam.strategies.greedy import EndToEnd, Greedy, as_before, buffers_of
+from gleam.strategies.greedy import EndToEnd, Greedy, buffers_of
 from gleam.strategies.within import Within
 
 
@@ -101,8 +101,10 @@ class LookAhead(Within):
 @contextmanager
 def _frozen(iterations: Sequence[nn.Module]) -> Iterator[None]:
     """Context in which iterations keep their weights and, at its end, get back their buffers."""
-    with ExitStack() as stack:
-        stack.enter_context(fixed([p for iteration in iterations for p in iteration.parameters()]))
-        for iteration in iterations:
-            stack.enter_context(as_before(iteration, buffers_of(iteration)))
+    before = [buffers_of(iteration) for iteration in iterations]
+    with fixed([p for iteration in iterations for p in iteration.parameters()]):
         yield
+    # not sooner: the module before may share a buffer, and its backward pass needs that unchanged
+    for iteration, values in zip(iterations, before, strict=True):
+        for buffer, value in zip(list(iteration.buffers())[: len(values)], values, strict=True):
+            buffer.copy_(value)

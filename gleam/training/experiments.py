@@ -160,7 +160,8 @@ def knees_modl(
     """
     methods = _modl_methods(n_iterations, n_modules, n_steps, precision)
     mel = Method(Invertible(n_checkpoints), n_iterations, n_steps, "fp32")
-    methods |= {"MEL": mel, "GLEAM": methods.pop("GLEAM")}  # in the order of the table
+    greedy = methods.pop("GLEAM")  # in the order of the table it comes last
+    methods |= {"MEL": mel, "GLEAM": greedy}
     wanted = [name for name in trained or methods if seed == 0 or name != "MEL"]
     return Experiment(
         f"mridata_modl_R{acceleration:g}", "II", "knees", acceleration,

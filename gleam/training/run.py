@@ -108,7 +108,7 @@ class TrainingRun:
                     "they share"
                 )
             yield
-            self.team.wait_for_all()  # nor is it unlocked while others still work
+            self.team.wait_for_all()  # the lock is held until the last process is done
 
     def train(
         self, name: str, max_seconds: float | None = None, callback: Callable[[int, list, dict], Any] | None = None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from problems import random_batch
 from teamwork import KspaceNetwork, Noisy
+from torch import nn
 
 from gleam import Checkpointed, DeepSupervision, EndToEnd, Greedy, LookAhead, cost, losses, unrolled
 from gleam.metrics import complex_l1
@@ -66,6 +67,27 @@ def test_a_look_ahead_leaves_the_next_module_as_it_was(make):
         strategy.step(own, batch, made)
     counts = {int(v) for key, v in own.state_dict().items() if key.endswith("num_batches_tracked")}
     assert counts <= {5} and all(p.grad is None and p.requires_grad for p in own.parameters())
+
+
+class Windowed(nn.Module):
+    """An iteration whose input is multiplied by a buffer that all iterations share."""
+
+    def __init__(self, iteration, window):
+        super().__init__()
+        self.iteration, self.window = iteration, window
+
+    def forward(self, x, batch):
+        return self.iteration(x * self.window.values, batch)
+
+
+def test_modules_that_share_a_buffer_look_ahead():
+    window = nn.Module()
+    window.register_buffer("values", torch.full((1,), 0.9))
+    own, batch = unrolled.Unrolled([Windowed(one, window) for one in network(4).iterations]), random_batch()
+    strategy = LookAhead(2)
+    made = optimizers(strategy, own, learning_rate=1e-3)
+    before, after = (strategy.step(own, batch, made) for _ in range(2))
+    assert all(b < a for a, b in zip(before, after, strict=True))
 
 
 def test_memory_is_that_of_two_modules():
