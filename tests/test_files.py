@@ -119,8 +119,8 @@ def test_functions_of_the_project_are_known_by_their_name_alone():
 
 
 @pytest.mark.parametrize(
-    ("value", "is_whole_number"),
+    ("value", "is_whole"),
     [(1, True), (np.int64(3), True), (4, False), (0, False), (2.0, False), ("2", False), (True, False)],
 )
-def test_whole_numbers_are_those_of_python_and_numpy_within_their_limits(value, is_whole_number):
+def test_whole_numbers_are_those_of_python_and_numpy_within_their_limits(value, is_whole):
     assert files.is_whole_number(value, most=3) is is_whole
