@@ -45,15 +45,26 @@ def check(site, browser):
     with serve(site) as base:
         faults, links, anchors = {}, {}, {}
         for page in pages:
-            faults[page] = _faults_of_page(browser, base, page, site)
+            faults[page] = _twice(page, lambda page=page: _faults_of_page(browser, base, page, site))
             links[page], anchors[page] = browser.run("check.links()"), set(browser.run("check.anchors()"))
         for page in pages:
             # after all pages, whose anchors are known by then
             faults[page] += _broken_links(links[page], base, anchors, site)
-        faults["search.html"] = faults.get("search.html", []) + _search_faults(browser, base)
+        of_search = _twice("search.html", lambda: _search_faults(browser, base))
+        faults["search.html"] = faults.get("search.html", []) + of_search
     return {
         page: [fault.replace(base, "") for fault in dict.fromkeys(found)] for page, found in faults.items() if found
     }
+
+
+def _twice(page, find):
+    """Faults that `find` returns, and returns again: a busy machine may show a page half drawn."""
+    first = find()
+    again = find() if first else []
+    for fault in first:
+        if fault not in again:
+            print(f"{page}\n  not there a second time: {fault}", file=sys.stderr)
+    return [fault for fault in first if fault in again]
 
 
 def _faults_of_page(browser, base, page, site):

@@ -122,3 +122,10 @@ def test_misspelled_words_are_found(tmp_path):
         page.write_text(text)
         command = [sys.executable, "-m", "codespell_lib", "--toml", str(ROOT / "pyproject.toml"), str(page)]
         assert subprocess.run(command, capture_output=True, check=False).returncode == status
+
+
+def test_a_fault_counts_if_it_is_there_a_second_time(capsys):
+    found = iter([["half drawn", "broken"], ["broken"]])
+    assert check._twice("a.html", lambda: next(found)) == ["broken"]
+    assert "a.html\n  not there a second time: half drawn" in capsys.readouterr().err
+    assert check._twice("a.html", iter([[]]).__next__) == [], "a page without faults is opened once"
