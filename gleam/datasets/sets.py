@@ -66,16 +66,19 @@ class DataSet:
 
     def files(self, folder: str | Path) -> list[Path]:
         """Raw files of this set in a data folder, sorted by name, but for those that the loader leaves out."""
-        left_out = set(self.left_out(folder))
-        found = {path for pattern in self.patterns for path in visible(folder, pattern)}
-        return sorted(found - left_out)
+        there = self._there(folder)
+        left_out = set(self._not_taken(there, folder))
+        return [path for path in there if path not in left_out]
 
     def left_out(self, folder: str | Path) -> list[Path]:
         """Files in the folder that the loader does not take by their names, and that no split list names."""
-        if self.takes is None:
-            return []
-        found = sorted(path for pattern in self.patterns for path in visible(folder, pattern))
-        others = [path for path in found if not self.takes(path.relative_to(folder))]
+        return self._not_taken(self._there(folder), folder) if self.takes else []
+
+    def _there(self, folder):
+        return sorted({path for pattern in self.patterns for path in visible(folder, pattern)})
+
+    def _not_taken(self, there, folder):
+        others = [path for path in there if self.takes and not self.takes(path.relative_to(folder))]
         listed = set(self.listed(folder)) if others else set()
         return [path for path in others if not _names(path, folder) & listed]
 

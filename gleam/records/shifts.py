@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from gleam.records.comparisons import with_interval
-from gleam.records.conditions import Conditions, Pairs
+from gleam.records.conditions import Conditions, Pairs, load_conditions
 from gleam.records.intervals import HOLDS, Difference, difference, is_as_good, is_better
 from gleam.records.scores import HEADS, MISSING, score_text
-from gleam.records.storage import Record, load_experiment
+from gleam.records.storage import Record
 from gleam.records.tables import markdown_table
 
 LESION_SCORES = {  # what benchmarks/lesions.py measures, and the heads of their columns
@@ -46,11 +46,10 @@ def load_shifts(
     dict
         Of data to a dict of label to a dict of method to record. Shifts without records are left out.
     """
-    found = {
-        one: {label: load_experiment(folder, f"{experiment}_{one}_{shift}") for shift, label in shifts.items()}
+    return {
+        one: load_conditions(folder, {label: f"{experiment}_{one}_{shift}" for shift, label in shifts.items()})
         for one in data
     }
-    return {one: {label: runs for label, runs in named.items() if runs} for one, named in found.items()}
 
 
 def shift_gaps(shifts: Conditions, pairs: Pairs, metric: str = "psnr") -> dict[str, dict[str, Difference]]:

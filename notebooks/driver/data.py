@@ -56,12 +56,14 @@ def check_folder(given, data_dir, needed):
         raise ValueError(f"The data folder '{given}' is not a folder (DATA=dir, see data/README.md).")
     if needed and not any(dataset.files(data_dir) for dataset in needed):
         names = " or ".join(dict.fromkeys(place for dataset in needed for place in dataset.patterns))
-        why = "".join(f" {_left_out(dataset, data_dir)}" for dataset in needed if dataset.left_out(data_dir))
+        why = "".join(f" {said}" for dataset in needed if (said := _left_out(dataset, data_dir)))
         raise ValueError(f"The data folder '{given}' has no raw file {names} (DATA=dir, see data/README.md).{why}")
 
 
 def _left_out(dataset, data_dir):
-    return f"{len(dataset.left_out(data_dir))} files are left out: by their names they are {dataset.not_taken}."
+    """Sentence on the files that a loader leaves out; empty without such files."""
+    n = len(dataset.left_out(data_dir))
+    return f"{n} files are left out: by their names they are {dataset.not_taken}." if n else ""
 
 
 def fast_precision(device):
@@ -97,8 +99,8 @@ def provide(needed, data_dir, profile, phantoms, root, jobs):
         elif dataset.has_phantoms:
             if n_files:
                 print(f"{dataset.name} data: {n_files} real files in {place}, none on {dataset.splits}", flush=True)
-            elif dataset.left_out(data_dir):
-                print(f"{dataset.name} data: none in {place}. {_left_out(dataset, data_dir)}", flush=True)
+            elif said := _left_out(dataset, data_dir):
+                print(f"{dataset.name} data: none in {place}. {said}", flush=True)
             folders[dataset.parameter] = _phantom(dataset, profile, phantoms, root, jobs)
         else:
             print(f"{dataset.name} data: none in {place}, so archived records are shown", flush=True)
