@@ -288,6 +288,7 @@ def test_names_given_later_hold_for_the_peak_before():
     assert live.split == {"gradients": 4000, "activations": 2000}
 
 
+@pytest.mark.slow
 def test_parallel_costs_are_paired_and_each_process_keeps_its_own_optimizer_only():
     batch = random_batch(n=1, n_coils=2, shape=(24, 20))
     costs = parallel_cost.measure(unrolled.pgd(4, 4), batch, n_steps=2, n_rounds=2)

@@ -55,6 +55,7 @@ def test_functions_of_a_cell_work_with_the_threads_given_and_one_failure_stops_n
     assert {x: one.result() for x, one in done.items()} == {x: (1 / x, 3, "3", "3", "3") for x in (1, 2, 3, 4)}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_one_sentence_and_takes_nothing_finished_with_it():
     def function(x):
         if x == 2:
@@ -69,6 +70,7 @@ def test_a_process_that_dies_is_one_sentence_and_takes_nothing_finished_with_it(
     assert sorted(seen) == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["error", "break"])
 def test_a_loop_that_ends_early_ends_its_processes(reason, tmp_path):
     def function(x):

@@ -161,6 +161,7 @@ time.sleep(0.1)
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_has_left_does_not_abort_while_its_watch_asks_the_store():
     for _ in range(2):
         done = subprocess.run([sys.executable, "-c", ENDING], capture_output=True, text=True, timeout=100)
@@ -174,6 +175,7 @@ def test_launched_processes_give_their_results_and_end():
     assert not multiprocessing.active_children()
 
 
+@pytest.mark.slow
 def test_what_ends_a_program_does_not_end_the_one_that_launched_it():
     with pytest.raises(OSError, match="SystemExit: 0"):
         launch(sys.exit, 1, 0)
@@ -232,6 +234,7 @@ def listening(before):
     return sorted({address.ip for address in found})
 
 
+@pytest.mark.slow
 def test_launched_processes_listen_on_the_loopback_interface_only():
     """What arrives there is unpickled, which runs what the sender likes."""
     before = listeners(psutil.Process())  # of other tests in this process

@@ -197,6 +197,7 @@ def test_parts_of_an_evaluation_are_the_evaluation(prepared):
     assert parts[0].equals(whole.iloc[:3]) and parts[1].equals(whole.iloc[3:])
 
 
+@pytest.mark.slow
 def test_a_killed_parallel_run_goes_on_in_one_process(prepared, expected, tmp_path, capsys):
     """With a checkpoint of two processes; the notebook's call tells what happened and leaves nothing running."""
     train, val = prepared
@@ -230,6 +231,7 @@ def test_fit_parallel_wants_a_parallel_strategy(prepared, tmp_path):
         gleam.fit_parallel(Noisy(), *prepared, Greedy(4), n_processes=2, run_dir=tmp_path, **SETTINGS)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_after_a_failure_and_ends_with_the_same_weights(prepared, expected, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
     command += ["--standalone", str(HERE / "teamwork.py"), str(tmp_path), "the magnet quenched"]
@@ -265,7 +267,7 @@ def test_two_nodes_restart_together_after_a_death_on_one(prepared, expected, tmp
     ("end", "reason"),
     [
         ("the magnet quenched", "process 1 of 2 stopped: ValueError: the magnet quenched"),
-        ("SIGKILL", "process 1 of 2 gave no sign of life"),
+        pytest.param("SIGKILL", "process 1 of 2 gave no sign of life", marks=pytest.mark.slow),
         pytest.param("SIGSTOP", "process 1 of 2 gave no sign of life for 30 s", marks=pytest.mark.slow),
     ],
 )

@@ -101,6 +101,7 @@ print(fit.n_steps_done, identity.weights_digest(net))
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_the_system_goes_on_where_it_was(splits, tmp_path):
     here = Path(__file__).parent
     command, paths = [sys.executable, "-c", SCRIPT, str(tmp_path)], [str(here), str(here.parent), str(here.parents[1])]
@@ -132,6 +133,7 @@ def test_runs_side_by_side_equal_runs_in_turn(splits, tmp_path):
         assert fits[strategy].best_nrmse == expected[strategy].best_nrmse
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_each_run_of_several_is_reported_when_it_is_complete_whatever_becomes_of_others(splits, tmp_path, n_jobs):
     train, val, _ = splits
@@ -163,6 +165,7 @@ def test_a_run_resumed_with_the_same_network_equals_uninterrupted(strategy, spli
     assert torch.equal(weights(whole), weights(net))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_the_number_format_is_decided_by_this_process_once_and_kept(is_fast, splits, tmp_path, monkeypatch):
     """Also for processes that would decide otherwise: those of fit_all are new and know nothing of the patch."""
