@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import torch
@@ -109,15 +110,20 @@ class DataConsistent:
     Raises
     ------
     ValueError
-        If `weight` is not between 0 and 1.
+        If `weight` is not a number between 0 and 1, or `loss` is not a function.
     """
 
     weight: float = 0.9
     loss: Loss = complex_l1
 
     def __post_init__(self):
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight={self.weight!r} of DataConsistent must be between 0 and 1")
+        if not (isinstance(self.weight, Real) and 0 <= self.weight <= 1):
+            raise ValueError(f"weight={self.weight!r} of DataConsistent must be a number between 0 and 1")
+        if not callable(self.loss) or isinstance(self.loss, type):  # a class, given instead of an object of it
+            raise ValueError(
+                f"loss={self.loss!r} of DataConsistent is not a function of (image, batch); expected one such as "
+                "gleam.losses.complex_l1"
+            )
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor:
         """The weighted mean of both losses; ValueError for an image without a phase."""

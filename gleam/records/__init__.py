@@ -27,8 +27,23 @@ from gleam.records.build import Build, Trained
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.conditions import condition_gaps, conditions_report, gap_texts, load_conditions
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
-from gleam.records.gap_reports import curve_in_seconds, gap_report, goal_text, step_text, trainings_report
-from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, still_gained
+from gleam.records.gap_reports import (
+    checkpointing_report,
+    curve_in_seconds,
+    gap_report,
+    goal_text,
+    step_text,
+    trainings_report,
+)
+from gleam.records.gaps import (
+    gap_table,
+    gap_text,
+    gaps,
+    share_of_activations,
+    share_of_time,
+    still_gained,
+    times_as_long,
+)
 from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
@@ -47,6 +62,7 @@ from gleam.records.storage import Record, environment, half_width, load, load_ex
 from gleam.records.subjects import (
     by_subject,
     compare_subjects,
+    complete_folds,
     cross_validation,
     difference_table,
     differences_report,
@@ -98,10 +114,12 @@ __all__ = [
     "archived_steps",
     "baseline_note",
     "by_subject",
+    "checkpointing_report",
     "compare",
     "compare_groups",
     "compare_subjects",
     "comparison_report",
+    "complete_folds",
     "condition_gaps",
     "conditions_report",
     "cost_report",
@@ -154,6 +172,7 @@ __all__ = [
     "still_gained",
     "table",
     "table_rows",
+    "times_as_long",
     "trainings_report",
     "work_table",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time
+from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, times_as_long
 from gleam.records.intervals import SMALLEST_RATIO
 from gleam.records.storage import Record
 from gleam.records.tables import markdown_table
@@ -43,6 +44,7 @@ def goal_text(
     costs: dict[str, Record],
     *,
     within: float,
+    activations: float,
     longest: float = SMALLEST_RATIO,
 ) -> str:
     """Whether one of several methods reaches a goal, and how near each of them comes, in words (MyST).
@@ -54,6 +56,8 @@ def goal_text(
         cost.
     within : float
         By how many dB at most a method may be behind its base; the whole interval of the gap counts.
+    activations : float
+        The share of the base's activations, as measured at the peak of a step, that its step may keep.
     longest : float
         How long its step may take, as a share of that of the base.
 
@@ -65,11 +69,11 @@ def goal_text(
     compared = {method: base for method, base in bases.items() if method != base}
     for method, gap in gaps(runs, compared).items():
         own, base = costs[method], costs[bases[method]]
-        time = share_of_time(own, base)
-        is_reached |= gap.low > -within and time <= longest
+        kept, time = share_of_activations(own, base), share_of_time(own, base)
+        is_reached |= gap.low > -within and kept <= activations and time <= longest
         words.append(
-            f"{method}: {gap_text(runs[method], runs[bases[method]])}, {share_of_activations(own, base):.2f} of the "
-            f"activations as measured, {time:.2f} of the time"
+            f"{method}: {gap_text(runs[method], runs[bases[method]])}, {kept:.2f} of the activations, {time:.2f} of "
+            "the time"
         )
     return f"**{'reached' if is_reached else 'not reached'}**. {'; '.join(words)}."
 
@@ -123,6 +127,44 @@ def trainings_report(trainings: Mapping[str, tuple[Record, Record]], base: Recor
             "PSNR (dB)": f"{run.value('psnr'):.2f}",
         }
     return markdown_table(rows, caption.format(peak_mb=_megabytes(base)), name, index=["Training"])
+
+
+def checkpointing_report(
+    folds: Mapping[int, Mapping[str, Record]],
+    bases: Mapping[str, str],
+    costs: Mapping[str, Record],
+    caption: str,
+    name: str,
+) -> str:
+    """Table (MyST) of how long checkpointing takes to reach the validation error of greedy training, in every fold.
+
+    Checkpointing takes the steps of end-to-end training, each of them longer, so its learning curve is known.
+
+    Parameters
+    ----------
+    folds : dict
+        Of fold to a dict of method to record, with learning curves (:func:`gleam.records.complete_folds`).
+    bases : dict
+        Of method to end-to-end training with the same loss and network. Methods that are their own base are left out.
+    costs : dict
+        Of method, and of "Checkpointing", to record, with costs measured in one run.
+    caption, name : str
+        Caption and label of the table. Times are shares of the time in which the method has its lowest error.
+    """
+    longer = share_of_time(costs["Checkpointing"], costs["End-to-end"])
+    rows = {}
+    for method, base in bases.items():
+        if method == base or not all({method, base} <= found.keys() for found in folds.values()):
+            continue
+        step = longer * share_of_time(costs[base], costs[method])
+        times = sorted(times_as_long(found[base], found[method], step) for found in folds.values())
+        rows[method] = {
+            "Memory (MB)": _megabytes(costs[method]),
+            "Checkpointing is there after": ", ".join("never" if math.isinf(t) else f"{t:.2f}" for t in times),
+            "Sooner": f"{sum(t < 1 for t in times)} of {len(times)}",
+        }
+    memory = _megabytes(costs["Checkpointing"])
+    return markdown_table(rows, caption.format(memory=memory), name, index=["Method"]) if rows else ""
 
 
 def _megabytes(cost):

@@ -121,3 +121,18 @@ def share_of_time(own: Record | None, base: Record | None) -> float:
     """Time of a step over that of `base`, the median of paired rounds; NaN without both costs."""
     costs = [Cost(**record.cost) for record in (own, base) if record and record.cost]
     return paired_ratio(*costs) if len(costs) == 2 else math.nan
+
+
+def times_as_long(theirs: Record, ours: Record, step: float) -> float:
+    """How many times as long another training takes to reach the lowest validation error of ours; inf if it never does.
+
+    Parameters
+    ----------
+    theirs, ours : Record
+        With learning curves on the same validation data.
+    step : float
+        How many times as long a step of theirs takes.
+    """
+    best = min(ours.history, key=lambda row: row["nrmse"])  # the first of several
+    reached = [row["step"] for row in theirs.history if row["nrmse"] <= best["nrmse"]]
+    return step * reached[0] / best["step"] if reached else math.inf

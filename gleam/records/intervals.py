@@ -15,18 +15,18 @@ from gleam.records.storage import Record
 
 SMALLEST = {"ssim": 0.005, "ssim_object": 0.005, "nrmse": 0.003, "psnr": 0.2}  # by convention
 SMALLEST_RATIO = 1.1
-RULES = (  # written down before the numbers that they judge
+RULES = (  # fixed after some of the records that they judge: book/claims.md says which
     "A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, "
     "then slices within each of them; its ends lie further out the fewer the subjects. Trainings with several seeds "
     "are averaged slice by slice first; where a seed has phantoms of its own as well, its subjects join the others. "
-    "The range of the seeds' means stands beside the interval. Without such a range it was one training, and the "
-    "interval says nothing about another seed.",
+    "The range of the seeds' means stands beside the interval; each fold of a cross-validation is a training with a "
+    "seed of its own. Without such a range it was one training, and the interval says nothing about another seed.",
     f"The smallest difference that matters is {SMALLEST['psnr']} dB in PSNR, {SMALLEST['ssim']} in SSIM, "
     f"{SMALLEST['nrmse']} in nRMSE, and a factor of {SMALLEST_RATIO} for memory and time.",
     "*Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign "
     "the same with every seed. It does not hold if the interval lies below that smallest difference.",
     "*As good as* holds if the interval is above minus the smallest difference that matters, and so is the mean with "
-    "every seed. It does not hold if the interval is below that.",
+    "every seed. It does not hold if the interval is below that. In nRMSE, where lower is better, signs are changed.",
     "A ratio of costs holds if it reaches the published one within the factor that matters. It holds in part if it is "
     "on the same side of 1 by at least that factor. Times count only if one run measured both.",
     "Everything else cannot be told. A claim about several experiments holds if it holds in all. It does not hold if "
@@ -35,6 +35,8 @@ RULES = (  # written down before the numbers that they judge
     "made for a claim beyond the paper, together with real anatomy; for costs and measures without either, this build. "
     "Scores of a build with another profile are shown and not judged.",
 )
+OF_A_SEED = ("seed", "fold", "lamda")  # settings in which trainings of one method may differ
+OF_A_METHOD = ("strategy", "precision", "n_steps", "validate_every", "lamda", "lamdas", "weights", "trained_on")
 HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "cannot be told"
 N_DRAWS = 10_000
 
@@ -81,7 +83,8 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     ----------
     ours, theirs : Record, or a sequence of them
         With several, those of the same seeds in the same order. A single baseline without training may stand for all.
-        Different seeds are tested on the same slices, or on different subjects.
+        Different seeds, such as those of the folds of a cross-validation, are tested on the same slices, or on
+        different subjects.
     metric : str
         Column of the scores.
 
@@ -92,8 +95,9 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     Raises
     ------
     ValueError
-        If two records do not belong together: tested on other slices, of other seeds, experiments, profiles or results
-        versions; or if they have no scores.
+        If two records do not belong together: tested on other slices or with other masks, of other seeds, settings,
+        experiments, profiles or results versions; if a seed is there twice, or its training differs from the others in
+        more than the seed; if a training is not complete, or has no scores.
     """
     ours, theirs = ([found] if isinstance(found, Record) else list(found) for found in (ours, theirs))
     if len(theirs) == 1 < len(ours) and theirs[0].n_parameters is None:
@@ -101,6 +105,8 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     if not ours or len(ours) != len(theirs):
         raise ValueError(f"{len(ours)} records cannot be compared with {len(theirs)}; expected one per seed of each")
     pairs = [_paired(one, other, metric) for one, other in zip(ours, theirs, strict=True)]
+    _check_repeats(ours)
+    _check_repeats(theirs)
     for one, other in combinations(pairs, 2):  # two seeds have all slices in common, or no subject
         shared = {*one.index.unique("subject")} & {*other.index.unique("subject")}
         if shared and not one.index.equals(other.index):
@@ -113,24 +119,73 @@ def difference(ours: Record | Sequence[Record], theirs: Record | Sequence[Record
     return Difference(metric, float(values.mean()), low, high, by_seed, values.index.unique("subject").size)
 
 
+def differing(one: Record, other: Record) -> list[str]:
+    """What differs between two trainings of one method with different seeds, or in different folds, but should not."""
+    compared = [(one.settings, other.settings)]
+    if one.network and other.network:  # older records do not say how their network was made
+        compared += [(one.network, other.network)]
+    found = [
+        name
+        for mine, theirs in compared
+        for name in sorted({*mine, *theirs} - set(OF_A_SEED))
+        if mine.get(name) != theirs.get(name)
+    ]
+    found += ["mask"] if _mask(one) != _mask(other) else []  # subjects may differ, but masks do not
+    return found + [
+        name for name in ("n_parameters", "profile", "results_version") if getattr(one, name) != getattr(other, name)
+    ]
+
+
+def _check_repeats(records):
+    """Raise ValueError if two of several records are one training, or differ in more than the seed."""
+    first, *others = [record for record in records if record.n_parameters is not None] or [None]
+    for record in others:
+        if found := differing(record, first):
+            raise ValueError(
+                f"{record.method} of {record.experiment}: seeds {first.settings.get('seed')} and "
+                f"{record.settings.get('seed')} differ in {', '.join(found)}; expected the same training"
+            )
+    seeds = [record.settings.get("seed") for record in records if record.n_parameters is not None]
+    if len({*seeds}) < len(seeds):
+        raise ValueError(f"{first.method} of {first.experiment} has seeds {seeds}; expected each once")
+
+
 def _paired(ours, theirs, metric):
+    both = f"{ours.method} and {theirs.method}"
     for name in ("experiment", "profile", "results_version"):
         if getattr(ours, name) != getattr(theirs, name):
             raise ValueError(
-                f"{ours.method} and {theirs.method} do not belong together: {name} is {getattr(ours, name)!r} and "
-                f"{getattr(theirs, name)!r}"
+                f"{both} do not belong together: {name} is {getattr(ours, name)!r} and {getattr(theirs, name)!r}"
             )
-    # a method without training has no seed
-    seeds = [record.settings.get("seed") for record in (ours, theirs) if record.n_parameters is not None]
-    if len({*seeds}) > 1:
-        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} have seeds {seeds}; expected one")
+    _check_settings(ours, theirs, f"{both} of {ours.experiment}")
     for record in (ours, theirs):
         if metric not in record.table:
             raise ValueError(f"{record.method} of {record.experiment} has no scores to compare ({metric})")
+        planned, done = record.settings.get("n_steps"), record.n_steps_done
+        if planned is not None and done is not None and done < planned:
+            raise ValueError(f"{record.method} of {record.experiment} took {done} of {planned} steps; expected all")
     one, other = (_scores(record, metric) for record in (ours, theirs))
     if not one.index.equals(other.index):
-        raise ValueError(f"{ours.method} and {theirs.method} of {ours.experiment} were not tested on the same slices")
+        raise ValueError(f"{both} of {ours.experiment} were not tested on the same slices")
     return one - other
+
+
+def _check_settings(ours, theirs, both):
+    """Raise ValueError if two methods differ in what all methods of an experiment share."""
+    # a method without training has no seed
+    seeds = [record.settings.get("seed") for record in (ours, theirs) if record.n_parameters is not None]
+    if len({*seeds}) > 1:
+        raise ValueError(f"{both} have seeds {seeds}; expected one")
+    shared = sorted(({*ours.settings} & {*theirs.settings}) - {"seed", *OF_A_METHOD})
+    if other := [name for name in shared if ours.settings[name] != theirs.settings[name]]:
+        values = ", ".join(f"{name} is {ours.settings[name]!r} and {theirs.settings[name]!r}" for name in other)
+        raise ValueError(f"{both} do not belong together: {values}")
+    if _mask(ours) != _mask(theirs):
+        raise ValueError(f"{both} were tested with masks {_mask(ours)} and {_mask(theirs)}; expected the same")
+
+
+def _mask(record):
+    return record.data.get("test", {}).get("mask")
 
 
 def _scores(record, metric):
@@ -201,9 +256,7 @@ def is_as_good(found: Difference) -> str:
 
 
 def is_as_large(ratio: float, published: float) -> str:
-    """The verdict on a ratio of costs that is to be above 1, by rule 5; a published 1 means "about the same"."""
-    if published <= SMALLEST_RATIO:
-        return HOLDS if 1 / SMALLEST_RATIO <= ratio <= SMALLEST_RATIO else FAILS
+    """The verdict on a ratio of costs, theirs over ours, by the rule for costs of `RULES`."""
     if ratio >= published / SMALLEST_RATIO:
         return HOLDS
     return IN_PART if ratio >= SMALLEST_RATIO else FAILS

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ from gleam.records.intervals import (
 from gleam.records.schema import FULL_SCALE
 from gleam.records.scores import MISSING, change_text
 from gleam.records.storage import Record, load_experiment
-from gleam.records.subjects import over_folds
+from gleam.records.subjects import complete_folds
 from gleam.records.tables import published
 
 Runs = dict[str, list[Record]]  # of method to its records, one per seed
@@ -82,7 +83,10 @@ def _row(claim, case, results, build, paper):
     real: Runs = {}
     if case.real:
         folder, experiment = case.real[0].split("/")
-        real = {m: [r] for m, r in over_folds(results / folder, experiment, N_FOLDS, case.real[1:]).items()}
+        folds = complete_folds(results / folder, experiment, N_FOLDS, case.real[1:])
+        once = load_experiment(results / folder, experiment)  # costs are measured once
+        folds = folds or ({1: once} if {*case.real[1:]} <= {*once} else {})
+        real = {method: [runs[method] for runs in folds.values()] for method in case.real[1:] if folds}
     found = {
         "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
         "Standard": of_seeds(results, case.experiment, "standard", "beyond"),
@@ -94,7 +98,7 @@ def _row(claim, case, results, build, paper):
     text = case.paper or MISSING
     if of_paper is not None:
         text = f"{of_paper:.2f}" if claim.kind == COST else change_text(of_paper, case.name)
-    shown = {name: _shown(value) for name, value in values.items()}
+    shown = {name: _shown(value, "folds" if name == "Real anatomy" else "seeds") for name, value in values.items()}
     verdict = _verdict(claim, values, of_paper)
     return {"Paper": text, **shown, "Verdict": verdict, "Where": claim.chapter, "Quantity": claim.quantity}
 
@@ -136,7 +140,11 @@ def _value(claim, case, runs, *, is_real):
     """The difference, ratio or measure of a case; None if a record is missing."""
     ours, theirs = case.real[1:] if is_real and case.real else (case.ours, case.theirs)
     if claim.kind in (BETTER, AS_GOOD):
-        pairs = [(one, _partner(one, runs.get(theirs, []))) for one in runs.get(ours, [])]
+        others = runs.get(theirs, [])
+        _check_seeds(runs.get(ours, []), others)
+        # folds are complete and in one order; of seeds some may lack a method
+        partners = others if is_real else [_partner(one, others) for one in runs.get(ours, [])]
+        pairs = [*zip(runs.get(ours, []), partners, strict=True)]
         pairs = [(one, other) for one, other in pairs if other and one.scores and other.scores]
         return difference([one for one, _ in pairs], [other for _, other in pairs], case.name) if pairs else None
     one = runs[ours][0] if ours in runs else None
@@ -146,6 +154,15 @@ def _value(claim, case, runs, *, is_real):
         rows = [row for row in one.history if row.get("n_inversions")] if one else []
         return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
     return one.value(case.name) if one else None
+
+
+def _check_seeds(ours, theirs):
+    """Raise ValueError if each of two trained methods has a seed that the other lacks."""
+    trained = [[record for record in records if record.n_parameters is not None] for records in (ours, theirs)]
+    seeds = [{record.settings.get("seed") for record in records} for records in trained]
+    if all(trained) and not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):
+        names = " and ".join(f"{r[0].method} seeds {sorted(s, key=str)}" for r, s in zip(trained, seeds, strict=True))
+        raise ValueError(f"{ours[0].experiment}: {names} do not match; expected one to have all of the other's")
 
 
 def _partner(ours, candidates):
@@ -197,14 +214,23 @@ def _published(claim, case, paper):
     if "/" not in case.paper:
         return float(case.paper) if claim.kind == COST and case.paper else None
     table, acceleration = case.paper.split("/")
-    rows = published(paper, table=table, acceleration=int(acceleration)).set_index("method")
+    rows = published(paper, table=table, acceleration=int(acceleration))
     # units cancel in a ratio
     name = {"peak_bytes": "memory_gb", "step_seconds": "seconds_per_step"}.get(case.name, case.name)
-    ours, theirs = rows.loc[case.ours, name], rows.loc[case.theirs, name]
+    where = f"{paper}: table {table}, R = {acceleration}"
+    ours, theirs = (_only_number(rows, method, name, where) for method in (case.ours, case.theirs))
     return theirs / ours if claim.kind == COST else ours - theirs
 
 
-def _shown(value):
+def _only_number(rows, method, name, where):
+    cells = rows.loc[rows["method"] == method, name] if name in rows else pd.Series(dtype=float)
+    found = pd.to_numeric(cells, errors="coerce").dropna()
+    if len(found) != 1:
+        raise ValueError(f"{where}, method {method}: {len(found)} numbers in column {name}; expected one")
+    return found.item()
+
+
+def _shown(value, of):
     if value is None:
         return MISSING
     if not isinstance(value, Difference):
@@ -213,7 +239,7 @@ def _shown(value):
     if len(value.by_seed) < 2:
         return f"{mean} ({low} to {high})"
     least, most = (change_text(one(value.by_seed), value.metric) for one in (min, max))
-    return f"{mean} ({low} to {high}); seeds {least} to {most}"
+    return f"{mean} ({low} to {high}); {len(value.by_seed)} {of} {least} to {most}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -229,13 +255,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not given.results.is_dir():
             raise FileNotFoundError(f"{given.results} is not a folder; expected archived records, such as results/")
         board = scoreboard(given.results, given.build, given.paper)
+        if _is_empty(board, *COLUMNS[1:]):
+            raise ValueError(f"no records under {given.results} that judge a claim; expected archived ones: results/")
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
+    if _is_empty(board, COLUMNS[0]):
+        print(f"no records under {given.build} that a claim is about; run make reproduce", file=sys.stderr)
+    try:
+        _print(board)
+    except BrokenPipeError:  # the reader, such as head, has what it wants; the rest, written at exit, goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _is_empty(board, *columns):
+    return board[[*columns]].isin(["", MISSING]).all(axis=None)
+
+
+def _print(board):
     for claim, rows in board.groupby(level="Claim", sort=False):
         print(f"\n{claim}: {rows['Verdict'].iloc[-1].upper()} ({rows['Quantity'].iloc[-1]})")
         print(rows.loc[:, "Paper":"Verdict"].droplevel("Claim").drop(index="together", errors="ignore").to_string())
-    return 0
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
 from gleam.records.comparisons import in_words, verdict, with_interval
-from gleam.records.intervals import difference
+from gleam.records.intervals import difference, differing
 from gleam.records.scores import HEADS, METRICS, MISSING, OF_SUBJECTS, change_with_unit, score_name
 from gleam.records.storage import Record, load_experiment
 from gleam.records.tables import markdown_table, scores_table, table
-
-OF_A_FOLD = ("seed", "fold", "lamda")  # settings that differ between folds
 
 
 def cross_validation(
@@ -56,11 +54,18 @@ def over_folds(
     Without `methods`, those that every fold has. The other parameters are those of :func:`cross_validation`, and errors
     raised those of :func:`pooled`.
     """
+    whole = complete_folds(folder, experiment, n_folds, methods)
+    return pooled(whole) if whole else {}
+
+
+def complete_folds(
+    folder: str | Path, experiment: str, n_folds: int, methods: Sequence[str] | None = None
+) -> dict[int, dict[str, Record]]:
+    """Records of the folds that have all `methods`, of fold to method to record; the parameters as in `over_folds`."""
     found = _folds(folder, experiment, n_folds)
     if methods is None:
         methods = [m for m in next(iter(found.values()), {}) if all(m in runs for runs in found.values())]
-    whole = {fold: {m: runs[m] for m in methods} for fold, runs in found.items() if set(methods) <= set(runs)}
-    return pooled(whole) if whole else {}
+    return {fold: {m: runs[m] for m in methods} for fold, runs in found.items() if set(methods) <= set(runs)}
 
 
 def _folds(folder, experiment, n_folds):
@@ -93,8 +98,8 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
         if set(found) != set(methods):
             raise ValueError(f"fold {fold} has records of {sorted(found)}, fold {first} of {sorted(methods)}")
         for method, record in found.items():
-            if differing := _differing(record, methods[method]):
-                raise ValueError(f"{method} of fold {fold} differs from fold {first} in {', '.join(differing)}")
+            if others_too := differing(record, methods[method]):
+                raise ValueError(f"{method} of fold {fold} differs from fold {first} in {', '.join(others_too)}")
     together = {}
     for method, record in methods.items():
         scores = [row for found in folds.values() for row in found[method].scores]
@@ -104,25 +109,6 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
             raise ValueError(f"{method} was tested on subject {min(twice)} in more than one fold")
         together[method] = replace(record, scores=scores)
     return together
-
-
-def _differing(one, other):
-    """Names of the properties in which two records of one method in two folds differ but should not."""
-    compared = [(one.settings, other.settings)]
-    if one.network and other.network:  # older records do not say how their network was made
-        compared += [(one.network, other.network)]
-    found = [
-        name
-        for mine, theirs in compared
-        for name in sorted({*mine, *theirs} - set(OF_A_FOLD))
-        if mine.get(name) != theirs.get(name)
-    ]
-    # subjects differ between folds, but masks do not
-    masks = [record.data.get("test", {}).get("mask") for record in (one, other)]
-    found += ["mask"] if masks[0] != masks[1] else []
-    return found + [
-        name for name in ("n_parameters", "profile", "results_version") if getattr(one, name) != getattr(other, name)
-    ]
 
 
 def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataFrame:

@@ -32,13 +32,26 @@ def test_the_caption_tells_data_and_subjects(runs):
     assert "| GLEAM | 33.00 | −0.50 (" in text and "Look-ahead" not in text
 
 
-def test_a_goal_asks_for_the_whole_interval_and_for_time(runs):
-    bases = {"GLEAM": "End-to-end"}
-    text = records.goal_text(runs, bases, runs, within=0.6)
+def test_a_goal_asks_for_the_whole_interval_for_activations_and_for_time(runs):
+    bases, goal = {"GLEAM": "End-to-end"}, {"within": 0.6, "activations": 0.25}
+    text = records.goal_text(runs, bases, runs, **goal)
     assert text.startswith("**reached**. GLEAM: −0.50 dB (")
-    assert text.endswith("0.25 of the activations as measured, 1.05 of the time.")
-    assert records.goal_text(runs, bases, runs, within=0.4).startswith("**not reached**. ")
-    assert records.goal_text(runs, bases, runs, within=0.6, longest=1.0).startswith("**not reached**. ")
+    assert text.endswith("0.25 of the activations, 1.05 of the time.")
+    for harder in ({"within": 0.4}, {"activations": 0.2}, {"longest": 1.0}):
+        assert records.goal_text(runs, bases, runs, **goal | harder).startswith("**not reached**. ")
+
+
+def test_checkpointing_is_timed_along_the_curve_of_end_to_end_training(runs):
+    """Its steps are twice as long; it reaches the error of one fold sooner, and that of another never."""
+    longer = replace(runs["End-to-end"], cost=COST | {"step_seconds": [2.0, 4.0, 8.0], "peak_bytes": 3_000_000})
+    worse = replace(runs["GLEAM"], history=[{**row, "nrmse": row["nrmse"] + 0.2} for row in HISTORY])
+    better = replace(worse, history=[{**row, "nrmse": row["nrmse"] - 0.1} for row in HISTORY])
+    folds = {k: runs | {"GLEAM": gleam} for k, gleam in enumerate((worse, better), 1)}
+    costs = runs | {"Checkpointing": longer}
+    text = records.checkpointing_report(folds, BASES, costs, "Checkpointing needs {memory} MB.", "tab-when")
+    assert "Checkpointing needs 3.0 MB." in text
+    assert "| GLEAM | 2.0 | 0.95, never | 1 of 2 |" in text, text  # 2 / 1.05 times half of the steps
+    assert "| End-to-end |" not in text and "Look-ahead" not in text
 
 
 def test_a_cost_is_told_beside_that_of_the_base(runs):

@@ -6,7 +6,7 @@ import pytest
 from made_records import make
 
 from gleam import figures
-from gleam.records import gap_table, gaps, share_of_activations, share_of_time, still_gained
+from gleam.records import gap_table, gaps, share_of_activations, share_of_time, still_gained, times_as_long
 
 RUNS = {"End-to-end": make("End-to-end", psnr=(31.0, 32.0, 35.0, 36.0)), "GLEAM": make(psnr=(30.5, 31.5, 34.5, 35.5))}
 COST = {"seconds_per_step": 1.0, "peak_bytes": 100, "memory_kind": "", "device": "CPU", "step_seconds": [1.0, 2.0, 4.0]}
@@ -33,6 +33,14 @@ def test_what_a_training_still_gained_is_measured_between_its_best_weights():
     assert still_gained(replace(record, history=worse)) == 0
     with pytest.raises(ValueError, match=r"GLEAM of .* has no validation before the last 25%"):
         still_gained(replace(record, history=HISTORY[3:]))
+
+
+def test_another_training_is_timed_until_it_has_our_lowest_error():
+    ours = replace(RUNS["GLEAM"], history=HISTORY)
+    assert times_as_long(ours, ours, 1.0) == 1 and times_as_long(ours, ours, 1.5) == 1.5
+    fast = [row | {"nrmse": row["nrmse"] / 4} for row in HISTORY]
+    assert times_as_long(replace(ours, history=fast), ours, 2.0) == 2 * 100 / 400
+    assert times_as_long(ours, replace(ours, history=fast), 2.0) == float("inf")
 
 
 def test_costs_are_shares_of_those_of_the_base_and_a_dash_where_none_were_measured():

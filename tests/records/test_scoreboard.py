@@ -1,14 +1,17 @@
 """The scoreboard: which records judge which claim, and what is never compared."""
 
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
+import pytest
 from made_records import make
 
 from gleam import records
 from gleam.records import scoreboard
-from gleam.records.claims import AS_GOOD, BETTER, CLAIMS, COST, VALUE, Case, Claim
+from gleam.records.claims import AS_GOOD, BETTER, BEYOND, CLAIMS, COST, VALUE, Case, Claim
 from gleam.records.intervals import FAILS, HOLDS, UNKNOWN
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +54,21 @@ def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_p
                 assert {case.ours, case.theirs} - {"CS", "Checkpointing"} <= known[case.experiment], case
 
 
+def test_a_claim_is_about_one_quantity_and_every_score_about_the_same_experiments():
+    for claim in CLAIMS:
+        assert {replace(claim, cases=(case,)).quantity for case in claim.cases} == {claim.quantity}
+    beyond = {claim.text for claim in CLAIMS if claim.text.startswith(BEYOND)}
+    for kind in (AS_GOOD, BETTER):
+        of = {
+            name: {
+                (case.experiment, case.ours, case.theirs, case.real) for claim in CLAIMS for case in claim.cases
+                if claim.kind == kind and case.name == name and (name == "ssim_object" or claim.text not in beyond)
+            }
+            for name in ("psnr", "nrmse", "ssim", "ssim_object")
+        }  # fmt: skip
+        assert of["nrmse"] and of["nrmse"] == of["ssim"] == of["ssim_object"] and of["nrmse"] <= of["psnr"]
+
+
 def test_only_folds_that_have_both_methods_are_real_evidence(tmp_path):
     case = Case("PGD", NAME, "GLEAM", "End-to-end", real=("knees/real", "GLEAM", "End-to-end"))
     for fold, methods in {1: ("GLEAM", "End-to-end"), 2: ("GLEAM", "End-to-end"), 3: ("GLEAM",)}.items():
@@ -66,7 +84,8 @@ def test_only_folds_that_have_both_methods_are_real_evidence(tmp_path):
     both = records.pooled({fold: records.load_experiment(tmp_path / "knees", f"real_fold{fold}") for fold in (1, 2)})
     assert {m: r.table["subject"].nunique() for m, r in both.items()} == {"GLEAM": 4, "End-to-end": 4}
     found = records.difference(both["GLEAM"], both["End-to-end"])
-    assert found.mean == 1.5 and shown == f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
+    interval = f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})".replace("-", "−")
+    assert found.mean == 1.5 and shown == f"{interval}; 2 folds +1.00 to +2.00", "a fold counts like a seed"
     nothing = replace(claim, cases=(replace(case, real=("knees/none", "GLEAM", "End-to-end")),))
     assert board(tmp_path, nothing).loc[("As good", "PGD"), "Real anatomy"] == records.MISSING
 
@@ -110,9 +129,20 @@ def test_seeds_are_averaged_and_their_range_is_shown(tmp_path):
     for seed, shift in enumerate((0.5, -0.1, 0.2)):
         written(tmp_path / ("cpu-standard" + (f"-seed{seed}" if seed else "")), shift, "standard", seed)
     (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
-    assert row["Standard"] == "+0.20 (+0.20 to +0.20); seeds −0.10 to +0.50" and row["Verdict"] == HOLDS
+    assert row["Standard"] == "+0.20 (+0.20 to +0.20); 3 seeds −0.10 to +0.50" and row["Verdict"] == HOLDS
     better = replace(AS_GOOD_ONE, kind=BETTER)
     assert board(tmp_path, better)["Verdict"].item() == UNKNOWN, "one of the seeds has the other sign"
+
+
+def test_seeds_of_which_each_method_lacks_another_are_refused(tmp_path):
+    for seed in range(3):
+        written(tmp_path / ("cpu-standard" + (f"-seed{seed}" if seed else "")), 0.5, "standard", seed)
+    (tmp_path / "cpu-standard-seed1" / NAME / "gleam.json").unlink()
+    (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
+    assert "2 seeds" in row["Standard"], "one method may have fewer seeds"
+    (tmp_path / "cpu-standard-seed2" / NAME / "end-to-end.json").unlink()
+    with pytest.raises(ValueError, match=r"GLEAM seeds \[0, 2\] and End-to-end seeds \[0, 1\] do not match"):
+        board(tmp_path, AS_GOOD_ONE)
 
 
 def test_the_largest_evidence_decides(tmp_path):
@@ -159,7 +189,43 @@ def test_records_that_do_not_belong_together_stop_it_with_a_sentence(tmp_path, c
     assert "none is not a folder" in capsys.readouterr().err
 
 
-def test_it_prints_every_claim(tmp_path, capsys):
-    assert scoreboard.main([str(ROOT / "results"), str(tmp_path), "--paper", str(PAPER)]) == 0
-    printed = capsys.readouterr().out
+@pytest.mark.parametrize("name", ["psnr", "nrmse", "ssim", "peak_bytes", "step_seconds"])
+@pytest.mark.parametrize("damage", ["no row", "no column", "two rows", "no number"])
+def test_a_number_of_the_paper_that_is_not_there_once_is_named(tmp_path, name, damage):
+    kind = COST if name in ("peak_bytes", "step_seconds") else AS_GOOD
+    claim = Claim("As MEL", kind, "04", (Case("MoDL", "mridata_modl_R4", "GLEAM", "MEL", "II/4", name),))
+    table = pd.read_csv(PAPER).astype(object)
+    column = {"peak_bytes": "memory_gb", "step_seconds": "seconds_per_step"}.get(name, name)
+    is_it = (table["table"] == "II") & (table["acceleration"] == 4) & (table["method"] == "MEL")
+    paper = tmp_path / "paper.csv"
+    table.to_csv(paper)
+    assert scoreboard.scoreboard(tmp_path, tmp_path, paper, [claim])["Paper"].item() != records.MISSING
+    damaged = {
+        "no row": table[~is_it], "no column": table.drop(columns=column), "two rows": pd.concat([table, table[is_it]]),
+        "no number": table.assign(**{column: table[column].mask(is_it, "none")}),
+    }  # fmt: skip
+    damaged[damage].to_csv(paper)
+    method = "GLEAM" if damage == "no column" else "MEL"
+    with pytest.raises(ValueError, match=rf"paper\.csv: table II, R = 4, method {method}: . numbers in .*{column}"):
+        scoreboard.scoreboard(tmp_path, tmp_path, paper, [claim])
+
+
+def test_it_prints_every_claim_and_says_where_it_found_no_records(tmp_path, capsys):
+    arguments = [str(ROOT / "results"), str(tmp_path / "none"), "--paper", str(PAPER)]
+    assert scoreboard.main(arguments) == 0
+    printed, said = capsys.readouterr()
     assert all(claim.text in printed for claim in CLAIMS)
+    assert len(said.splitlines()) == 1 and f"no records under {tmp_path / 'none'} " in said
+    assert scoreboard.main([str(ROOT / "tests"), *arguments[1:]]) == 2
+    printed, said = capsys.readouterr()
+    assert not printed and len(said.splitlines()) == 1 and f"no records under {ROOT / 'tests'} " in said
+
+
+def test_a_reader_that_stops_early_is_no_error(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert scoreboard.main([str(ROOT / "results"), str(ROOT / "none"), "--paper", str(PAPER)]) == 0
+        print("written at exit")  # what is left in the buffer raises no second error
+    assert "Error" not in capsys.readouterr().err

@@ -178,8 +178,22 @@ def test_losses_are_what_they_say():
         half(image, batch), 0.5 * losses.complex_l1(image, batch) + 2 * losses.magnitude_l1(image, batch)
     )
     assert repr(half) == "Mixed(0.5 complex_l1, 2 magnitude_l1)"
-    with pytest.raises(ValueError, match=r"weight=1\.5 of DataConsistent"):
-        losses.DataConsistent(1.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ((1.5,), r"weight=1\.5 of DataConsistent must be a number between 0 and 1"),
+        ((float("nan"),), "weight=nan of DataConsistent must be a number"),
+        (("a",), "weight='a' of DataConsistent must be a number"),
+        ((losses.complex_l1,), "weight=<function complex_l1 .* of DataConsistent must be a number"),
+        ((0.9, "l1"), r"loss='l1' of DataConsistent is not a function of \(image, batch\); expected one such as"),
+        ((0.9, losses.SelfSupervised), r"loss=<class .*SelfSupervised'> of DataConsistent is not a function"),
+    ],
+)
+def test_data_consistent_names_the_argument_that_is_wrong(given, says):
+    with pytest.raises(ValueError, match=says):
+        losses.DataConsistent(*given)
 
 
 def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_named(splits, tmp_path):
