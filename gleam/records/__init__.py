@@ -71,6 +71,7 @@ from gleam.records.subjects import (
     over_folds,
     paired,
     pooled,
+    spread_text,
 )
 from gleam.records.summaries import (
     compare_groups,
@@ -168,6 +169,7 @@ __all__ = [
     "shift_words",
     "slug",
     "splits_text",
+    "spread_text",
     "step_text",
     "still_gained",
     "table",

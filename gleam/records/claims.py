@@ -134,10 +134,13 @@ _AFTER = ("beyond_phantoms", "GLEAM, w = 0.9", "End-to-end, w = 0.9")
 _PGD12, _PGD16 = ("PGD, R = 12", "mridata_pgd_R12"), ("PGD, R = 16", "mridata_pgd_R16")
 _MODL4, _MODL16 = ("MoDL, R = 4", "mridata_modl_R4"), ("MoDL, R = 16", "mridata_modl_R16")
 _BRAIN, _CINE, _CINE_MODL = ("PGD, brain", "fastmri_pgd"), ("PGD 3D", "cine_pgd"), ("MoDL 3D", "cine_modl")
+_STEP_2 = ("beyond_step_size_2", "GLEAM, M = 8", "End-to-end")  # the authors' 2t; elsewhere 1
+_STEP_2_AFTER = ("beyond_step_size_2", "GLEAM, M = 8, w = 0.9", "End-to-end, w = 0.9")
 _EQUAL_DEPTH = (
     Case(*_PGD12, "GLEAM", "End-to-end", "I/12", real=_R12), Case(*_PGD16, "GLEAM", "End-to-end", "I/16"),
     Case(*_MODL4, "GLEAM", "End-to-end", "II/4"), Case(*_MODL16, "GLEAM", "End-to-end", "II/16"),
     Case(*_CINE_MODL, "GLEAM", "End-to-end", "V/10"),
+    Case("PGD, R = 12, 2t = 2", *_STEP_2, real=(f"beyond/{_STEP_2[0]}", *_STEP_2[1:])),
 )  # fmt: skip
 _DEEPER = (Case(*_BRAIN, "GLEAM", "End-to-end", "III/8"), Case(*_CINE, "GLEAM", "End-to-end", "IV/10"))
 _AS_MEL = Case(*_MODL4, "GLEAM", "MEL", "II/4")
@@ -171,6 +174,7 @@ CLAIMS = (
         AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, M = 8", *_AFTER, real=("beyond/beyond_loss", "GLEAM, M = 8, w = 0.9", _AFTER[2])),
+            Case("PGD, R = 12, M = 8, 2t = 2", *_STEP_2_AFTER, real=(f"beyond/{_STEP_2[0]}", *_STEP_2_AFTER[1:])),
             *_elsewhere(", w = 0.9"),
         ),
     ),

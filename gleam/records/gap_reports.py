@@ -143,7 +143,7 @@ def checkpointing_report(
     Parameters
     ----------
     folds : dict
-        Of fold to a dict of method to record, with learning curves (:func:`gleam.records.complete_folds`).
+        Of fold to a dict of method to record, with learning curves. A fold may lack methods.
     bases : dict
         Of method to end-to-end training with the same loss and network. Methods that are their own base are left out.
     costs : dict
@@ -154,10 +154,11 @@ def checkpointing_report(
     longer = share_of_time(costs["Checkpointing"], costs["End-to-end"])
     rows = {}
     for method, base in bases.items():
-        if method == base or not all({method, base} <= found.keys() for found in folds.values()):
+        both = [found for found in folds.values() if {method, base} <= found.keys()]
+        if method == base or not both:
             continue
         step = longer * share_of_time(costs[base], costs[method])
-        times = sorted(times_as_long(found[base], found[method], step) for found in folds.values())
+        times = sorted(times_as_long(found[base], found[method], step) for found in both)
         rows[method] = {
             "Memory (MB)": _megabytes(costs[method]),
             "Checkpointing is there after": ", ".join("never" if math.isinf(t) else f"{t:.2f}" for t in times),

@@ -141,6 +141,12 @@ def paired(runs: dict[str, Record], base: str, metric: str = "psnr") -> pd.DataF
     return pd.DataFrame(differences).groupby("subject").mean()[list(differences)]
 
 
+def spread_text(values: pd.Series, metric: str = "psnr") -> str:
+    """Mean and range of differences by subject (:func:`paired`), such as "−0.1 dB (3 subjects, −0.2 dB to +0.1 dB)"."""
+    mean, low, high = (change_with_unit(one, metric) for one in (values.mean(), values.min(), values.max()))
+    return f"{mean} ({len(values)} subjects, {low} to {high})"
+
+
 def difference_table(runs: dict[str, Record], base: str, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
     """Mean differences to `base` with their 95 % intervals, a table of text with a row per method.
 

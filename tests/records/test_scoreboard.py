@@ -44,6 +44,7 @@ def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_p
         "beyond_brains": {*beyond.PLAN["beyond_brains"][1]},
         "beyond_hearts": {*beyond.PLAN["beyond_hearts"][1]},
         "beyond_loss": {*beyond.IN_EVERY_FOLD, *beyond.KNOWN},
+        "beyond_step_size_2": {*beyond.PLAN["beyond_step_size_2_fold1"][1]},
     }
     rows = board(tmp_path, *CLAIMS).drop(index="together", level="Case")
     assert (rows[["Paper", "Quantity"]] != "").all(axis=None)
