@@ -29,6 +29,7 @@ from gleam.records.conditions import condition_gaps, conditions_report, gap_text
 from gleam.records.costs import archived_steps, cost_report, formats_table, work_table
 from gleam.records.gap_reports import (
     checkpointing_report,
+    checkpointing_times,
     curve_in_seconds,
     gap_report,
     goal_text,
@@ -116,6 +117,7 @@ __all__ = [
     "baseline_note",
     "by_subject",
     "checkpointing_report",
+    "checkpointing_times",
     "compare",
     "compare_groups",
     "compare_subjects",

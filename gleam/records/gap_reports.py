@@ -129,6 +129,23 @@ def trainings_report(trainings: Mapping[str, tuple[Record, Record]], base: Recor
     return markdown_table(rows, caption.format(peak_mb=_megabytes(base)), name, index=["Training"])
 
 
+def checkpointing_times(
+    folds: Mapping[int, Mapping[str, Record]], bases: Mapping[str, str], costs: Mapping[str, Record]
+) -> dict[str, list[float]]:
+    """Of method to when checkpointing has its lowest error in each fold, sorted, as a share of the method's own time.
+
+    The parameters are those of :func:`checkpointing_report`.
+    """
+    longer = share_of_time(costs["Checkpointing"], costs["End-to-end"])
+    found = {}
+    for method, base in bases.items():
+        both = [runs for runs in folds.values() if {method, base} <= runs.keys()]
+        if method != base and both:
+            step = longer * share_of_time(costs[base], costs[method])
+            found[method] = sorted(times_as_long(runs[base], runs[method], step) for runs in both)
+    return found
+
+
 def checkpointing_report(
     folds: Mapping[int, Mapping[str, Record]],
     bases: Mapping[str, str],
@@ -151,19 +168,14 @@ def checkpointing_report(
     caption, name : str
         Caption and label of the table. Times are shares of the time in which the method has its lowest error.
     """
-    longer = share_of_time(costs["Checkpointing"], costs["End-to-end"])
-    rows = {}
-    for method, base in bases.items():
-        both = [found for found in folds.values() if {method, base} <= found.keys()]
-        if method == base or not both:
-            continue
-        step = longer * share_of_time(costs[base], costs[method])
-        times = sorted(times_as_long(found[base], found[method], step) for found in both)
-        rows[method] = {
+    rows = {
+        method: {
             "Memory (MB)": _megabytes(costs[method]),
             "Checkpointing is there after": ", ".join("never" if math.isinf(t) else f"{t:.2f}" for t in times),
             "Sooner": f"{sum(t < 1 for t in times)} of {len(times)}",
         }
+        for method, times in checkpointing_times(folds, bases, costs).items()
+    }
     memory = _megabytes(costs["Checkpointing"])
     return markdown_table(rows, caption.format(memory=memory), name, index=["Method"]) if rows else ""
 

@@ -98,8 +98,8 @@ def pooled(folds: dict[Any, dict[str, Record]]) -> dict[str, Record]:
         if set(found) != set(methods):
             raise ValueError(f"fold {fold} has records of {sorted(found)}, fold {first} of {sorted(methods)}")
         for method, record in found.items():
-            if others_too := differing(record, methods[method]):
-                raise ValueError(f"{method} of fold {fold} differs from fold {first} in {', '.join(others_too)}")
+            if apart := differing(record, methods[method]):
+                raise ValueError(f"{method} of fold {fold} differs from fold {first} in {', '.join(apart)}")
     together = {}
     for method, record in methods.items():
         scores = [row for found in folds.values() for row in found[method].scores]
