@@ -80,9 +80,20 @@ class Mixed:
     ----------
     parts : sequence of (float, loss)
         Such as `((0.8, complex_l1), (0.2, one_minus_ssim))`.
+
+    Raises
+    ------
+    ValueError
+        If a part is not a pair, its weight not a number, or its loss not a function.
     """
 
     parts: Sequence[tuple[float, Loss]]
+
+    def __post_init__(self):
+        for part in self.parts if isinstance(self.parts, list | tuple) else [self.parts]:
+            if not (isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], Real)):
+                raise ValueError(f"{part!r} of Mixed is not a pair of a weight and a loss, such as (0.8, complex_l1)")
+            _check_loss(part[1], "Mixed")
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor:
         """The sum."""
@@ -119,11 +130,7 @@ class DataConsistent:
     def __post_init__(self):
         if not (isinstance(self.weight, Real) and 0 <= self.weight <= 1):
             raise ValueError(f"weight={self.weight!r} of DataConsistent must be a number between 0 and 1")
-        if not callable(self.loss) or isinstance(self.loss, type):  # a class, given instead of an object of it
-            raise ValueError(
-                f"loss={self.loss!r} of DataConsistent is not a function of (image, batch); expected one such as "
-                "gleam.losses.complex_l1"
-            )
+        _check_loss(self.loss, "DataConsistent")
 
     def __call__(self, image: Tensor, batch: Batch) -> Tensor:
         """The weighted mean of both losses; ValueError for an image without a phase."""
@@ -168,7 +175,7 @@ class SelfSupervised:
     Raises
     ------
     ValueError
-        If `share` is not between 0 and 1.
+        If `share` is not a number between 0 and 1.
 
     Notes
     -----
@@ -179,8 +186,8 @@ class SelfSupervised:
     share: float = 0.4
 
     def __post_init__(self):
-        if not 0 < self.share < 1:
-            raise ValueError(f"share={self.share!r} of SelfSupervised must be between 0 and 1")
+        if not (isinstance(self.share, Real) and 0 < self.share < 1):
+            raise ValueError(f"share={self.share!r} of SelfSupervised must be a number between 0 and 1")
 
     def split(self, batch: Batch) -> SplitBatch:
         """The batch with a random part of its samples held out."""
@@ -205,6 +212,15 @@ class SelfSupervised:
 
     def __repr__(self) -> str:
         return f"SelfSupervised({_digits(self.share)})"
+
+
+def _check_loss(loss, owner):
+    """Raise ValueError unless `loss` can be called; a class, given instead of an object of it, cannot."""
+    if not callable(loss) or isinstance(loss, type):
+        raise ValueError(
+            f"loss={loss!r} of {owner} is not a function of (image, batch); expected one such as "
+            "gleam.losses.complex_l1"
+        )
 
 
 def _digits(value):

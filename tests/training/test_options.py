@@ -196,6 +196,22 @@ def test_data_consistent_names_the_argument_that_is_wrong(given, says):
         losses.DataConsistent(*given)
 
 
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        (((1, "l1"),), r"loss='l1' of Mixed is not a function of \(image, batch\); expected one such as"),
+        (((1, losses.SelfSupervised),), r"loss=<class .*SelfSupervised'> of Mixed is not a function"),
+        ((("a", losses.complex_l1),), r"\('a', <function complex_l1 .* of Mixed is not a pair of a weight and a loss"),
+        ((losses.complex_l1,), "<function complex_l1 .* of Mixed is not a pair"),
+        ((0.5, losses.complex_l1), r"0\.5 of Mixed is not a pair"),
+        (losses.complex_l1, "<function complex_l1 .* of Mixed is not a pair"),
+    ],
+)
+def test_mixed_names_the_part_that_is_wrong(parts, says):
+    with pytest.raises(ValueError, match=says):
+        losses.Mixed(parts)
+
+
 def test_a_scan_without_a_target_is_not_scored_and_data_of_another_kind_are_named(splits, tmp_path):
     class Measured:
         index, subjects = [(0, 0)], ["a"]

@@ -94,7 +94,8 @@ def test_processes_train_the_same_weights(splits, tmp_path):
 @pytest.mark.parametrize(
     ("use", "says"),
     [
-        (lambda batch: losses.SelfSupervised(0.0), r"share=0\.0 of SelfSupervised must be between 0 and 1"),
+        (lambda batch: losses.SelfSupervised(0.0), r"share=0\.0 of SelfSupervised must be a number between 0 and 1"),
+        (lambda batch: losses.SelfSupervised("a"), "share='a' of SelfSupervised must be a number between 0 and 1"),
         (lambda batch: LOSS(batch.target.abs(), LOSS.split(batch)), "complex image .* not an image of torch.float32"),
         (lambda batch: LOSS(batch.target, batch), r"a batch of its split\(batch\), not a Batch"),
         (lambda batch: EndToEnd([LOSS, losses.SelfSupervised(0.5)]).given(batch), "hold out different samples"),
