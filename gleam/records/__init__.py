@@ -10,10 +10,11 @@
 - `claims`: what the paper says. `scoreboard`: its number, ours and the verdict, claim by claim.
 - `gaps`: methods beside end-to-end training with the same loss, in quality, activations and time. `gap_reports`: the
   same as tables and sentences. `conditions`: under several conditions, of which some may lack methods.
+- `seeds`: archived trainings with several seeds, two methods compared over all of them.
 - `subjects`: the folds of a cross-validation as one, and intervals over subjects. `shifts`: comparisons under several
   shifts.
 - `costs`: tables of what training steps cost, of the rates they reach, and of number formats.
-- `summaries`: what chapters say of data, methods, costs and comparisons in groups.
+- `summaries`: what chapters say of data, methods, costs, failed inversions and comparisons in groups.
 - `build`: what a chapter does with an experiment: train, score, report. `untrained`: its rows without training.
 - `figures` (with `pictures`, `cost_figures` and `canvas`): what chapters draw. `widgets`: sliders and live controls.
 - `measures`: the ratios that `python -m gleam.records results` prints.
@@ -49,6 +50,7 @@ from gleam.records.intervals import SMALLEST, Difference, difference
 from gleam.records.recording import evaluate_all, record
 from gleam.records.schema import SCHEMA
 from gleam.records.scores import METRICS, MISSING
+from gleam.records.seeds import seeds_text
 from gleam.records.shifts import (
     lesion_report,
     load_shifts,
@@ -79,6 +81,7 @@ from gleam.records.summaries import (
     comparison_report,
     cost_text,
     count_changes,
+    inversions_text,
     methods_text,
     splits_text,
 )
@@ -146,6 +149,7 @@ __all__ = [
     "goal_text",
     "groups_report",
     "half_width",
+    "inversions_text",
     "lesion_report",
     "load",
     "load_conditions",
@@ -161,6 +165,7 @@ __all__ = [
     "save",
     "scores_report",
     "scores_table",
+    "seeds_text",
     "share_of_activations",
     "share_of_time",
     "shift_gaps",

@@ -15,6 +15,8 @@ from gleam.physics.baselines import Method, wavelet
 from gleam.records.archive import archived
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.recording import evaluate_all, record
+from gleam.records.scores import MISSING
+from gleam.records.seeds import seeds_text
 from gleam.records.storage import Record, save
 from gleam.records.tables import archive_caption, markdown_table, published, table
 from gleam.records.untrained import Untrained, untrained
@@ -252,7 +254,16 @@ class Build:
         pairs = [(one, other) for one, other in COMPARED if one in runs and other in runs]
         words = "\n".join(f"- {compare(runs[one], runs[other])}" for one, other in pairs)
         rows = markdown_table(table(runs, self.paper(experiment), old), caption, name)
-        return f"{rows}\n{words}\n\n{baseline_note(runs, old)}"
+        parts = f"{rows}\n{words}", self._over_seeds(experiment), baseline_note(runs, old)
+        return "\n\n".join(filter(None, parts))
+
+    def _over_seeds(self, experiment):
+        """Pairs of methods over all seeds of the archived run, in words; empty if it has only one."""
+        found = {pair: seeds_text(self.archive, experiment.name, *pair) for pair in COMPARED}
+        lines = [f"- {one} minus {other}: {text}" for (one, other), text in found.items() if text != MISSING]
+        if not any(" seeds " in line for line in lines):
+            return ""
+        return "\n".join(["PSNR over all archived seeds, with its 95 % interval and the range of the seeds:\n", *lines])
 
     def depth_and_training(self, experiment: Experiment, runs: dict[str, Record]) -> str:
         """What depth changes and what greedy training changes, in words (MyST).

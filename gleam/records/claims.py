@@ -100,6 +100,11 @@ def _does_not_converge(value):
     return HOLDS if value > 0.5 else FAILS if value < 0.01 else IN_PART
 
 
+def _on_knees(label, experiment, ours, theirs):
+    """Two trainings on the real knees, by benchmarks/beyond.py."""
+    return Case(label, experiment, ours, theirs, real=(f"beyond/{experiment}", ours, theirs))
+
+
 def _elsewhere(end):
     """A module per iteration at equal depth, on phantom brains and hearts, by benchmarks/beyond.py."""
     return (
@@ -140,7 +145,7 @@ _EQUAL_DEPTH = (
     Case(*_PGD12, "GLEAM", "End-to-end", "I/12", real=_R12), Case(*_PGD16, "GLEAM", "End-to-end", "I/16"),
     Case(*_MODL4, "GLEAM", "End-to-end", "II/4"), Case(*_MODL16, "GLEAM", "End-to-end", "II/16"),
     Case(*_CINE_MODL, "GLEAM", "End-to-end", "V/10"),
-    Case("PGD, R = 12, 2t = 2", *_STEP_2, real=(f"beyond/{_STEP_2[0]}", *_STEP_2[1:])),
+    _on_knees("PGD, R = 12, 2t = 2", *_STEP_2),
 )  # fmt: skip
 _DEEPER = (Case(*_BRAIN, "GLEAM", "End-to-end", "III/8"), Case(*_CINE, "GLEAM", "End-to-end", "IV/10"))
 _AS_MEL = Case(*_MODL4, "GLEAM", "MEL", "II/4")
@@ -174,14 +179,14 @@ CLAIMS = (
         AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, M = 8", *_AFTER, real=("beyond/beyond_loss", "GLEAM, M = 8, w = 0.9", _AFTER[2])),
-            Case("PGD, R = 12, M = 8, 2t = 2", *_STEP_2_AFTER, real=(f"beyond/{_STEP_2[0]}", *_STEP_2_AFTER[1:])),
+            _on_knees("PGD, R = 12, M = 8, 2t = 2", *_STEP_2_AFTER),
             *_elsewhere(", w = 0.9"),
         ),
     ),
     Claim(
         "Beyond the paper: as good, both ending with data consistency", AS_GOOD, "15_beyond",
         (
-            Case("PGD, R = 12, M = 8", *_ENDING, real=("beyond/beyond_loss", *_ENDING[1:])),
+            _on_knees("PGD, R = 12, M = 8", *_ENDING),
             *_elsewhere(", ends consistent"),
         ),
     ),
@@ -189,7 +194,7 @@ CLAIMS = (
         "Beyond the paper: as good with two iterations per module", AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, paper's loss", *_FOUR, real=("real-anatomy/real_knees_pgd", *_FOUR[1:])),
-            Case("PGD, R = 12, after data consistency", *_FOUR_AFTER, real=("beyond/beyond_loss", *_FOUR_AFTER[1:])),
+            _on_knees("PGD, R = 12, after data consistency", *_FOUR_AFTER),
         ),
     ),
     Claim("Better than compressed sensing", BETTER, KNEE, _OVER_CS),

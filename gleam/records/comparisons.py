@@ -67,6 +67,14 @@ def with_interval(found: Difference) -> str:
     return f"{mean.removesuffix(' dB')} ({interval or MISSING})"  # the unit is in the head of the column
 
 
+def spread(found: Difference, of: str = "seeds") -> str:
+    """The range over several trainings as text, such as "3 seeds −0.15 to −0.12"; empty for a single one."""
+    if len(found.by_seed) < 2:
+        return ""
+    least, most = (change_text(end(found.by_seed), found.metric) for end in (min, max))
+    return f"{len(found.by_seed)} {of} {least} to {most}"
+
+
 def verdict(mean: float, metric: str, *, is_clear: bool) -> str:
     """What a mean difference of a score, as it is printed, is called: better, worse, not clear, or none that matters.
 

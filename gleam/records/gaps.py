@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
 from gleam.cost.timing import Cost, paired_ratio
-from gleam.records.comparisons import in_words, with_interval
+from gleam.records.comparisons import in_words, spread, with_interval
 from gleam.records.intervals import Difference, difference
 from gleam.records.scores import MISSING
 from gleam.records.storage import Record
@@ -72,10 +73,14 @@ def gaps(runs: dict[str, Record], bases: dict[str, str], metric: str = "psnr") -
     }
 
 
-def gap_text(ours: Record, theirs: Record, metric: str = "psnr") -> str:
-    """A difference with its interval as text, such as "−0.36 dB (−0.40 to −0.32)"; errors as :func:`gaps`."""
-    mean, interval = in_words(difference(ours, theirs, metric))
-    return f"{mean} ({interval or MISSING})"
+def gap_text(ours: Record | Sequence[Record], theirs: Record | Sequence[Record], metric: str = "psnr") -> str:
+    """A difference with its interval as text, such as "−0.36 dB (−0.40 to −0.32)"; parameters, errors as `difference`.
+
+    With several seeds their range follows.
+    """
+    found = difference(ours, theirs, metric)
+    mean, interval = in_words(found)
+    return ", ".join(filter(None, [f"{mean} ({interval or MISSING})", spread(found)]))
 
 
 def gap_table(runs: dict[str, Record], bases: dict[str, str], costs: dict[str, Record]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 
 from gleam.cost.timing import median_ratio
 from gleam.records.claims import AS_GOOD, BETTER, BEYOND, CLAIMS, COST, VALUE, Claim
+from gleam.records.comparisons import spread, with_interval
 from gleam.records.intervals import (
     FAILS,
     HOLDS,
@@ -31,11 +31,11 @@ from gleam.records.intervals import (
 )
 from gleam.records.schema import FULL_SCALE
 from gleam.records.scores import MISSING, change_text
-from gleam.records.storage import Record, load_experiment
+from gleam.records.seeds import Runs, of_seeds, pair_seeds
+from gleam.records.storage import load_experiment
 from gleam.records.subjects import complete_folds
 from gleam.records.tables import published
 
-Runs = dict[str, list[Record]]  # of method to its records, one per seed
 COLUMNS = ("This build", "Standard", "Real anatomy", "Paper size")
 N_FOLDS = 5
 
@@ -115,38 +115,14 @@ def summary(board: pd.DataFrame) -> dict[str, list[str]]:
     return {verdict: [c for c in ours if short[c] == verdict] for verdict in (HOLDS, IN_PART, FAILS, UNKNOWN)}
 
 
-def of_seeds(results: Path, experiment: str, *profiles: str) -> Runs:
-    """Archived records of an experiment and of profiles, of method to one record per seed; empty if there are none.
-
-    All are of one device: the one whose records are newest.
-    """
-    devices: dict[str, list[Path]] = {}
-    for folder in sorted(path.parent for path in results.glob(f"*/{experiment}") if path.is_dir()):
-        # folders of one device and profile differ in the seed
-        devices.setdefault(re.sub(r"-seed\d+$", "", folder.name), []).append(folder)
-    found: list[tuple[str, Runs]] = []
-    for folders in devices.values():
-        loaded = [load_experiment(folder, experiment) for folder in folders]
-        runs: Runs = {}
-        for of_seed in loaded:
-            for method, record in of_seed.items():
-                runs.setdefault(method, []).extend([record] if record.profile in profiles else [])
-        dates = [record.environment.get("date", "") for of_seed in loaded for record in of_seed.values()]
-        found.append((max(dates, default=""), {m: r for m, r in runs.items() if r}))
-    return max(filter(lambda one: one[1], found), key=lambda one: one[0], default=("", {}))[1]
-
-
 def _value(claim, case, runs, *, is_real):
     """The difference, ratio or measure of a case; None if a record is missing."""
     ours, theirs = case.real[1:] if is_real and case.real else (case.ours, case.theirs)
     if claim.kind in (BETTER, AS_GOOD):
-        others = runs.get(theirs, [])
-        _check_seeds(runs.get(ours, []), others)
-        # folds are complete and in one order; of seeds some may lack a method
-        partners = others if is_real else [_partner(one, others) for one in runs.get(ours, [])]
-        pairs = [*zip(runs.get(ours, []), partners, strict=True)]
-        pairs = [(one, other) for one, other in pairs if other and one.scores and other.scores]
-        return difference([one for one, _ in pairs], [other for _, other in pairs], case.name) if pairs else None
+        pairs = runs.get(ours, []), runs.get(theirs, [])
+        if not is_real:  # folds are complete and in one order; of seeds some may lack a method
+            pairs = pair_seeds(*pairs)
+        return difference(*pairs, case.name) if pairs[0] else None
     one = runs[ours][0] if ours in runs else None
     if case.theirs:
         return _ratio(one, runs[theirs][0] if theirs in runs else None, case.name)
@@ -154,26 +130,6 @@ def _value(claim, case, runs, *, is_real):
         rows = [row for row in one.history if row.get("n_inversions")] if one else []
         return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
     return one.value(case.name) if one else None
-
-
-def _check_seeds(ours, theirs):
-    """Raise ValueError if each of two trained methods has a seed that the other lacks."""
-    trained = [[record for record in records if record.n_parameters is not None] for records in (ours, theirs)]
-    seeds = [{record.settings.get("seed") for record in records} for records in trained]
-    if all(trained) and not (seeds[0] <= seeds[1] or seeds[1] <= seeds[0]):
-        names = " and ".join(f"{r[0].method} seeds {sorted(s, key=str)}" for r, s in zip(trained, seeds, strict=True))
-        raise ValueError(f"{ours[0].experiment}: {names} do not match; expected one to have all of the other's")
-
-
-def _partner(ours, candidates):
-    """The run that a run is compared with: trained with its seed; without training, tested on its data. Or None."""
-    seed, data = ours.settings.get("seed"), ours.data.get("test", {}).get("fingerprint")
-    for one in candidates:
-        if one.n_parameters is None and one.data.get("test", {}).get("fingerprint") == data:
-            return one
-        if one.n_parameters is not None and one.settings.get("seed") == seed:
-            return one
-    return None
 
 
 def _ratio(ours, theirs, name):
@@ -235,11 +191,7 @@ def _shown(value, of):
         return MISSING
     if not isinstance(value, Difference):
         return f"{value:.2f}"
-    mean, low, high = (change_text(number, value.metric) for number in (value.mean, value.low, value.high))
-    if len(value.by_seed) < 2:
-        return f"{mean} ({low} to {high})"
-    least, most = (change_text(one(value.by_seed), value.metric) for one in (min, max))
-    return f"{mean} ({low} to {high}); {len(value.by_seed)} {of} {least} to {most}"
+    return "; ".join(filter(None, [with_interval(value), spread(value, of)]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

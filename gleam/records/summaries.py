@@ -1,4 +1,4 @@
-"""What chapters say in words: about their data, their methods, what a step costs, and methods compared in groups."""
+"""What chapters say in words: of data, methods, costs, failed inversions, and methods compared in groups."""
 
 from __future__ import annotations
 
@@ -68,6 +68,12 @@ def cost_text(costs: Mapping[str, Cost], paper: pd.DataFrame, *, base: str = "En
             of_paper = [f" (the paper: {ratio})" for ratio in ratios]
         words.append(f"{name} {memory:.1f} times less memory{of_paper[0]}, {time:.2f} times as long{of_paper[1]}")
     return "; ".join(words)
+
+
+def inversions_text(history: Sequence[dict]) -> str:
+    """How many inversions of memory-efficient learning (MEL) were replaced, from the history of its fit, in words."""
+    n_replaced, n = (sum(row[key] for row in history) for key in ("n_fallbacks", "n_inversions"))
+    return f"{n_replaced} of {n} inversions of MEL were replaced in training"
 
 
 def compare_groups(

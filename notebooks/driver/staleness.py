@@ -23,7 +23,7 @@ def current_key(chapter, parameters, profile, folders, root):
     files = sorted((root / "gleam" / "datasets" / "lists").glob("*.csv"))
     files += sorted((root / "data" / "published").glob("*.csv"))
     files += [path for path in [root / "requirements.lock"] if path.is_file()]
-    shows_archive = any(re.search(r"records\.archived|build\.report", source) for _, source, _ in cells)
+    shows_archive = any(re.search(r"records\.(archived|seeds_text)|build\.report", source) for _, source, _ in cells)
     files += archived_records(root) if shows_archive else []
     quoted = re.findall(r"""["']\.\./results/([\w.-]+)["']""", "\n".join(source for _, source, _ in cells))
     for named in (root / "results" / name for name in sorted(set(quoted))):  # files, or folders of records

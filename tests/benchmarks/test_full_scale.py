@@ -272,6 +272,17 @@ def test_fast_costs_have_the_options_of_the_fastest_bf16_rung(tmp_path):
     assert costs.fastest(session, "cost_pgd3d_fast")["channel_multiple"] == gleam.Fast(None).channel_multiple
 
 
+@pytest.mark.parametrize("profile", ["tiny", "quick", "standard", "paper"])
+def test_training_by_inversion_inverts_an_iteration_in_every_step_in_fp32_with_one_seed(profile):
+    by_seed = [
+        {name: one.methods["MEL"] for name, one in Profile(profile, seed).experiments.items() if "MEL" in one.methods}
+        for seed in (0, 1)
+    ]
+    assert by_seed[0] and not by_seed[1]
+    for name, mel in by_seed[0].items():
+        assert mel.strategy.n_checkpoints < mel.n_iterations and mel.precision == "fp32", name
+
+
 def test_experiments_are_those_of_the_chapters_with_the_profile_paper(tmp_path, monkeypatch):
     """One definition: the parameters that the chapters get, the experiments made of them, what gleam.fit is given."""
     root = Path(__file__).parents[2]
@@ -292,7 +303,7 @@ def test_experiments_are_those_of_the_chapters_with_the_profile_paper(tmp_path, 
     for experiment in session.profile.experiments.values():
         for method in experiment.methods:
             Tables(session)._train(Run(experiment, method))
-    assert len(validated) == 23
+    assert len(validated) == 24
     changed = {name for name, every in validated.items() if every != 1000 and "mridata" in name}
     assert changed == {"mridata_modl_R4: MEL", "mridata_modl_R16: MEL"}  # a call has to come to a validation
     assert sizes["mridata_pgd_R12: GLEAM"] == 2_191_216 == sizes["fastmri_pgd: End-to-end"]

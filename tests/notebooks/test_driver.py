@@ -303,7 +303,10 @@ def test_published_numbers_lists_and_pinned_versions_are_part_of_the_key(root, n
     assert staleness.current_key(chapter, {}, "quick", {}, root) != before
 
 
-@pytest.mark.parametrize("call", ["records.archived('../results', 'x')", "build.report(table_1, runs)"])
+@pytest.mark.parametrize(
+    "call",
+    ["records.archived('../results', 'x')", "records.seeds_text('../results', 'x', 'a', 'b')", "build.report(x, runs)"],
+)
 def test_an_archived_run_is_part_of_the_key_of_a_chapter_that_shows_it(call, root):
     write_chapter(root, "02_two", call)
     keys = lambda: [staleness.current_key(c, {}, "quick", {}, root)["files"] for c in chapters.discover(root)]  # noqa: E731

@@ -32,6 +32,11 @@ def groups():
     }
 
 
+def test_replaced_inversions_are_counted_over_the_whole_history():
+    history = [{"n_fallbacks": 0, "n_inversions": 5}, {"n_fallbacks": 3, "n_inversions": 4}]
+    assert records.inversions_text(history) == "3 of 9 inversions of MEL were replaced in training"
+
+
 @pytest.mark.parametrize(("size", "kind"), [((8, 32, 32), "slices"), ((8, 20, 32, 32), "series")])
 def test_splits_are_counted_and_a_subject_with_two_scans_counts_once(size, kind):
     splits = [Split(shapes=[(3, *size)] * len(s), subjects=s) for s in (["a", "a", "b"], ["c"], ["d", "e"])]
