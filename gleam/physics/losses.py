@@ -7,6 +7,7 @@ change `run_dir` if you change a function that it calls.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
@@ -78,20 +79,23 @@ class Mixed:
 
     Parameters
     ----------
-    parts : sequence of (float, loss)
+    parts : tuple or list of (float, loss)
         Such as `((0.8, complex_l1), (0.2, one_minus_ssim))`.
 
     Raises
     ------
     ValueError
-        If a part is not a pair, its weight not a number, or its loss not a function.
+        If there is no part, one is not a pair, its weight not a finite number, or its loss not a function.
     """
 
     parts: Sequence[tuple[float, Loss]]
 
     def __post_init__(self):
+        if not self.parts:
+            raise ValueError("Mixed has no losses; expected pairs of a weight and a loss, such as (0.8, complex_l1)")
         for part in self.parts if isinstance(self.parts, list | tuple) else [self.parts]:
-            if not (isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], Real)):
+            is_pair = isinstance(part, list | tuple) and len(part) == 2
+            if not (is_pair and isinstance(part[0], Real) and math.isfinite(part[0])):
                 raise ValueError(f"{part!r} of Mixed is not a pair of a weight and a loss, such as (0.8, complex_l1)")
             _check_loss(part[1], "Mixed")
 
@@ -215,7 +219,7 @@ class SelfSupervised:
 
 
 def _check_loss(loss, owner):
-    """Raise ValueError unless `loss` can be called; a class, given instead of an object of it, cannot."""
+    """Raise ValueError if `loss` is not a function of (image, batch); a class, given for an object of it, is none."""
     if not callable(loss) or isinstance(loss, type):
         raise ValueError(
             f"loss={loss!r} of {owner} is not a function of (image, batch); expected one such as "

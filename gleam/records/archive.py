@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _check_together(found, profile, seed):
             )
 
 
-def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
+def archived(folder: str | Path, experiment: str, methods: Sequence[str] = ()) -> dict[str, Record]:
     """The archived run of an experiment that the tables show.
 
     Parameters
@@ -100,11 +101,13 @@ def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
         Holds a folder for each device and profile, as results/ does.
     experiment : str
         Its name.
+    methods : sequence of str
+        Only a run that has all of these, scored and trained to the end. Without it, an unfinished run counts.
 
     Returns
     -------
     dict
-        Of method to :class:`gleam.Record`; empty if no run is archived.
+        Of method to :class:`gleam.Record`; empty if no such run is archived.
 
     Notes
     -----
@@ -112,18 +115,45 @@ def archived(folder: str | Path, experiment: str) -> dict[str, Record]:
     then the newest results version, then the newest date. Folders of further seeds (<device>-<profile>-seed1) are
     ignored.
     """
+    return _first(folder, experiment, ARCHIVED_PROFILES, methods)[1]
+
+
+def archived_seeds(
+    folder: str | Path, experiment: str, profiles: Sequence[str] = ARCHIVED_PROFILES, methods: Sequence[str] = ()
+) -> list[dict[str, Record]]:
+    """The run that :func:`archived` returns, and its further seeds, of the same profile and results version.
+
+    Parameters
+    ----------
+    folder, experiment, methods
+        As in :func:`archived`. A further seed need not have all methods.
+    profiles : sequence of str
+        The first of them that has records is taken.
+    """
+    path, first = _first(folder, experiment, profiles, methods)
+    if path is None:
+        return []
+    kind = {(record.profile, record.results_version) for record in first.values()}
+    further = (load_experiment(one, experiment) for one in sorted(path.parent.glob(f"{path.name}-seed*")))
+    alike = ({m: r for m, r in run.items() if (r.profile, r.results_version) in kind} for run in further)
+    return [first, *filter(None, alike)]
+
+
+def _first(folder, experiment, profiles, methods):
+    """Folder and records of the archived run; None and {} if there is none."""
     runs = []
-    for device in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
-        if not re.search(r"-seed\d+$", device.name):
-            found = load_experiment(device, experiment)
+    for path in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
+        if not re.search(r"-seed\d+$", path.name):
+            found = load_experiment(path, experiment)
             # rows of two profiles never stand in one block
-            runs += [{m: r for m, r in found.items() if r.profile == profile} for profile in ARCHIVED_PROFILES]
+            runs += [(path, {m: r for m, r in found.items() if r.profile == profile}) for profile in profiles]
 
-    def rank(records):
-        first = next(iter(records.values()))
-        return -ARCHIVED_PROFILES.index(first.profile), first.results_version, newest_date(records)
+    def rank(run):
+        first = next(iter(run[1].values()))
+        return -profiles.index(first.profile), first.results_version, newest_date(run[1])
 
-    return max(filter(None, runs), key=rank, default={})
+    whole = [run for run in runs if run[1] and all(m in run[1] and run[1][m].is_whole for m in methods)]
+    return max(whole, key=rank, default=(None, {}))
 
 
 def newest_date(records: dict[Any, Record]) -> str:

@@ -12,13 +12,13 @@ from torch import nn
 from gleam.cost.timing import Cost
 from gleam.datasets.slices import Slices
 from gleam.physics.baselines import Method, wavelet
-from gleam.records.archive import archived
+from gleam.records.archive import archived, archived_seeds
 from gleam.records.comparisons import baseline_note, compare
+from gleam.records.gaps import gap_text
 from gleam.records.recording import evaluate_all, record
-from gleam.records.scores import MISSING
-from gleam.records.seeds import seeds_text
+from gleam.records.seeds import by_method, pair_seeds
 from gleam.records.storage import Record, save
-from gleam.records.tables import archive_caption, markdown_table, published, table
+from gleam.records.tables import archive_caption, archive_name, markdown_table, published, table
 from gleam.records.untrained import Untrained, untrained
 from gleam.training.checkpoints import Fit
 from gleam.training.experiments import AS_DEEP, LONGER, Experiment
@@ -258,12 +258,19 @@ class Build:
         return "\n\n".join(filter(None, parts))
 
     def _over_seeds(self, experiment):
-        """Pairs of methods over all seeds of the archived run, in words; empty if it has only one."""
-        found = {pair: seeds_text(self.archive, experiment.name, *pair) for pair in COMPARED}
-        lines = [f"- {one} minus {other}: {text}" for (one, other), text in found.items() if text != MISSING]
-        if not any(" seeds " in line for line in lines):
+        """Pairs of methods over all seeds of the archived run, in words; empty if no pair has several."""
+        seeds = archived_seeds(self.archive, experiment.name)
+        runs, lines = by_method(seeds), []
+        for one, other in COMPARED:
+            try:
+                pairs = pair_seeds(runs.get(one, []), runs.get(other, []))
+                lines += [f"- {one} minus {other}: {gap_text(*pairs)}"] if len(pairs[0]) > 1 else []
+            except ValueError as error:  # records of others; the table stands all the same
+                lines.append(f"- {one} and {other} are not compared: {error}")
+        if not lines:
             return ""
-        return "\n".join(["PSNR over all archived seeds, with its 95 % interval and the range of the seeds:\n", *lines])
+        head = f"{archive_name(seeds[0])}: PSNR over all seeds, with its 95 % interval and the range of the seeds."
+        return "\n".join([f"{head}\n", *lines])
 
     def depth_and_training(self, experiment: Experiment, runs: dict[str, Record]) -> str:
         """What depth changes and what greedy training changes, in words (MyST).
@@ -273,7 +280,8 @@ class Build:
         """
         where = "In this build"
         if AS_DEEP not in runs:
-            runs, where = self.archived(experiment), "In the archived run"
+            both = ["End-to-end", AS_DEEP, "GLEAM"]
+            runs, where = archived(self.archive, experiment.name, both), "In the archived run"
         if AS_DEEP not in runs:
             return "Neither this build nor the archived run has that row yet."
         pairs = {"Depth": (AS_DEEP, "End-to-end"), "Training": ("GLEAM", AS_DEEP)}

@@ -74,9 +74,9 @@ def gaps(runs: dict[str, Record], bases: dict[str, str], metric: str = "psnr") -
 
 
 def gap_text(ours: Record | Sequence[Record], theirs: Record | Sequence[Record], metric: str = "psnr") -> str:
-    """A difference with its interval as text, such as "−0.36 dB (−0.40 to −0.32)"; parameters, errors as `difference`.
+    """A difference with its interval as text, such as "−0.36 dB (−0.40 to −0.32)"; with several seeds, their range too.
 
-    With several seeds their range follows.
+    Parameters and errors are those of :func:`gleam.records.difference`.
     """
     found = difference(ours, theirs, metric)
     mean, interval = in_words(found)

@@ -36,7 +36,9 @@ RULES = (  # fixed after some of the records that they judge: book/claims.md say
     "Scores of a build with another profile are shown and not judged.",
 )
 OF_A_SEED = ("seed", "fold", "lamda")  # settings in which trainings of one method may differ
-OF_A_METHOD = ("strategy", "precision", "n_steps", "validate_every", "lamda", "lamdas", "weights", "trained_on")
+OF_A_METHOD = (  # settings in which methods of one experiment may differ
+    "strategy", "precision", "n_steps", "n_iterations", "validate_every", "lamda", "lamdas", "weights", "trained_on",
+)  # fmt: skip
 HOLDS, IN_PART, FAILS, UNKNOWN = "holds", "holds in part", "does not hold", "cannot be told"
 N_DRAWS = 10_000
 

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from gleam.cost.timing import median_ratio
+from gleam.records.archive import archived_seeds
 from gleam.records.claims import AS_GOOD, BETTER, BEYOND, CLAIMS, COST, VALUE, Claim
 from gleam.records.comparisons import spread, with_interval
 from gleam.records.intervals import (
@@ -31,8 +32,8 @@ from gleam.records.intervals import (
 )
 from gleam.records.schema import FULL_SCALE
 from gleam.records.scores import MISSING, change_text
-from gleam.records.seeds import Runs, of_seeds, pair_seeds
-from gleam.records.storage import load_experiment
+from gleam.records.seeds import by_method, pair_seeds
+from gleam.records.storage import Record, load_experiment
 from gleam.records.subjects import complete_folds
 from gleam.records.tables import published
 
@@ -80,7 +81,7 @@ def scoreboard(
 
 def _row(claim, case, results, build, paper):
     """All columns of a case."""
-    real: Runs = {}
+    real: dict[str, list[Record]] = {}
     if case.real:
         folder, experiment = case.real[0].split("/")
         folds = complete_folds(results / folder, experiment, N_FOLDS, case.real[1:])
@@ -89,9 +90,9 @@ def _row(claim, case, results, build, paper):
         real = {method: [runs[method] for runs in folds.values()] for method in case.real[1:] if folds}
     found = {
         "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
-        "Standard": of_seeds(results, case.experiment, "standard", "beyond"),
+        "Standard": by_method(archived_seeds(results, case.experiment, ("standard", "beyond"))),
         "Real anatomy": real,
-        "Paper size": of_seeds(results, case.experiment, FULL_SCALE),
+        "Paper size": by_method(archived_seeds(results, case.experiment, (FULL_SCALE,))),
     }
     values = {name: _value(claim, case, runs, is_real=name == "Real anatomy") for name, runs in found.items()}
     of_paper = _published(claim, case, paper)
@@ -119,9 +120,7 @@ def _value(claim, case, runs, *, is_real):
     """The difference, ratio or measure of a case; None if a record is missing."""
     ours, theirs = case.real[1:] if is_real and case.real else (case.ours, case.theirs)
     if claim.kind in (BETTER, AS_GOOD):
-        pairs = runs.get(ours, []), runs.get(theirs, [])
-        if not is_real:  # folds are complete and in one order; of seeds some may lack a method
-            pairs = pair_seeds(*pairs)
+        pairs = pair_seeds(runs.get(ours, []), runs.get(theirs, []))
         return difference(*pairs, case.name) if pairs[0] else None
     one = runs[ours][0] if ours in runs else None
     if case.theirs:

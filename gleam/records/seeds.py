@@ -2,71 +2,53 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from gleam.records.archive import archived, newest_date
+from gleam.records.archive import archived_seeds
 from gleam.records.gaps import gap_text
 from gleam.records.scores import MISSING
-from gleam.records.storage import Record, load_experiment
-
-Runs = dict[str, list[Record]]  # of method to its records, one per seed
+from gleam.records.storage import Record
 
 
 def seeds_text(folder: str | Path, experiment: str, ours: str, theirs: str, metric: str = "psnr") -> str:
-    """A difference of two methods over all seeds of the archived run that tables show, as text.
+    """A difference of two methods over all seeds of their archived run, as text.
 
     Parameters
     ----------
     folder : path
         Holds a folder for each device, profile and further seed, as results/ does.
-    experiment, ours, theirs : str
-        Names of the records.
+    experiment : str
+        Its name.
+    ours, theirs : str
+        Methods. The run is the one that :func:`gleam.records.archived` finds for both.
     metric : str
         Column of the scores.
 
     Returns
     -------
     str
-        Such as "−0.14 dB (−0.15 to −0.12), 3 seeds −0.15 to −0.12"; a dash if no seed has both methods.
+        Such as "−0.14 dB (−0.15 to −0.12), 3 seeds −0.15 to −0.12"; a dash if no archived run has both methods.
 
     Raises
     ------
     ValueError
-        If two records do not belong together (:func:`gleam.records.difference`, :func:`pair_seeds`).
+        If two records do not belong together (:func:`gleam.records.difference`), or each of two trained methods has a
+        seed that the other lacks.
     """
-    profiles = {record.profile for record in archived(folder, experiment).values()}
-    runs = of_seeds(folder, experiment, *profiles)
-    pairs = pair_seeds(runs.get(ours, []), runs.get(theirs, []))
-    return gap_text(*pairs, metric) if pairs[0] else MISSING
+    runs = by_method(archived_seeds(folder, experiment, methods=[ours, theirs]))
+    return gap_text(*pair_seeds(runs[ours], runs[theirs]), metric) if runs else MISSING
 
 
-def of_seeds(folder: str | Path, experiment: str, *profiles: str) -> Runs:
-    """Archived records of an experiment and of profiles, of method to one record per seed; empty if there are none.
-
-    All are of one device: the one whose records are newest.
-    """
-    devices: dict[str, list[Path]] = {}
-    for path in sorted(path.parent for path in Path(folder).glob(f"*/{experiment}") if path.is_dir()):
-        # folders of one device and profile differ in the seed
-        devices.setdefault(re.sub(r"-seed\d+$", "", path.name), []).append(path)
-    found: list[tuple[str, Runs]] = []
-    for folders in devices.values():
-        loaded = [load_experiment(path, experiment) for path in folders]
-        runs: Runs = {}
-        for of_seed in loaded:
-            for method, record in of_seed.items():
-                runs.setdefault(method, []).extend([record] if record.profile in profiles else [])
-        date = max(map(newest_date, loaded), default="")
-        found.append((date, {m: r for m, r in runs.items() if r}))
-    return max(filter(lambda one: one[1], found), key=lambda one: one[0], default=("", {}))[1]
+def by_method(seeds: Sequence[dict[str, Record]]) -> dict[str, list[Record]]:
+    """Runs of several seeds as a dict of method to the records of those seeds that have it."""
+    return {method: [run[method] for run in seeds if method in run] for method in {m: 0 for run in seeds for m in run}}
 
 
 def pair_seeds(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[list[Record], list[Record]]:
     """Records of two methods, one by one trained with the same seed; a method without training is paired by its data.
 
-    A seed that only one of them has is left out, and so are records without scores. Raises ValueError if each of two
+    Left out is a seed that only one of them has, and a record that is not whole. Raises ValueError if each of two
     trained methods has a seed that the other lacks.
     """
     trained = [[record for record in records if record.n_parameters is not None] for records in (ours, theirs)]
@@ -75,7 +57,7 @@ def pair_seeds(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[list[R
         names = " and ".join(f"{r[0].method} seeds {sorted(s, key=str)}" for r, s in zip(trained, seeds, strict=True))
         raise ValueError(f"{ours[0].experiment}: {names} do not match; expected one to have all of the other's")
     pairs = [(one, _partner(one, theirs)) for one in ours]
-    whole = [(one, other) for one, other in pairs if other and one.scores and other.scores]
+    whole = [(one, other) for one, other in pairs if other and one.is_whole and other.is_whole]
     return [one for one, _ in whole], [other for _, other in whole]
 
 

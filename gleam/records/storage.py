@@ -107,6 +107,12 @@ class Record:
         planned = self.settings.get("n_steps")
         return f"{self.n_steps_done:,}{'' if planned is None else f' of {planned:,}'} steps"
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has scores, and its training, if it had one, took all planned steps."""
+        planned, done = self.settings.get("n_steps"), self.n_steps_done
+        return bool(self.scores) and (planned is None or done is None or done >= planned)
+
     def value(self, name: str) -> float | None:
         """One number of the run.
 

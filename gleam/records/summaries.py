@@ -73,6 +73,8 @@ def cost_text(costs: Mapping[str, Cost], paper: pd.DataFrame, *, base: str = "En
 def inversions_text(history: Sequence[dict]) -> str:
     """How many inversions of memory-efficient learning (MEL) were replaced, from the history of its fit, in words."""
     n_replaced, n = (sum(row[key] for row in history) for key in ("n_fallbacks", "n_inversions"))
+    if not n:
+        return "MEL inverted nothing in training"
     return f"{n_replaced} of {n} inversions of MEL were replaced in training"
 
 

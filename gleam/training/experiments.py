@@ -161,7 +161,10 @@ def knees_modl(
     return Experiment(
         f"mridata_modl_R{acceleration:g}", "II", "knees", acceleration,
         partial(modl, n_features=n_features, mu=mu, seed=seed),
-        _modl_methods(trained, n_iterations, n_modules, n_steps, n_checkpoints, precision, seed),
+        _modl_methods(
+            trained, seed, n_iterations=n_iterations, n_modules=n_modules, n_steps=n_steps,
+            n_checkpoints=n_checkpoints, precision=precision,
+        ),
         training | {"seed": seed},
     )  # fmt: skip
 
@@ -208,12 +211,15 @@ def hearts_modl(
     """
     return Experiment(
         "cine_modl", "V", "hearts", acceleration, partial(modl, n_features=n_features, n_dims=3, mu=mu, seed=seed),
-        _modl_methods(trained, n_iterations, n_iterations, n_steps, n_checkpoints, precision, seed),
+        _modl_methods(
+            trained, seed, n_iterations=n_iterations, n_modules=n_iterations, n_steps=n_steps,
+            n_checkpoints=n_checkpoints, precision=precision,
+        ),
         training | {"seed": seed},
     )  # fmt: skip
 
 
-def _modl_methods(trained, n_iterations, n_modules, n_steps, n_checkpoints, precision, seed):
+def _modl_methods(trained, seed, *, n_iterations, n_modules, n_steps, n_checkpoints, precision):
     """The wanted methods, in the order of the table. MEL inverts, which needs fp32, and is trained with seed 0 only."""
     strategies = {
         "End-to-end": EndToEnd(), "Checkpointing": Checkpointed(), "MEL": Invertible(n_checkpoints),

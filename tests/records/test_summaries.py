@@ -35,6 +35,7 @@ def groups():
 def test_replaced_inversions_are_counted_over_the_whole_history():
     history = [{"n_fallbacks": 0, "n_inversions": 5}, {"n_fallbacks": 3, "n_inversions": 4}]
     assert records.inversions_text(history) == "3 of 9 inversions of MEL were replaced in training"
+    assert records.inversions_text([{"n_fallbacks": 0, "n_inversions": 0}]) == "MEL inverted nothing in training"
 
 
 @pytest.mark.parametrize(("size", "kind"), [((8, 32, 32), "slices"), ((8, 20, 32, 32), "series")])
