@@ -35,6 +35,7 @@ from gleam.records.scores import MISSING, change_text
 from gleam.records.seeds import by_method, pair_seeds
 from gleam.records.storage import Record, load_experiment
 from gleam.records.subjects import complete_folds
+from gleam.records.summaries import count_inversions
 from gleam.records.tables import published
 
 COLUMNS = ("This build", "Standard", "Real anatomy", "Paper size")
@@ -126,8 +127,8 @@ def _value(claim, case, runs, *, is_real):
     if case.theirs:
         return _ratio(one, runs[theirs][0] if theirs in runs else None, case.name)
     if case.name == "share_of_fallbacks":
-        rows = [row for row in one.history if row.get("n_inversions")] if one else []
-        return sum(row["n_fallbacks"] for row in rows) / sum(row["n_inversions"] for row in rows) if rows else None
+        n_replaced, n = count_inversions(one.history if one else [])
+        return n_replaced / n if n else None
     return one.value(case.name) if one else None
 
 

@@ -42,7 +42,8 @@ def seeds_text(folder: str | Path, experiment: str, ours: str, theirs: str, metr
 
 def by_method(seeds: Sequence[dict[str, Record]]) -> dict[str, list[Record]]:
     """Runs of several seeds as a dict of method to the records of those seeds that have it."""
-    return {method: [run[method] for run in seeds if method in run] for method in {m: 0 for run in seeds for m in run}}
+    methods = dict.fromkeys(method for run in seeds for method in run)
+    return {method: [run[method] for run in seeds if method in run] for method in methods}
 
 
 def pair_seeds(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[list[Record], list[Record]]:

@@ -72,10 +72,16 @@ def cost_text(costs: Mapping[str, Cost], paper: pd.DataFrame, *, base: str = "En
 
 def inversions_text(history: Sequence[dict]) -> str:
     """How many inversions of memory-efficient learning (MEL) were replaced, from the history of its fit, in words."""
-    n_replaced, n = (sum(row[key] for row in history) for key in ("n_fallbacks", "n_inversions"))
+    n_replaced, n = count_inversions(history)
     if not n:
         return "MEL inverted nothing in training"
     return f"{n_replaced} of {n} inversions of MEL were replaced in training"
+
+
+def count_inversions(history: Sequence[dict]) -> tuple[int, int]:
+    """How many inversions were replaced in training, and how many there were; (0, 0) for other methods."""
+    n_replaced, n = (sum(row.get(key, 0) for row in history) for key in ("n_fallbacks", "n_inversions"))
+    return n_replaced, n
 
 
 def compare_groups(
