@@ -120,7 +120,7 @@ def archived(folder: str | Path, experiment: str, methods: Sequence[str] = ()) -
 
 def archived_seeds(
     folder: str | Path, experiment: str, profiles: Sequence[str] = ARCHIVED_PROFILES, methods: Sequence[str] = ()
-) -> list[dict[str, Record]]:
+) -> dict[str, list[Record]]:
     """The run that :func:`archived` returns, and its further seeds, of the same profile and results version.
 
     Parameters
@@ -129,14 +129,21 @@ def archived_seeds(
         As in :func:`archived`. A further seed need not have all methods.
     profiles : sequence of str
         The first of them that has records is taken.
+
+    Returns
+    -------
+    dict
+        Of method to a record for each seed that has it; empty if no such run is archived.
     """
     path, first = _first(folder, experiment, profiles, methods)
     if path is None:
-        return []
+        return {}
     kind = {(record.profile, record.results_version) for record in first.values()}
     further = (load_experiment(one, experiment) for one in sorted(path.parent.glob(f"{path.name}-seed*")))
     alike = ({m: r for m, r in run.items() if (r.profile, r.results_version) in kind} for run in further)
-    return [first, *filter(None, alike)]
+    seeds = [first, *alike]
+    found = dict.fromkeys(method for run in seeds for method in run)
+    return {method: [run[method] for run in seeds if method in run] for method in found}
 
 
 def _first(folder, experiment, profiles, methods):

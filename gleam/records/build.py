@@ -16,7 +16,7 @@ from gleam.records.archive import archived, archived_seeds
 from gleam.records.comparisons import baseline_note, compare
 from gleam.records.gaps import gap_text
 from gleam.records.recording import evaluate_all, record
-from gleam.records.seeds import by_method, pair_seeds
+from gleam.records.seeds import pair_seeds
 from gleam.records.storage import Record, save
 from gleam.records.tables import archive_caption, archive_name, markdown_table, published, table
 from gleam.records.untrained import Untrained, untrained
@@ -254,13 +254,12 @@ class Build:
         pairs = [(one, other) for one, other in COMPARED if one in runs and other in runs]
         words = "\n".join(f"- {compare(runs[one], runs[other])}" for one, other in pairs)
         rows = markdown_table(table(runs, self.paper(experiment), old), caption, name)
-        parts = f"{rows}\n{words}", self._over_seeds(experiment), baseline_note(runs, old)
+        parts = f"{rows}\n{words}", self._over_seeds(experiment, old), baseline_note(runs, old)
         return "\n\n".join(filter(None, parts))
 
-    def _over_seeds(self, experiment):
+    def _over_seeds(self, experiment, old):
         """Pairs of methods over all seeds of the archived run, in words; empty if no pair has several."""
-        seeds = archived_seeds(self.archive, experiment.name)
-        runs, lines = by_method(seeds), []
+        runs, lines = archived_seeds(self.archive, experiment.name), []
         for one, other in COMPARED:
             try:
                 pairs = pair_seeds(runs.get(one, []), runs.get(other, []))
@@ -269,7 +268,7 @@ class Build:
                 lines.append(f"- {one} and {other} are not compared: {error}")
         if not lines:
             return ""
-        head = f"{archive_name(seeds[0])}: PSNR over all seeds, with its 95 % interval and the range of the seeds."
+        head = f"{archive_name(old)}: PSNR over all seeds, with its 95 % interval and the range of the seeds."
         return "\n".join([f"{head}\n", *lines])
 
     def depth_and_training(self, experiment: Experiment, runs: dict[str, Record]) -> str:

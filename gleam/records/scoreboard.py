@@ -32,7 +32,7 @@ from gleam.records.intervals import (
 )
 from gleam.records.schema import FULL_SCALE
 from gleam.records.scores import MISSING, change_text
-from gleam.records.seeds import by_method, pair_seeds
+from gleam.records.seeds import pair_seeds
 from gleam.records.storage import Record, load_experiment
 from gleam.records.subjects import complete_folds
 from gleam.records.summaries import count_inversions
@@ -91,9 +91,9 @@ def _row(claim, case, results, build, paper):
         real = {method: [runs[method] for runs in folds.values()] for method in case.real[1:] if folds}
     found = {
         "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
-        "Standard": by_method(archived_seeds(results, case.experiment, ("standard", "beyond"))),
+        "Standard": archived_seeds(results, case.experiment, ("standard", "beyond")),
         "Real anatomy": real,
-        "Paper size": by_method(archived_seeds(results, case.experiment, (FULL_SCALE,))),
+        "Paper size": archived_seeds(results, case.experiment, (FULL_SCALE,)),
     }
     values = {name: _value(claim, case, runs, is_real=name == "Real anatomy") for name, runs in found.items()}
     of_paper = _published(claim, case, paper)

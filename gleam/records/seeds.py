@@ -36,14 +36,8 @@ def seeds_text(folder: str | Path, experiment: str, ours: str, theirs: str, metr
         If two records do not belong together (:func:`gleam.records.difference`), or each of two trained methods has a
         seed that the other lacks.
     """
-    runs = by_method(archived_seeds(folder, experiment, methods=[ours, theirs]))
+    runs = archived_seeds(folder, experiment, methods=[ours, theirs])
     return gap_text(*pair_seeds(runs[ours], runs[theirs]), metric) if runs else MISSING
-
-
-def by_method(seeds: Sequence[dict[str, Record]]) -> dict[str, list[Record]]:
-    """Runs of several seeds as a dict of method to the records of those seeds that have it."""
-    methods = dict.fromkeys(method for run in seeds for method in run)
-    return {method: [run[method] for run in seeds if method in run] for method in methods}
 
 
 def pair_seeds(ours: Sequence[Record], theirs: Sequence[Record]) -> tuple[list[Record], list[Record]]:
