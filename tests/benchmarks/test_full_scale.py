@@ -19,6 +19,7 @@ import torch
 import gleam
 from gleam import records
 from gleam.records import __main__ as measures
+from gleam.records.summaries import count_inversions
 from gleam.training import checkpoints
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -69,6 +70,7 @@ def write_checkpoint(path, n_steps_done, n_steps=4, size=1):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:iteration . could not be inverted")  # random weights need not be a contraction
 def test_dry_run_of_everything(tmp_path, capsys, monkeypatch):
     """One test, since tests of one file may run in two processes, and the run takes a while."""
     status, printed = call(tmp_path, "--out", f"{tmp_path}/out")
@@ -115,6 +117,8 @@ def records_hold_what_tables_and_measures_read(folder):
     assert [record.settings["precision"] for record in formats] == ["fp32", "tf32", "bf16"]
     assert all(record.table.index.equals(formats[0].table.index) and len(record.scores) == 4 for record in formats)
     assert {everything[f"precision_pgd2d_seed{seed}", "fp32"].settings["seed"] for seed in range(3)} == {0, 1, 2}
+    inverted = {e: count_inversions(record.history)[1] for (e, m), record in everything.items() if m == "MEL"}
+    assert all(inverted[e] > 0 for e in ("mridata_modl_R2", "mridata_modl_R4", "cine_modl"))
 
 
 def a_second_call_does_nothing(folder):
