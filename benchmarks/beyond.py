@@ -142,6 +142,13 @@ PLAN = {  # experiment to (condition, methods), the most informative first
     # cine: 1200 steps of half as many iterations
     "beyond_brains": (Condition(noise=None, acceleration=4, phantoms="brains"), FOUR | ENDING),
     "beyond_hearts": (Condition(noise=None, acceleration=5, n_steps=600, phantoms="hearts"), HEARTS),
+    # the paper's 2t where greedy training loses most
+    "beyond_brains_step_size_2": (Condition(noise=None, acceleration=4, phantoms="brains", step_size=2.0), FOUR),
+    "beyond_columns_step_size_2": (Condition(acceleration=4, columns=True, step_size=2.0), FOUR),
+    "beyond_hearts_step_size_2": (
+        Condition(noise=None, acceleration=5, n_steps=600, phantoms="hearts", step_size=2.0),
+        arms(ONE_EACH, [0.0, 0.9], n_iterations=4),
+    ),
     "beyond_R_8": (Condition(acceleration=8), FOUR),
     "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
 }  # fmt: skip
