@@ -105,11 +105,11 @@ def _on_knees(label, experiment, ours, theirs):
     return Case(label, experiment, ours, theirs, real=(f"beyond/{experiment}", ours, theirs))
 
 
-def _elsewhere(end):
+def _elsewhere(end, step="", folder=""):
     """A module per iteration at equal depth, on phantom brains and hearts, by benchmarks/beyond.py."""
     return (
-        Case("PGD, brain, R = 4, M = 8", "beyond_brains", f"GLEAM, M = 8{end}", f"End-to-end{end}"),
-        Case("PGD 3D, R = 5, M = 4", "beyond_hearts", f"GLEAM, M = 4{end}", f"End-to-end{end}"),
+        Case(f"PGD, brain, R = 4, M = 8{step}", f"beyond_brains{folder}", f"GLEAM, M = 8{end}", f"End-to-end{end}"),
+        Case(f"PGD 3D, R = 5, M = 4{step}", f"beyond_hearts{folder}", f"GLEAM, M = 4{end}", f"End-to-end{end}"),
     )
 
 
@@ -141,6 +141,7 @@ _MODL4, _MODL16 = ("MoDL, R = 4", "mridata_modl_R4"), ("MoDL, R = 16", "mridata_
 _BRAIN, _CINE, _CINE_MODL = ("PGD, brain", "fastmri_pgd"), ("PGD 3D", "cine_pgd"), ("MoDL 3D", "cine_modl")
 _STEP_2 = ("beyond_step_size_2", "GLEAM, M = 8", "End-to-end")  # the authors' 2t; elsewhere 1
 _STEP_2_AFTER = ("beyond_step_size_2", "GLEAM, M = 8, w = 0.9", "End-to-end, w = 0.9")
+_AT_STEP_2 = (", 2t = 2", "_step_size_2")
 _EQUAL_DEPTH = (
     Case(*_PGD12, "GLEAM", "End-to-end", "I/12", real=_R12), Case(*_PGD16, "GLEAM", "End-to-end", "I/16"),
     Case(*_MODL4, "GLEAM", "End-to-end", "II/4"), Case(*_MODL16, "GLEAM", "End-to-end", "II/16"),
@@ -173,14 +174,17 @@ CLAIMS = (
         "Beyond the paper: as good as checkpointing at three times the depth", AS_GOOD, BRAIN,
         (Case(*_BRAIN, "GLEAM", "End-to-end, as deep"), Case(*_CINE, "GLEAM", "End-to-end, as deep")),
     ),
-    Claim("Beyond the paper: as good at equal depth on brains and cine with PGD", AS_GOOD, "15_beyond", _elsewhere("")),
+    Claim(
+        "Beyond the paper: as good at equal depth on brains and cine with PGD", AS_GOOD, "15_beyond",
+        (*_elsewhere(""), *_elsewhere("", *_AT_STEP_2)),
+    ),
     Claim(
         "Beyond the paper: as good, both with a loss after data consistency",
         AS_GOOD, "15_beyond",
         (
             Case("PGD, R = 12, M = 8", *_AFTER, real=("beyond/beyond_loss", "GLEAM, M = 8, w = 0.9", _AFTER[2])),
             _on_knees("PGD, R = 12, M = 8, 2t = 2", *_STEP_2_AFTER),
-            *_elsewhere(", w = 0.9"),
+            *_elsewhere(", w = 0.9"), *_elsewhere(", w = 0.9", *_AT_STEP_2),
         ),
     ),
     Claim(

@@ -41,8 +41,7 @@ def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_p
     known = {name: set(e.methods) for name, e in Profile("standard", 0).experiments.items()}
     known |= {
         "beyond_phantoms": {f"{m}, w = 0.9" for m in ("GLEAM", "End-to-end")},
-        "beyond_brains": {*beyond.PLAN["beyond_brains"][1]},
-        "beyond_hearts": {*beyond.PLAN["beyond_hearts"][1]},
+        **{name: {*methods} for name, (_, methods) in beyond.PLAN.items() if "brains" in name or "hearts" in name},
         "beyond_loss": {*beyond.IN_EVERY_FOLD, *beyond.KNOWN},
         "beyond_step_size_2": {*beyond.PLAN["beyond_step_size_2_fold1"][1]},
     }
