@@ -77,10 +77,12 @@ class Rules(SphinxDirective):
 
 def _short(board):
     rows = [
-        book_records.row_of([_link(claim, row["Where"]), nodes.strong(text=row["Verdict"])])
+        book_records.row_of(
+            [_link(claim, row["Where"]), nodes.strong(text=row["Verdict"]), nodes.Text(row["Trainings"])]
+        )
         for claim, row in in_short(board).iterrows()
     ]
-    return book_records.table_of(["Claim", "Verdict"], rows)
+    return book_records.table_of(["Claim", "Verdict", "Trainings"], rows)
 
 
 def _whole(board):

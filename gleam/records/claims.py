@@ -199,6 +199,7 @@ CLAIMS = (
         (
             Case("PGD, R = 12, paper's loss", *_FOUR, real=("real-anatomy/real_knees_pgd", *_FOUR[1:])),
             _on_knees("PGD, R = 12, after data consistency", *_FOUR_AFTER),
+            _on_knees("PGD, R = 4, whole lines, paper's loss", "beyond_columns", *_FOUR[1:]),
         ),
     ),
     Claim("Better than compressed sensing", BETTER, KNEE, _OVER_CS),

@@ -8,6 +8,7 @@ from typing import Any
 
 from gleam.records.gaps import gap_table, gap_text, gaps, share_of_activations, share_of_time, times_as_long
 from gleam.records.intervals import SMALLEST_RATIO
+from gleam.records.scores import MISSING
 from gleam.records.storage import Record
 from gleam.records.tables import markdown_table
 
@@ -152,6 +153,8 @@ def checkpointing_report(
     costs: Mapping[str, Record],
     caption: str,
     name: str,
+    *,
+    best: str,
 ) -> str:
     """Table (MyST) of how long checkpointing takes to reach the validation error of greedy training, in every fold.
 
@@ -166,18 +169,29 @@ def checkpointing_report(
     costs : dict
         Of method, and of "Checkpointing", to record, with costs measured in one run.
     caption, name : str
-        Caption and label of the table. Times are shares of the time in which the method has its lowest error.
+        Caption and label of the table. Times are shares of the time in which the method has its lowest error; behind
+        them stands in how many folds checkpointing is sooner.
+    best : str
+        The end-to-end training that is best with checkpoints, whatever the loss and the network of the method.
     """
+    alike = checkpointing_times(folds, bases, costs)
+    of_best = checkpointing_times(folds, dict.fromkeys(alike, best), costs)
     rows = {
         method: {
             "Memory (MB)": _megabytes(costs[method]),
-            "Checkpointing is there after": ", ".join("never" if math.isinf(t) else f"{t:.2f}" for t in times),
-            "Sooner": f"{sum(t < 1 for t in times)} of {len(times)}",
+            "Checkpointing is there after": _times_text(times),
+            "The best checkpointing after": _times_text(of_best.get(method, [])),
         }
-        for method, times in checkpointing_times(folds, bases, costs).items()
+        for method, times in alike.items()
     }
     memory = _megabytes(costs["Checkpointing"])
     return markdown_table(rows, caption.format(memory=memory), name, index=["Method"]) if rows else ""
+
+
+def _times_text(times):
+    """Times in every fold, and in how many of them they are below 1."""
+    each = ", ".join("never" if math.isinf(time) else f"{time:.2f}" for time in times)
+    return f"{each} ({sum(time < 1 for time in times)} of {len(times)})" if times else MISSING
 
 
 def _megabytes(cost):

@@ -19,18 +19,20 @@ RULES = (  # fixed after some of the records that they judge: book/claims.md say
     "A difference is that of paired slices. Its 95 % interval is a hierarchical bootstrap: subjects are drawn again, "
     "then slices within each of them; its ends lie further out the fewer the subjects. Trainings with several seeds "
     "are averaged slice by slice first; where a seed has phantoms of its own as well, its subjects join the others. "
-    "The range of the seeds' means stands beside the interval; each fold of a cross-validation is a training with a "
-    "seed of its own. Without such a range it was one training, and the interval says nothing about another seed.",
+    "The interval is over subjects, never over trainings. So the range of the seeds' means stands beside it; each fold "
+    "of a cross-validation is a training with a seed of its own. Without a range it was one training, and nothing is "
+    "known about another seed.",
     f"The smallest difference that matters is {SMALLEST['psnr']} dB in PSNR, {SMALLEST['ssim']} in SSIM, "
     f"{SMALLEST['nrmse']} in nRMSE, and a factor of {SMALLEST_RATIO} for memory and time.",
     "*Better* holds if the interval is above 0, the mean at least the smallest difference that matters, and the sign "
     "the same with every seed. It does not hold if the interval lies below that smallest difference.",
     "*As good as* holds if the interval is above minus the smallest difference that matters, and so is the mean with "
     "every seed. It does not hold if the interval is below that. In nRMSE, where lower is better, signs are changed.",
-    "A ratio of costs holds if it reaches the published one within the factor that matters. It holds in part if it is "
-    "on the same side of 1 by at least that factor. Times count only if one run measured both.",
+    "A ratio of costs holds if it reaches the published one within the factor that matters; a published one between 1 "
+    "and that factor means about equal, and counts as 1. It holds in part if it is on the same side of 1 by at least "
+    "that factor. Times count only if one run measured both.",
     "Everything else cannot be told. A claim about several experiments holds if it holds in all. It does not hold if "
-    "it holds in none and fails in at least one. Else it holds in part, or cannot be told in any.",
+    "it holds in none and fails in at least one. It cannot be told if it can be told in none. Else it holds in part.",
     "Judged is the largest evidence: runs at the paper's size; until there are some, those of the profile standard, or "
     "made for a claim beyond the paper, together with real anatomy; for costs and measures without either, this build. "
     "Scores of a build with another profile are shown and not judged.",
@@ -259,7 +261,8 @@ def is_as_good(found: Difference) -> str:
 
 def is_as_large(ratio: float, published: float) -> str:
     """The verdict on a ratio of costs, theirs over ours, by the rule for costs of `RULES`."""
-    if ratio >= published / SMALLEST_RATIO:
+    expected = published if published >= SMALLEST_RATIO else min(published, 1.0)
+    if ratio >= expected / SMALLEST_RATIO:
         return HOLDS
     return IN_PART if ratio >= SMALLEST_RATIO else FAILS
 

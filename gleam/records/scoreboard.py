@@ -61,8 +61,9 @@ def scoreboard(
     -------
     DataFrame
         Index (claim, case). Columns: Paper; This build, Standard, Real anatomy and Paper size, each a difference with
-        its interval, or a ratio; Verdict, of the case; Where, a chapter; Quantity, what the numbers are. Under a claim
-        with several cases the row "together" has the verdict on the claim.
+        its interval, or a ratio; Verdict, of the case; Where, a chapter; Quantity, what the numbers are; Trainings, how
+        many of each method the verdict has at least (a dash for costs). Under a claim with several cases the row
+        "together" has the verdict on the claim.
 
     Raises
     ------
@@ -76,7 +77,9 @@ def scoreboard(
         if len(claim.cases) > 1:
             verdict = together(row["Verdict"] for row in of_cases)
             blank = dict.fromkeys(("Paper", *COLUMNS), "")
-            rows[claim.text, "together"] = of_cases[-1] | blank | {"Verdict": verdict}
+            known = [row["Trainings"] for row in of_cases if row["Trainings"] != MISSING]
+            fewest = min(known, key=int, default=MISSING)
+            rows[claim.text, "together"] = of_cases[-1] | blank | {"Verdict": verdict, "Trainings": fewest}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["Claim", "Case"])
 
 
@@ -101,13 +104,15 @@ def _row(claim, case, results, build, paper):
     if of_paper is not None:
         text = f"{of_paper:.2f}" if claim.kind == COST else change_text(of_paper, case.name)
     shown = {name: _shown(value, "folds" if name == "Real anatomy" else "seeds") for name, value in values.items()}
-    verdict = _verdict(claim, values, of_paper)
-    return {"Paper": text, **shown, "Verdict": verdict, "Where": claim.chapter, "Quantity": claim.quantity}
+    judged = _judged(claim, values)
+    fewest = min((len(value.by_seed) for value in judged if isinstance(value, Difference)), default=None)
+    about = {"Where": claim.chapter, "Quantity": claim.quantity, "Trainings": str(fewest or MISSING)}
+    return {"Paper": text, **shown, "Verdict": _verdict(claim, judged, of_paper), **about}
 
 
 def in_short(board: pd.DataFrame) -> pd.DataFrame:
-    """One row per claim of a :func:`scoreboard`: its verdict and where it is tested."""
-    return board.groupby(level="Claim", sort=False)[["Verdict", "Where"]].last()
+    """One row per claim of a :func:`scoreboard`: its verdict, from how many trainings, and where it is tested."""
+    return board.groupby(level="Claim", sort=False)[["Verdict", "Trainings", "Where"]].last()
 
 
 def summary(board: pd.DataFrame) -> dict[str, list[str]]:
@@ -146,8 +151,8 @@ def _ratio(ours, theirs, name):
     return a / b
 
 
-def _verdict(claim, values, of_paper):
-    """The verdict on a case from the largest evidence (the last of `RULES`)."""
+def _judged(claim, values):
+    """The largest evidence on a case (the last of `RULES`)."""
     larger = (
         [values["Paper size"]] if values["Paper size"] is not None else [values["Standard"], values["Real anatomy"]]
     )
@@ -156,6 +161,11 @@ def _verdict(claim, values, of_paper):
         judged = [values["This build"]]
     if claim.only_paper_size and values["Paper size"] is None:  # about several GPUs, which no other run has
         judged = []
+    return judged
+
+
+def _verdict(claim, judged, of_paper):
+    """The verdict on a case."""
     rules: dict[str, Any] = {
         BETTER: is_better,
         AS_GOOD: is_as_good,

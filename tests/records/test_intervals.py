@@ -170,6 +170,9 @@ def test_one_place_says_for_which_scores_lower_is_better(monkeypatch):
 def test_verdicts_on_ratios_and_on_several_experiments():
     assert [intervals.is_as_large(r, 5.6) for r in (6.0, 5.2, 3.0, 1.05, 0.5)] == [HOLDS, HOLDS, IN_PART, FAILS, FAILS]
     assert [intervals.is_as_large(r, 1.0) for r in (0.8, 0.95, 1.05, 1.2)] == [FAILS, HOLDS, HOLDS, HOLDS]
+    # published as about equal
+    assert [intervals.is_as_large(r, 1.09) for r in (0.9, 0.92)] == [FAILS, HOLDS]
+    assert [intervals.is_as_large(r, 0.9) for r in (0.8, 0.83)] == [FAILS, HOLDS]
     assert intervals.together([HOLDS, HOLDS]) == HOLDS and intervals.together([]) == UNKNOWN
     assert intervals.together([HOLDS, FAILS]) == IN_PART == intervals.together([HOLDS, UNKNOWN])
     assert intervals.together([FAILS, UNKNOWN]) == FAILS and intervals.together([UNKNOWN] * 2) == UNKNOWN

@@ -41,7 +41,7 @@ def test_every_claim_is_about_an_experiment_that_chapters_run_and_a_row_of_the_p
     known = {name: set(e.methods) for name, e in Profile("standard", 0).experiments.items()}
     known |= {
         "beyond_phantoms": {f"{m}, w = 0.9" for m in ("GLEAM", "End-to-end")},
-        **{name: {*methods} for name, (_, methods) in beyond.PLAN.items() if "brains" in name or "hearts" in name},
+        **{name: {*methods} for name, (_, methods) in beyond.PLAN.items()},
         "beyond_loss": {*beyond.IN_EVERY_FOLD, *beyond.KNOWN},
         "beyond_step_size_2": {*beyond.PLAN["beyond_step_size_2_fold1"][1]},
     }
@@ -130,6 +130,7 @@ def test_seeds_are_averaged_and_their_range_is_shown(tmp_path):
         written(tmp_path / ("cpu-standard" + (f"-seed{seed}" if seed else "")), shift, "standard", seed)
     (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
     assert row["Standard"] == "+0.20 (+0.20 to +0.20); 3 seeds −0.10 to +0.50" and row["Verdict"] == HOLDS
+    assert row["Trainings"] == "3"
     better = replace(AS_GOOD_ONE, kind=BETTER)
     assert board(tmp_path, better)["Verdict"].item() == UNKNOWN, "one of the seeds has the other sign"
 
@@ -153,7 +154,7 @@ def test_the_largest_evidence_decides(tmp_path):
     (row,) = board(tmp_path, AS_GOOD_ONE).to_dict("records")
     assert row["Verdict"] == FAILS and row["Standard"].startswith("+1.00") and row["Paper size"].startswith("−1.00")
     (row,) = board(tmp_path, MEMORY).to_dict("records")
-    assert row["Verdict"] == HOLDS and row["Paper size"] == "6.00"
+    assert row["Verdict"] == HOLDS and row["Paper size"] == "6.00" and row["Trainings"] == "–"
 
 
 def test_several_cases_have_a_verdict_together(tmp_path):
@@ -164,7 +165,8 @@ def test_several_cases_have_a_verdict_together(tmp_path):
         list(found) == [HOLDS, UNKNOWN, "holds in part"]
         and list(found.index.get_level_values("Case"))[-1] == "together"
     )
-    assert scoreboard.in_short(board(tmp_path, two))["Verdict"].item() == "holds in part"
+    (short,) = scoreboard.in_short(board(tmp_path, two)).to_dict("records")
+    assert short == {"Verdict": "holds in part", "Trainings": "1", "Where": "04_mridata"}
     assert sum(map(len, scoreboard.summary(board(tmp_path, two)).values())) == 1
 
 
