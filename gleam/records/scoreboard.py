@@ -92,9 +92,10 @@ def _row(claim, case, results, build, paper):
         once = load_experiment(results / folder, experiment)  # costs are measured once
         folds = folds or ({1: once} if {*case.real[1:]} <= {*once} else {})
         real = {method: [runs[method] for runs in folds.values()] for method in case.real[1:] if folds}
+    is_real_only = bool(case.real) and case.real[0].endswith(f"/{case.experiment}")
     found = {
         "This build": {m: [r] for m, r in load_experiment(build, case.experiment).items()},
-        "Standard": archived_seeds(results, case.experiment, ("standard", "beyond")),
+        "Standard": {} if is_real_only else archived_seeds(results, case.experiment, ("standard", "beyond")),
         "Real anatomy": real,
         "Paper size": archived_seeds(results, case.experiment, (FULL_SCALE,)),
     }

@@ -231,3 +231,10 @@ def test_a_reader_that_stops_early_is_no_error(monkeypatch, capsys):
         assert scoreboard.main([str(ROOT / "results"), str(ROOT / "none"), "--paper", str(PAPER)]) == 0
         print("written at exit")  # what is left in the buffer raises no second error
     assert "Error" not in capsys.readouterr().err
+
+
+def test_real_knees_of_one_experiment_are_not_phantoms_as_well(tmp_path):
+    written(tmp_path / "beyond", 1.0, "beyond")
+    case = Case("PGD", NAME, "GLEAM", "End-to-end", real=(f"beyond/{NAME}", "GLEAM", "End-to-end"))
+    (row,) = board(tmp_path, replace(AS_GOOD_ONE, cases=(case,))).to_dict("records")
+    assert row["Standard"] == "–" and row["Real anatomy"].startswith("+1.00")
