@@ -29,10 +29,11 @@ RULES = (  # fixed after some of the records that they judge: book/claims.md say
     "*As good as* holds if the interval is above minus the smallest difference that matters, and so is the mean with "
     "every seed. It does not hold if the interval is below that. In nRMSE, where lower is better, signs are changed.",
     "A ratio of costs holds if it reaches the published one within the factor that matters; a published one between 1 "
-    "and that factor means about equal, and counts as 1. It holds in part if it is on the same side of 1 by at least "
-    "that factor. Times count only if one run measured both.",
+    "and that factor means about equal, and counts as 1. It holds in part if it is smaller than that and still at "
+    "least that factor; else it does not hold. Times count only if one run measured both.",
     "Everything else cannot be told. A claim about several experiments holds if it holds in all. It does not hold if "
-    "it holds in none and fails in at least one. It cannot be told if it can be told in none. Else it holds in part.",
+    "it holds in none, not even in part, and fails in at least one. It cannot be told if it can be told in none. Else "
+    "it holds in part.",
     "Judged is the largest evidence: runs at the paper's size; until there are some, those of the profile standard, or "
     "made for a claim beyond the paper, together with real anatomy; for costs and measures without either, this build. "
     "Scores of a build with another profile are shown and not judged.",
