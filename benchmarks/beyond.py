@@ -118,7 +118,8 @@ ENDING = arms(TWO, [0.0], consistent=True)
 # what is compared over all subjects; the rest is asked of one fold
 IN_EVERY_FOLD = FOUR | ENDING | arms(OTHERS | {"GLEAM, M = 4": LONGER["GLEAM, M = 4"]}, [0.9])
 ONE_EACH = {"End-to-end": gleam.EndToEnd, "GLEAM, M = 4": partial(gleam.Greedy, 4)}  # four iterations
-HEARTS = arms(ONE_EACH, [0.0, 0.9], n_iterations=4) | arms(ONE_EACH, [0.0], n_iterations=4, consistent=True)
+FOUR_OF_HEARTS = arms(ONE_EACH, [0.0, 0.9], n_iterations=4)
+HEARTS = FOUR_OF_HEARTS | arms(ONE_EACH, [0.0], n_iterations=4, consistent=True)
 SHALLOW = {  # end to end in the memory of M = 8 and M = 4
     label: arm
     for n in (1, 2)
@@ -146,8 +147,7 @@ PLAN = {  # experiment to (condition, methods), the most informative first
     "beyond_brains_step_size_2": (Condition(noise=None, acceleration=4, phantoms="brains", step_size=2.0), FOUR),
     "beyond_columns_step_size_2": (Condition(acceleration=4, columns=True, step_size=2.0), FOUR),
     "beyond_hearts_step_size_2": (
-        Condition(noise=None, acceleration=5, n_steps=600, phantoms="hearts", step_size=2.0),
-        arms(ONE_EACH, [0.0, 0.9], n_iterations=4),
+        Condition(noise=None, acceleration=5, n_steps=600, phantoms="hearts", step_size=2.0), FOUR_OF_HEARTS,
     ),
     "beyond_R_8": (Condition(acceleration=8), FOUR),
     "beyond_noise_0.015": (Condition(noise=0.015), FOUR),
